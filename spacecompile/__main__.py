@@ -1,0 +1,5 @@
+"""`python -m spacecompile`."""
+
+from spacecompile.cli.main import run
+
+run()

@@ -1,0 +1,95 @@
+"""Entry point: builds the typer app and turns every error into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from spacecompile import __version__
+from spacecompile.cli.bench import bench
+from spacecompile.cli.build import build
+from spacecompile.cli.console import emit_json, stderr
+from spacecompile.cli.predict import predict
+from spacecompile.cli.render import render
+from spacecompile.cli.train import train
+from spacecompile.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED, SpacecompileError
+
+app = typer.Typer(
+    name="spacecompile",
+    help="Compile a trained multi-task perception network into a sealed bundle, prove it, run it, measure it.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"spacecompile {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="More talk; twice for debugging.")] = 0,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No talk, only results and errors.")] = False,
+) -> None:
+    """Set how much the tool says."""
+    stderr.quiet = quiet
+    level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+
+# In the order in which a user meets them.
+for command in (render, train, build, predict, bench):
+    app.command(command.__name__)(command)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: Without the program's name; `sys.argv` when None.
+
+    Returns:
+        The exit code of DESIGN section 4.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        result = app(given, prog_name="spacecompile", standalone_mode=False)
+    except SpacecompileError as error:
+        return _fail(given, kind=type(error).__name__, text=str(error), code=error.exit_code)
+    except click.ClickException as error:
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            hint = f" See `{error.ctx.command_path} --help`."
+        else:
+            hint = ""
+        return _fail(given, kind="UsageError", text=error.format_message() + hint, code=error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail(given, kind="Interrupted", text="interrupted; nothing half-written is left.", code=EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        return EXIT_UNEXPECTED
+    return result if isinstance(result, int) else 0
+
+
+def _fail(given: list[str], *, kind: str, text: str, code: int) -> int:
+    """Print the sentence, and the JSON document when stdout was promised to hold one."""
+    stderr.quiet = False
+    stderr.print(f"[bold red]{kind}:[/] ", end="")
+    stderr.print(text, markup=False, soft_wrap=True)
+    if any(flag == "--json" and value == "-" for flag, value in zip(given, given[1:], strict=False)) or "--json=-" in given:
+        emit_json({"error": {"kind": kind, "message": text, "exit_code": code}}, "-")
+    return code
+
+
+def run() -> None:
+    """Console script."""
+    sys.exit(main())

@@ -1,0 +1,263 @@
+"""What the stages agree on: the model spec, the bundle manifest and their limits.
+
+These records travel in checkpoints and manifests as JSON. They import neither torch nor onnx, so that the
+slim runtime can read them.
+
+Layout legend: H, W frame rows and columns; C channels; K part channels; N batch.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from spacecompile.errors import UsageError
+
+SCHEMA_VERSION = 1
+"""Of the manifest. A reader refuses any other."""
+
+CHECKPOINT_FORMAT = "spacecompile-checkpoint-1"
+
+SPARK_CLASSES = (
+    "VenusExpress",
+    "Cheops",
+    "LisaPathfinder",
+    "ObservationSat1",
+    "Proba2",
+    "Proba3",
+    "Proba3ocs",
+    "Smart1",
+    "Soho",
+    "XMM Newton",
+)
+"""SPARK 2024/2026 classes in the order of the benchmark."""
+
+PARTS = ("body", "panel")
+"""Bit k of a parts mask is part k."""
+
+HEALTH_SIGNALS = ("frame_mean", "frame_max", "body_px", "panel_px", "part_confidence", "view_disagreement")
+"""Order of the sealed graph's `health` output, float32.
+
+frame_mean, frame_max: of the raw frame, 0 to 255. body_px, panel_px: set pixels per part in the frame.
+part_confidence: the largest part probability anywhere, 0 to 1. view_disagreement: share of decoder pixels whose
+D4 views do not all agree after thresholding, 0 to 1; 0 without test-time augmentation.
+"""
+
+INPUT_NAME = "frame"
+OUTPUT_NAMES = ("class_probs", "parts", "box_xyxy", "health")
+"""Tensor names of every sealed graph: uint8 [H, W, 3] -> float32 [classes], uint8 [H, W], float32 [4], float32 [6]."""
+
+Precision = Literal["fp32", "fp16", "int8"]
+Tta = Literal["none", "d4", "d4-median"]
+
+
+class Progress(Protocol):
+    """How the library tells a caller where a long step is. It never prints itself."""
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        """Report `done` of `total` units of the step named `step`."""
+
+
+def no_progress(step: str, done: int, total: int) -> None:
+    """Ignore progress: the default of every library call."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every record that is stored as JSON: immutable, keyword-only, strict when read."""
+
+
+class BoxRule(Record):
+    """How the sealed graph turns part logits into one box.
+
+    Attributes:
+        threshold: Part probability above which a pixel counts for the box. Apart from the mask's threshold.
+        margins_px: Growth to the left, top, right and bottom, in frame pixels, before clipping to the frame.
+    """
+
+    threshold: float = 0.5
+    margins_px: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+
+
+class ModelSpec(Record):
+    """Everything about a network that its weights do not say.
+
+    Attributes:
+        architecture: Class name in `segmentation_models_pytorch`.
+        encoder: smp encoder name, `tu-` prefix for timm.
+        encoder_depth: Number of encoder stages, 3 to 5.
+        decoder_options: Further keyword arguments of the smp class.
+        classes: Class names in the order of the classifier's outputs.
+        dropout: Probability in the classification head; only training uses it.
+        input_size_px: (height, width) of the network's input.
+        frame_size_px: (height, width) of the camera frame.
+        mean, std: Per RGB channel, of frames scaled to 0..1.
+        mask_upsampling: How part logits reach frame size. Ours is half-pixel centres in one step; a foreign smp
+            network keeps `align_corners` up to the input size first, then half-pixel to the frame.
+        part_thresholds: Probability above which a pixel belongs to body and panel.
+        box: The box rule.
+    """
+
+    architecture: str = "Segformer"
+    encoder: str = "mit_b0"
+    encoder_depth: int = 5
+    decoder_options: dict[str, Any] = msgspec.field(
+        default_factory=lambda: {"decoder_segmentation_channels": 128}
+    )
+    classes: tuple[str, ...] = SPARK_CLASSES
+    dropout: float = 0.2
+    input_size_px: tuple[int, int] = (512, 512)
+    frame_size_px: tuple[int, int] = (1024, 1024)
+    mean: tuple[float, float, float] = (0.27, 0.26, 0.28)
+    std: tuple[float, float, float] = (0.19, 0.19, 0.24)
+    mask_upsampling: Literal["half_pixel", "align_corners"] = "half_pixel"
+    part_thresholds: tuple[float, float] = (0.5, 0.5)
+    box: BoxRule = BoxRule()
+
+    def __post_init__(self) -> None:
+        """Check the spec once.
+
+        Raises:
+            UsageError: If a value is outside what a network can have.
+        """
+        height_px, width_px = self.input_size_px
+        if height_px < 64 or width_px < 64 or height_px % 32 or width_px % 32:
+            raise UsageError(
+                f"input size is {height_px}x{width_px}; every encoder needs multiples of 32, at least 64. "
+                "Choose --imgsz accordingly, for example 512."
+            )
+        if min(self.frame_size_px) < 32:
+            raise UsageError(f"frame size is {self.frame_size_px}; at least 32x32 pixels are needed. Check --frame.")
+        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
+            raise UsageError(f"classes are {self.classes}; give at least two different names with --classes.")
+        if min(self.std) <= 0:
+            raise UsageError(f"std is {self.std}; every channel must be above zero. Check --std.")
+        thresholds = (*self.part_thresholds, self.box.threshold)
+        if not all(0 < threshold < 1 for threshold in thresholds):
+            raise UsageError(f"thresholds are {thresholds}; each must lie between 0 and 1, both excluded.")
+
+
+class Tolerance(Record):
+    """What a variant may differ from PyTorch by, judged task first.
+
+    Attributes:
+        class_agreement_min: Least share of frames with the same top class.
+        class_probs_max: Largest absolute error of any class probability.
+        parts_iou_min: Least IoU per frame and part; two empty masks have IoU 1.
+        box_px_max: Largest absolute error of any box edge in frame pixels.
+    """
+
+    class_agreement_min: float
+    class_probs_max: float
+    parts_iou_min: float
+    box_px_max: float
+
+
+FP32_TOLERANCE = Tolerance(class_agreement_min=1.0, class_probs_max=1e-4, parts_iou_min=0.999, box_px_max=0.5)
+
+
+class Cost(Record):
+    """Size and work of one forward pass of the network on one input, test-time augmentation not charged.
+
+    Attributes:
+        params: Number of parameters.
+        macs_fvcore: Multiply-adds as fvcore counts them, the convention of the benchmark's "GFLOPs".
+        macs_torch: Half of what `torch.utils.flop_counter.FlopCounterMode` counts.
+    """
+
+    params: int
+    macs_fvcore: int
+    macs_torch: int
+
+
+class PassReport(Record):
+    """What one rewrite pass did, with its proof.
+
+    Attributes:
+        name: Of the pass.
+        changed: Whether it rewrote anything.
+        before, after: Cost of the whole network.
+        relative_error: Largest |after - before| over largest |before|, in float64 on random input.
+    """
+
+    name: str
+    changed: bool
+    before: Cost
+    after: Cost
+    relative_error: float
+
+
+class FileFact(Record):
+    """Size and SHA-256 of one file of the bundle."""
+
+    sha256: str
+    bytes: int
+
+
+class Variant(Record):
+    """One sealed graph of the bundle.
+
+    Attributes:
+        name: `<precision>` or `<precision>-<tta>`, for example `fp32-d4`.
+        precision: Of weights and activations.
+        tta: Test-time augmentation inside the graph.
+        path: Of the graph file, relative to the bundle, with forward slashes.
+        opset: ONNX opset of the graph.
+        tolerance: That the file was certified against.
+    """
+
+    name: str
+    precision: Precision
+    tta: Tta
+    path: str
+    opset: int
+    tolerance: Tolerance
+
+
+class Manifest(Record):
+    """`manifest.json`: what a bundle is. It holds no time, host name or path outside the bundle.
+
+    Attributes:
+        schema_version: Of this record.
+        name: Of the bundle, without its suffix.
+        spec: Of the network.
+        health_signals: Names in the order of the graphs' `health` output.
+        variants: In the order in which they were built.
+        files: Every file of the bundle except `manifest.json` itself, by relative path.
+        source_sha256: Of the checkpoint file.
+        source_format: What kind of checkpoint it was.
+        training: The facts that the checkpoint holds about its training, such as validation scores.
+        rewrites: One report per pass, in order.
+        cost_source, cost: Before and after the rewrites.
+        tools: Version of every package that shaped the bytes.
+        licences: What the user must know of the licences of code that the weights come from.
+    """
+
+    schema_version: int
+    name: str
+    spec: ModelSpec
+    health_signals: tuple[str, ...]
+    variants: tuple[Variant, ...]
+    files: dict[str, FileFact]
+    source_sha256: str
+    source_format: str
+    training: dict[str, Any]
+    rewrites: tuple[PassReport, ...]
+    cost_source: Cost
+    cost: Cost
+    tools: dict[str, str]
+    licences: tuple[str, ...]
+
+
+class Budget(Record):
+    """Limits of the benchmark: 100 GFLOP (multiply-adds counted once) and 30 M parameters."""
+
+    gmacs_max: float = 100.0
+    mparams_max: float = 30.0
+
+
+def is_safe_relative_path(path: str) -> bool:
+    """Whether a path from a manifest stays inside the bundle: relative, forward slashes, no `..`."""
+    pure = PurePosixPath(path)
+    return bool(path) and not pure.is_absolute() and ".." not in pure.parts and "\\" not in path

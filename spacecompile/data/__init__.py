@@ -1,0 +1,1 @@
+"""Frames and labels: the SPARK on-disk format, synthetic frames, submission files."""

@@ -1,0 +1,75 @@
+"""Errors that a user can act on, and the exit code that each one gives.
+
+Every error says what was seen and what to do. The command line prints the message and
+exits with `exit_code`; a traceback is only ever shown for our own bugs (exit code 1).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+EXIT_OK = 0
+EXIT_UNEXPECTED = 1
+EXIT_INTERRUPTED = 130
+
+
+class SpacecompileError(Exception):
+    """Base of every error that is the user's to solve.
+
+    Attributes:
+        exit_code: What the command line exits with.
+    """
+
+    exit_code: ClassVar[int] = EXIT_UNEXPECTED
+
+
+class UsageError(SpacecompileError):
+    """An argument, flag or path that can't be used as given."""
+
+    exit_code = 2
+
+
+class DataError(UsageError):
+    """A frame folder, label table or mask that can't be read as a data set."""
+
+
+class FrameError(UsageError):
+    """A frame with the wrong shape, dtype, channel order or content."""
+
+
+class CheckpointError(UsageError):
+    """A checkpoint that is missing, truncated, foreign or inconsistent."""
+
+
+class OutputError(UsageError):
+    """An output path that exists, is read-only or is full."""
+
+
+class MissingPartError(SpacecompileError):
+    """A missing extra, driver or device. The message holds the exact command that adds it."""
+
+    exit_code = 3
+
+
+class BuildError(SpacecompileError):
+    """An export, a rewrite proof or an engine build that failed."""
+
+    exit_code = 4
+
+
+class ParityError(SpacecompileError):
+    """A shipped file whose answers differ from PyTorch by more than its tolerance."""
+
+    exit_code = 5
+
+
+class BudgetError(SpacecompileError):
+    """A budget that is exceeded."""
+
+    exit_code = 6
+
+
+class IntegrityError(SpacecompileError):
+    """A bundle that is tampered with, incomplete, or made for another version or target."""
+
+    exit_code = 7

@@ -1,0 +1,74 @@
+"""The multi-task network: one shared encoder, a classifier on its deepest features, a decoder for the part masks.
+
+Layout legend: N batch, C channels, H W input rows and columns, L classes, K parts, h w decoder rows and columns.
+"""
+
+from __future__ import annotations
+
+import segmentation_models_pytorch as smp
+from torch import Tensor, nn
+
+from spacecompile.contract import PARTS, ModelSpec
+from spacecompile.errors import CheckpointError
+
+
+class MultiTaskNetwork(nn.Module):
+    """Class logits and part logits of one batch of inputs.
+
+    The children keep the names that `segmentation_models_pytorch` gives them, so that a bare smp state dict loads
+    unchanged. Part logits leave at the decoder's own resolution: the sealed graph upsamples them once, straight to
+    the frame, instead of twice as smp's head and a user's resize would.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        """Build the untrained network that a spec describes; nothing is downloaded.
+
+        Raises:
+            CheckpointError: If smp has no such architecture or refuses the combination.
+        """
+        super().__init__()
+        model = _smp_model(spec)
+        self.spec = spec
+        self.encoder: nn.Module = model.encoder
+        self.decoder: nn.Module = model.decoder
+        self.segmentation_head: nn.Module = model.segmentation_head
+        self.classification_head: nn.Module = model.classification_head
+
+    def forward(self, input_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the network.
+
+        Args:
+            input_NCHW: Normalised float input.
+
+        Returns:
+            Class logits [N, L] and part logits [N, K, h, w] before any upsampling.
+        """
+        features = self.encoder(input_NCHW)
+        class_logits_NL: Tensor = self.classification_head(features[-1])
+        part_logits_NKhw: Tensor = self.segmentation_head(self.decoder(features))
+        return class_logits_NL, part_logits_NKhw
+
+
+def _smp_model(spec: ModelSpec) -> nn.Module:
+    architecture = getattr(smp, spec.architecture, None)
+    if not (isinstance(architecture, type) and issubclass(architecture, smp.base.SegmentationModel)):
+        raise CheckpointError(
+            f"segmentation_models_pytorch {smp.__version__} has no architecture {spec.architecture!r}. "
+            "Name one of its classes, for example Segformer or Unet."
+        )
+    try:
+        model: nn.Module = architecture(
+            encoder_name=spec.encoder,
+            encoder_depth=spec.encoder_depth,
+            encoder_weights=None,
+            classes=len(PARTS),
+            aux_params={"classes": len(spec.classes), "dropout": spec.dropout},
+            **spec.decoder_options,
+        )
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"segmentation_models_pytorch refuses {spec.architecture} with encoder {spec.encoder}: {error}"
+        ) from error
+    # Upsampling belongs to the sealed graph, see the class docstring.
+    model.segmentation_head[1] = nn.Identity()
+    return model
