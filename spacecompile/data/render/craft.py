@@ -23,6 +23,9 @@ Floats: TypeAlias = NDArray[np.float64]
 AXIS_X: Final = (1.0, 0.0, 0.0)
 AXIS_Y: Final = (0.0, 1.0, 0.0)
 AXIS_Z: Final = (0.0, 0.0, 1.0)
+MINUS_X: Final = (-1.0, 0.0, 0.0)
+MINUS_Y: Final = (0.0, -1.0, 0.0)
+MINUS_Z: Final = (0.0, 0.0, -1.0)
 
 PANEL_THICKNESS_M: Final = 0.03
 # Neighbouring faces that meet at less than this angle are shaded as one smooth surface.
@@ -104,6 +107,8 @@ def _placed(
     front_material: str | None = None,
     part_bit: int = BODY_BIT,
 ) -> Piece:
+    if mesh.is_watertight and mesh.volume < 0:
+        mesh.invert()
     facing_front = mesh.face_normals[:, 2] > 0.7
     front_id = material_id(front_material or material)
     material_F = np.where(facing_front, front_id, material_id(material)).astype(np.int32)

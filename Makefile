@@ -1,0 +1,52 @@
+# Everything starts here: `make demo`, `make test`, `make lint`. Each sets up what it needs and is quick the second time.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+
+.PHONY: help setup demo test test-full lint format constraints docs dist clean
+
+help:  ## List the targets.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP)  ## Virtual environment in .venv with every extra, pinned by constraints.txt.
+
+# uv is fetched by pip into the environment itself: it installs in seconds and links files instead of copying them.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "spacecompile needs Python 3.11 or newer; this is $$($(PYTHON) -V). Set PYTHON=python3.12, for example."; exit 3; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+		|| { echo "could not make a virtual environment; on Debian or Ubuntu: sudo apt-get install python3-venv"; exit 3; }
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup  ## Frames, build, predict, bench: a page and pictures to look at.
+	@$(BIN)/spacecompile demo
+
+test: setup  ## The test suite.
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu"
+
+test-full: setup  ## The test suite with the slow tests and, where there is one, the GPU.
+	@$(BIN)/python -m pytest
+
+lint: setup  ## ruff, mypy --strict, import contracts.
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+format: setup  ## Let ruff rewrite the sources.
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+constraints: setup  ## Write constraints.txt anew from pyproject.toml.
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-annotate --no-header --upgrade \
+		--no-emit-index-url --no-emit-find-links pyproject.toml -o constraints.txt
+
+dist: setup  ## Wheel and source archive under dist/.
+	@$(BIN)/python -m build --installer uv
+
+clean:  ## Remove everything that the targets made.
+	rm -rf $(VENV) dist demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Synthetic frames of the ten SPARK spacecraft, ray cast and shaded on the CPU."""
