@@ -9,7 +9,7 @@ Layout legend: H, W frame rows and columns; C channels; K part channels; N batch
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, dataclass_transform
 
 import msgspec
 
@@ -64,6 +64,8 @@ def no_progress(step: str, done: int, total: int) -> None:
     """Ignore progress: the default of every library call."""
 
 
+# Type checkers do not see that a subclass of a msgspec Struct inherits these two options.
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of every record that is stored as JSON: immutable, keyword-only, strict when read."""
 

@@ -73,3 +73,7 @@ class IntegrityError(SpacecompileError):
     """A bundle that is tampered with, incomplete, or made for another version or target."""
 
     exit_code = 7
+
+
+class AnswerError(IntegrityError):
+    """Outputs that no sound graph gives for any frame: NaN, infinity, or out of range."""

@@ -12,11 +12,12 @@ from __future__ import annotations
 import ast
 import csv
 import io
+import operator
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -131,6 +132,9 @@ def _labelled_frame_from_row(root: Path, split: str, row: Mapping[str, str | Non
         raise DataError(f"{where}: a field is empty. Every row needs {', '.join(CSV_COLUMNS)}.")
     if class_name not in SPARK_CLASSES:
         raise DataError(f"{where}: class {class_name!r} is unknown. Use one of {', '.join(SPARK_CLASSES)}.")
+    for name in (image_name, mask_name):
+        if PurePath(name).name != name:
+            raise DataError(f"{where}: {name!r} is not a plain file name. Leave its folders out.")
     paths = (image_path(root, class_name, split, image_name), mask_path(root, class_name, split, mask_name))
     for path in paths:
         if not path.is_file():
@@ -144,11 +148,10 @@ def _labelled_frame_from_row(root: Path, split: str, row: Mapping[str, str | Non
 
 
 def _box_from_text(box_text: str, where: str) -> BoxXYXY:
-    advice = "Write it as '(x_min, y_min, x_max, y_max)' in whole frame pixels."
+    advice = 'Write it as "(x_min, y_min, x_max, y_max)", quotes included, in whole frame pixels.'
     try:
-        values = ast.literal_eval(box_text.strip())
-        x_min, y_min, x_max, y_max = (int(value) for value in values)
-    except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError) as error:
+        x_min, y_min, x_max, y_max = (operator.index(value) for value in ast.literal_eval(box_text.strip()))
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         raise DataError(f"{where}: the box is {box_text!r}. {advice}") from error
     if x_min < 0 or y_min < 0 or x_max <= x_min or y_max <= y_min:
         raise DataError(f"{where}: the box {box_text!r} is empty, negative or has its corners swapped. {advice}")
@@ -230,18 +233,40 @@ def write_image(path: Path, frame_HWC: NDArray[np.uint8], *, jpeg_quality: int) 
     write_bytes(path, stream.getvalue())
 
 
-def write_mask(path: Path, parts_HW: NDArray[np.uint8]) -> None:
+def write_mask(path: Path, parts_HW: NDArray[np.uint8], *, note: str = "") -> None:
     """Writes part bits as a red/blue JPEG mask, atomically.
 
     Chroma is kept at full resolution: with the usual 4:2:0 the colour of thin booms is lost.
+
+    Args:
+        path: The mask file.
+        parts_HW: Bit 0 body, bit 1 panel.
+        note: Text kept as a JPEG comment, for `read_jpeg_note`.
 
     Raises:
         OutputError: If the folder or the file can't be written.
     """
     stream = io.BytesIO()
     image = Image.fromarray(mask_HWC_from_parts(parts_HW))
-    image.save(stream, format="JPEG", quality=MASK_JPEG_QUALITY, subsampling=0)
+    image.save(stream, format="JPEG", quality=MASK_JPEG_QUALITY, subsampling=0, comment=note)
     write_bytes(path, stream.getvalue())
+
+
+def read_jpeg_note(path: Path, size_px: tuple[int, int]) -> str | None:
+    """Comment of a whole JPEG file of the given (width, height), else None; pixels are not decoded."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(-2, os.SEEK_END)
+            if stream.read() != b"\xff\xd9":
+                return None
+            stream.seek(0)
+            with Image.open(stream) as image:
+                if image.format != "JPEG" or image.size != size_px:
+                    return None
+                comment = image.info.get("comment", b"")
+    except (OSError, SyntaxError, ValueError):
+        return None
+    return str(comment, "utf-8", "replace") if isinstance(comment, bytes) else str(comment)
 
 
 def write_split_csv(root: Path, split: str, frames: Iterable[LabelledFrame]) -> Path:
@@ -270,18 +295,15 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         OutputError: If the folder or the file can't be written.
     """
-    temporary_path: str | None = None
+    temporary_path = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary_path = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-        os.replace(temporary_path, path)
-        temporary_path = None
+        temporary_path.write_bytes(content)
+        temporary_path.replace(path)
     except OSError as error:
         raise OutputError(
             f"{path} can't be written ({error.strerror}). Choose another --output or free some space."
         ) from error
     finally:
-        if temporary_path is not None:
-            Path(temporary_path).unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary_path.unlink()

@@ -8,26 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from spacecompile.data.render.craft import (
-    AXIS_X,
-    AXIS_Y,
-    AXIS_Z,
-    MINUS_X,
-    MINUS_Y,
-    MINUS_Z,
-    Piece,
-    baffle,
-    block,
-    dish,
-    lathe,
-    plate,
-    prism,
-    rod,
-    rotated,
-    thruster,
-    tube,
-    wing,
-)
+from spacecompile.data.render.craft import AXIS_X, AXIS_Y, AXIS_Z, MINUS_X, MINUS_Y, MINUS_Z, Floats, Piece, rotated
+from spacecompile.data.render.solids import baffle, block, dish, lathe, plate, prism, rod, thruster, tube, wing
 from spacecompile.data.spark import PANEL_BIT
 
 
@@ -56,9 +38,21 @@ def venus_express(wing_angle_rad: float) -> list[Piece]:
             pieces += thruster((x, y, -0.72), z=(x * 0.4, y * 0.4, -1), size_m=0.14)
     normal = rotated(AXIS_X, AXIS_Y, wing_angle_rad)
     for out in (AXIS_Y, MINUS_Y):
-        pieces += wing(np.asarray(out) * 0.85, out=out, normal=normal, num_panels=2, panel_xy_m=(1.25, 1.15),
-                       yoke_m=0.55, cells="dark_cells", back="beige_back")
+        pieces += wing(
+            np.asarray(out) * 0.85,
+            out=out,
+            normal=normal,
+            num_panels=2,
+            panel_xy_m=(1.25, 1.15),
+            yoke_m=0.55,
+            cells="dark_cells",
+            back="beige_back",
+        )
     return pieces
+
+
+def _up(height_m: float) -> Floats:
+    return np.array([0.0, 0.0, height_m])
 
 
 def lisa_pathfinder() -> list[Piece]:
@@ -79,19 +73,23 @@ def lisa_pathfinder() -> list[Piece]:
         sideways = rotated(AXIS_Y, AXIS_Z, angle_rad)
         middle = normal * 0.945
         if side % 4 == 0:
-            pieces.append(plate((0.62, 0.60), "radiator", middle + [0, 0, 0.02], z=normal, x=sideways))
+            pieces.append(plate((0.62, 0.60), "radiator", middle + _up(0.02), z=normal, x=sideways))
         elif side % 4 == 1:
-            pieces.append(block((0.34, 0.26, 0.18), "amber_foil", middle + [0, 0, 0.15], z=normal))
+            pieces.append(block((0.34, 0.26, 0.18), "amber_foil", middle + _up(0.15), z=normal))
             for lift in (-0.10, 0.10):
-                pieces += thruster(middle + normal * 0.09 + sideways * lift + [0, 0, 0.15],
-                                   z=normal + sideways * lift * 6 - np.array([0, 0, 0.4]), size_m=0.13)
+                pieces += thruster(
+                    middle + normal * 0.09 + sideways * lift + _up(0.15),
+                    z=normal + sideways * lift * 6 - np.array([0, 0, 0.4]),
+                    size_m=0.13,
+                )
         elif side % 4 == 2:
-            pieces.append(plate((0.50, 0.44), "silver_foil", middle + [0, 0, -0.05], z=normal, x=sideways))
-            pieces += dish(0.16, 0.04, middle + normal * 0.06 + [0, 0, -0.05], z=normal)
+            pieces.append(plate((0.50, 0.44), "silver_foil", middle + _up(-0.05), z=normal, x=sideways))
+            pieces += dish(0.16, 0.04, middle + normal * 0.06 + _up(-0.05), z=normal)
         else:
-            pieces.append(block((0.40, 0.36, 0.16), "black_foil", middle + [0, 0, -0.10], z=normal))
-            pieces += baffle(0.06, 0.16, "black_paint", middle + normal * 0.06 + [0, 0, 0.2], z=normal,
-                             mouth_radius_m=0.10)
+            pieces.append(block((0.40, 0.36, 0.16), "black_foil", middle + _up(-0.10), z=normal))
+            pieces += baffle(
+                0.06, 0.16, "black_paint", middle + normal * 0.06 + _up(0.2), z=normal, mouth_radius_m=0.10
+            )
     return pieces
 
 
@@ -119,8 +117,16 @@ def observation_sat1(wing_angle_rad: float) -> list[Piece]:
     for x in (-1.8, -0.6, 0.6, 1.8):
         pieces.append(rod((x, 0, -0.65), (x, 0, -0.90), 0.05, "carbon"))
     normal = rotated(AXIS_Z, AXIS_Y, wing_angle_rad)
-    pieces += wing((-0.6, 0.70, 0.25), out=AXIS_Y, normal=normal, num_panels=4, panel_xy_m=(1.60, 2.20), yoke_m=1.30,
-                   cells="blue_cells", back="beige_back")
+    pieces += wing(
+        (-0.6, 0.70, 0.25),
+        out=AXIS_Y,
+        normal=normal,
+        num_panels=4,
+        panel_xy_m=(1.60, 2.20),
+        yoke_m=1.30,
+        cells="blue_cells",
+        back="beige_back",
+    )
     return pieces
 
 
@@ -152,8 +158,16 @@ def soho(wing_angle_rad: float) -> list[Piece]:
     normal = rotated(AXIS_Z, AXIS_Y, wing_angle_rad)
     for out in (AXIS_Y, MINUS_Y):
         root = np.asarray(out) * 1.0 + np.array([0, 0, -1.05])
-        pieces += wing(root, out=out, normal=normal, num_panels=2, panel_xy_m=(1.55, 2.30), yoke_m=0.62,
-                       cells="blue_cells", back="white_back")
+        pieces += wing(
+            root,
+            out=out,
+            normal=normal,
+            num_panels=2,
+            panel_xy_m=(1.55, 2.30),
+            yoke_m=0.62,
+            cells="blue_cells",
+            back="white_back",
+        )
     return pieces
 
 
@@ -184,6 +198,14 @@ def xmm_newton(wing_angle_rad: float) -> list[Piece]:
     normal = rotated(AXIS_X, AXIS_Y, wing_angle_rad)
     for out in (AXIS_Y, MINUS_Y):
         root = np.asarray(out) * 1.62 + np.array([0, 0, 2.55])
-        pieces += wing(root, out=out, normal=normal, num_panels=3, panel_xy_m=(1.85, 1.75), yoke_m=0.70,
-                       cells="blue_cells", back="carbon")
+        pieces += wing(
+            root,
+            out=out,
+            normal=normal,
+            num_panels=3,
+            panel_xy_m=(1.85, 1.75),
+            yoke_m=0.70,
+            cells="blue_cells",
+            back="carbon",
+        )
     return pieces

@@ -7,26 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from spacecompile.data.render.craft import (
-    AXIS_X,
-    AXIS_Y,
-    AXIS_Z,
-    MINUS_X,
-    MINUS_Y,
-    MINUS_Z,
-    Piece,
-    baffle,
-    block,
-    lathe,
-    plate,
-    prism,
-    rod,
-    rotated,
-    solar_panel,
-    thruster,
-    tube,
-    wing,
-)
+from spacecompile.data.render.craft import AXIS_X, AXIS_Y, AXIS_Z, MINUS_X, MINUS_Y, MINUS_Z, Piece, rotated
+from spacecompile.data.render.solids import baffle, block, lathe, plate, prism, rod, solar_panel, thruster, tube, wing
 
 
 def cheops() -> list[Piece]:
@@ -50,8 +32,14 @@ def cheops() -> list[Piece]:
         normal = rotated(AXIS_X, AXIS_Z, angle_rad)
         sideways = rotated(AXIS_Y, AXIS_Z, angle_rad)
         pieces.append(
-            solar_panel((0.80, 1.72), normal * 0.74 + np.array([0, 0, 0.62]), z=normal, x=sideways,
-                        cells="dark_cells", back="beige_back")
+            solar_panel(
+                (0.80, 1.72),
+                normal * 0.74 + np.array([0, 0, 0.62]),
+                z=normal,
+                x=sideways,
+                cells="dark_cells",
+                back="beige_back",
+            )
         )
         for height in (0.25, 0.75):
             pieces.append(rod(normal * 0.60 + [0, 0, height], normal * 0.74 + [0, 0, height], 0.03, "aluminium"))
@@ -79,8 +67,7 @@ def proba2() -> list[Piece]:
     ]
     for side in (-1.0, 1.0):
         pieces.append(
-            solar_panel((0.62, 0.80), (0.30, side * 0.74, 0), z=AXIS_X, x=AXIS_Y, cells="blue_cells",
-                        back="white_back")
+            solar_panel((0.62, 0.80), (0.30, side * 0.74, 0), z=AXIS_X, x=AXIS_Y, cells="blue_cells", back="white_back")
         )
         for height in (-0.25, 0.25):
             pieces.append(rod((0.28, side * 0.34, height), (0.28, side * 0.45, height), 0.02, "aluminium"))
@@ -108,8 +95,7 @@ def proba3_coronagraph() -> list[Piece]:
     ]
     for side in (-1.0, 1.0):
         pieces.append(
-            solar_panel((1.30, 1.25), (0.30, side * 0.68, 1.02), z=AXIS_Z, x=AXIS_X, cells="dark_cells",
-                        back="carbon")
+            solar_panel((1.30, 1.25), (0.30, side * 0.68, 1.02), z=AXIS_Z, x=AXIS_X, cells="dark_cells", back="carbon")
         )
     for x in (-0.48, 0.48):
         for y in (-0.68, 0.68):
@@ -120,8 +106,13 @@ def proba3_coronagraph() -> list[Piece]:
 def proba3_occulter() -> list[Piece]:
     """The 1.4 m occulting disc with its knife rim, on a small box with a body-mounted panel behind."""
     pieces = [
-        lathe([(0, 0), (0.70, 0), (0.71, 0.025), (0.70, 0.05), (0, 0.05)], "black_paint", (0, 0, 0.42),
-              front="black_foil", sections=96),
+        lathe(
+            [(0, 0), (0.70, 0), (0.71, 0.025), (0.70, 0.05), (0, 0.05)],
+            "black_paint",
+            (0, 0, 0.42),
+            front="black_foil",
+            sections=96,
+        ),
         lathe([(0.68, 0.0), (0.73, 0.02), (0.73, 0.04), (0.68, 0.06)], "white_paint", (0, 0, 0.41), sections=96),
         block((0.86, 0.88, 0.84), "gold_foil", (0, 0, -0.02)),
         solar_panel((0.98, 0.98), (0, 0, -0.50), z=MINUS_Z, x=AXIS_X, cells="dark_cells", back="beige_back"),
@@ -160,6 +151,14 @@ def smart1(wing_angle_rad: float) -> list[Piece]:
     normal = rotated(AXIS_Z, AXIS_Y, wing_angle_rad)
     for out in (AXIS_Y, MINUS_Y):
         root = np.asarray(out) * 0.575
-        pieces += wing(root, out=out, normal=normal, num_panels=3, panel_xy_m=(1.82, 0.90), yoke_m=0.85,
-                       cells="violet_cells", back="carbon")
+        pieces += wing(
+            root,
+            out=out,
+            normal=normal,
+            num_panels=3,
+            panel_xy_m=(1.82, 0.90),
+            yoke_m=0.85,
+            cells="violet_cells",
+            back="carbon",
+        )
     return pieces

@@ -37,8 +37,14 @@ class Material:
 
 
 def _material(name: str, diffuse: RGB, specular: RGB, gloss: float, crinkle: float = 0.0) -> Material:
-    return Material(name=name, diffuse_rgb=diffuse, specular_rgb=specular, gloss=gloss, crinkle=crinkle,
-                    is_cells=name.endswith("_cells"))
+    return Material(
+        name=name,
+        diffuse_rgb=diffuse,
+        specular_rgb=specular,
+        gloss=gloss,
+        crinkle=crinkle,
+        is_cells=name.endswith("_cells"),
+    )
 
 
 MATERIALS: Final = (
@@ -56,9 +62,9 @@ MATERIALS: Final = (
     _material("white_back", (0.55, 0.55, 0.54), (0.05, 0.05, 0.05), 16.0, 0.02),
     _material("glass", (0.010, 0.012, 0.020), (0.10, 0.11, 0.14), 400.0, 0.0),
     _material("copper", (0.40, 0.20, 0.11), (0.55, 0.32, 0.20), 40.0, 0.05),
-    _material("blue_cells", (0.012, 0.026, 0.095), (0.055, 0.065, 0.10), 220.0, 0.0),
-    _material("dark_cells", (0.010, 0.012, 0.030), (0.050, 0.052, 0.065), 260.0, 0.0),
-    _material("violet_cells", (0.022, 0.018, 0.075), (0.060, 0.055, 0.10), 200.0, 0.0),
+    _material("blue_cells", (0.022, 0.050, 0.175), (0.055, 0.065, 0.11), 220.0, 0.0),
+    _material("dark_cells", (0.018, 0.022, 0.060), (0.050, 0.052, 0.070), 260.0, 0.0),
+    _material("violet_cells", (0.042, 0.034, 0.140), (0.060, 0.055, 0.10), 200.0, 0.0),
 )
 
 _ID_BY_NAME: Final = {material.name: index for index, material in enumerate(MATERIALS)}

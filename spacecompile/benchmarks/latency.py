@@ -1,0 +1,194 @@
+"""Interleaved latency: in every round each contestant answers the same frame once, in a balanced order.
+
+Whatever drifts during a run (clocks, temperature, neighbours on the machine) then meets every contestant alike, and
+the ratio of two contestants within a round is free of it.
+
+Layout legend: H, W frame rows and columns; C channels (RGB).
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spacecompile.contract import Progress, no_progress
+from spacecompile.errors import UsageError
+
+NS_PER_MS = 1e6
+
+
+class Contestant(Protocol):
+    """Something that answers a frame. Its whole call is scope `app`: frame in memory to answer."""
+
+    @property
+    def name(self) -> str:
+        """Key in the results, for example `fp32` or `plain-export`."""
+
+    @property
+    def every(self) -> int:
+        """It takes part in every n-th round: a slow one must not eat the time of the others."""
+
+    def run(self, frame_HWC: NDArray[np.uint8]) -> object:
+        """Answer one frame completely; nothing is left to be computed later."""
+
+    def engine_ms(self) -> float | None:
+        """The share of the last call that the bare engine took, scope `engine`; None when it can't be told apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencySettings:
+    """How long to measure.
+
+    Attributes:
+        rounds_min: Rounds to measure at least, whatever they take.
+        duration_s: Go on with rounds until this long.
+        warmup_rounds, warmup_s: Unrecorded rounds before, until both are reached.
+        settle_ms: Pause before every call. The last contestant's idle threads may still spin, and would take a core
+            from the next one.
+    """
+
+    rounds_min: int = 64
+    duration_s: float = 60.0
+    warmup_rounds: int = 3
+    warmup_s: float = 2.0
+    settle_ms: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Check the settings once.
+
+        Raises:
+            UsageError: If a number is negative, or nothing would be measured.
+        """
+        numbers = (self.rounds_min, self.duration_s, self.warmup_rounds, self.warmup_s, self.settle_ms)
+        if not all(np.isfinite(number) and number >= 0 for number in numbers):
+            raise UsageError(
+                f"the latency settings hold a negative or infinite number: {numbers}. Check --duration, "
+                "--samples and --warmup."
+            )
+        if self.rounds_min < 1:
+            raise UsageError("at least one sample must be measured. Check --samples.")
+
+
+@dataclass(kw_only=True)
+class Recording:
+    """Samples by contestant and round, valid at any moment: an interrupted run keeps what it has.
+
+    Attributes:
+        app_ms: Scope `app`, by contestant's name, then by round.
+        engine_ms: Scope `engine`, likewise.
+        rounds: Number of rounds that were finished.
+    """
+
+    app_ms: dict[str, dict[int, float]] = field(default_factory=dict)
+    engine_ms: dict[str, dict[int, float]] = field(default_factory=dict)
+    rounds: int = 0
+
+    def add(self, contestant: Contestant, round_index: int, app_ms: float) -> None:
+        """Store one call."""
+        self.app_ms.setdefault(contestant.name, {})[round_index] = app_ms
+        engine_ms = contestant.engine_ms()
+        if engine_ms is not None:
+            self.engine_ms.setdefault(contestant.name, {})[round_index] = engine_ms
+
+
+def balanced_order(num_contestants: int, round_index: int) -> list[int]:
+    """In which order the contestants run in a round.
+
+    Rows of a Williams design: over a cycle every contestant takes every place, and follows every other equally often,
+    so that what one leaves behind in caches and clocks is spread evenly. A plain rotation would keep the neighbours.
+    Source: E. J. Williams, Australian Journal of Scientific Research A 2 (1949), 149-168.
+    """
+    zigzag = [(place + 1) // 2 if place % 2 else -(place // 2) for place in range(num_contestants)]
+    order = [(step + round_index) % num_contestants for step in zigzag]
+    # With an odd number a second, mirrored square is needed for the balance.
+    mirrored = num_contestants % 2 == 1 and (round_index // num_contestants) % 2 == 1
+    return order[::-1] if mirrored else order
+
+
+def measure(
+    contestants: Sequence[Contestant],
+    frames_HWC: Sequence[NDArray[np.uint8]],
+    settings: LatencySettings,
+    recording: Recording,
+    *,
+    progress: Progress = no_progress,
+) -> None:
+    """Warm up, then measure rounds into `recording`.
+
+    Python's garbage collector is off during a call and runs between rounds, as in `timeit`; no sample is left out.
+
+    Args:
+        contestants: With different names.
+        frames_HWC: Round i uses frame i modulo their number.
+        settings: How long.
+        recording: Is filled round by round; still valid after a KeyboardInterrupt, which is passed on.
+        progress: Told the milliseconds done of the whole duration.
+
+    Raises:
+        UsageError: If there is no contestant or no frame.
+    """
+    if not contestants or not frames_HWC:
+        raise UsageError(f"nothing to measure: {len(contestants)} contestants and {len(frames_HWC)} frames.")
+    _warm_up(contestants, frames_HWC, settings, progress)
+    start_s = time.perf_counter()
+    total_ms = int(settings.duration_s * 1e3)
+    while recording.rounds < settings.rounds_min or time.perf_counter() - start_s < settings.duration_s:
+        with _collected_before():
+            _round(contestants, frames_HWC, settings, recording)
+        share = max((time.perf_counter() - start_s) * 1e3 / max(total_ms, 1), 1e-9)
+        share = min(share, recording.rounds / settings.rounds_min)
+        progress("latency", min(int(share * total_ms), total_ms), total_ms)
+
+
+def _warm_up(
+    contestants: Sequence[Contestant],
+    frames_HWC: Sequence[NDArray[np.uint8]],
+    settings: LatencySettings,
+    progress: Progress,
+) -> None:
+    start_s = time.perf_counter()
+    done = 0
+    while done < settings.warmup_rounds or time.perf_counter() - start_s < settings.warmup_s:
+        for contestant in contestants:
+            contestant.run(frames_HWC[done % len(frames_HWC)])
+        done += 1
+        progress("warm-up", min(done, settings.warmup_rounds), settings.warmup_rounds)
+
+
+def _round(
+    contestants: Sequence[Contestant],
+    frames_HWC: Sequence[NDArray[np.uint8]],
+    settings: LatencySettings,
+    recording: Recording,
+) -> None:
+    """Measure one round. A contestant that is interrupted leaves no sample; ratios use the rounds that both have."""
+    index = recording.rounds
+    frame_HWC = frames_HWC[index % len(frames_HWC)]
+    for place in balanced_order(len(contestants), index):
+        contestant = contestants[place]
+        if index % contestant.every == 0:
+            time.sleep(settings.settle_ms / 1e3)
+            start_ns = time.perf_counter_ns()
+            contestant.run(frame_HWC)
+            recording.add(contestant, index, (time.perf_counter_ns() - start_ns) / NS_PER_MS)
+    recording.rounds += 1
+
+
+@contextmanager
+def _collected_before() -> Iterator[None]:
+    """Collect garbage now, and keep the collector away until the end of the block."""
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -1,0 +1,276 @@
+"""What a results file holds. A section that was not measured is absent, never guessed."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from spacecompile.contract import Cost, PassReport, Record
+from spacecompile.metrics import Scores
+
+
+class Environment(Record):
+    """Where and how the numbers were measured.
+
+    Attributes:
+        cpu: Model name.
+        cores: Logical ones that this process may use.
+        threads: That every contestant used.
+        governor: Of the first core's frequency; None where the kernel does not tell.
+        load_average_start, load_average_end: Runnable processes over the last minute; at the end this one too.
+        memory_bytes: Of the machine; None where it does not tell.
+        platform: Operating system and machine.
+        versions: Of every package that takes part.
+        commit: Of the source tree; None outside a clone.
+        modified: Whether the source tree differs from that commit.
+    """
+
+    cpu: str
+    cores: int
+    threads: int
+    governor: str | None
+    load_average_start: float | None
+    load_average_end: float | None
+    memory_bytes: int | None
+    platform: str
+    versions: dict[str, str]
+    commit: str | None
+    modified: bool | None
+
+
+class Subject(Record):
+    """The bundle that was measured.
+
+    Attributes:
+        bundle: Its name.
+        source_sha256: Of the checkpoint that it was built from.
+        architecture, encoder: Of the network.
+        input_size_px, frame_size_px: (height, width).
+        variant_bytes: Size of each variant's graph file.
+        checkpoint_training: What the checkpoint says about its own training and scores; not measured here.
+    """
+
+    bundle: str
+    source_sha256: str
+    architecture: str
+    encoder: str
+    input_size_px: tuple[int, int]
+    frame_size_px: tuple[int, int]
+    variant_bytes: dict[str, int]
+    checkpoint_training: dict[str, Any]
+
+
+class Configuration(Record):
+    """How it was measured, enough to measure it again.
+
+    Attributes:
+        backend: Name and version of the engine that ran the variants.
+        spinning: Whether the variants' idle threads waited busily.
+        frames, frames_source: Number and origin of the frames of the latency run.
+        rounds, rounds_min, duration_s, warmup_rounds, warmup_s, settle_ms: Of the latency run.
+        percentile_method: numpy's name of it.
+        garbage_collector: How it was kept out of the samples.
+    """
+
+    backend: str
+    spinning: bool
+    frames: int
+    frames_source: str
+    rounds: int
+    rounds_min: int
+    duration_s: float
+    warmup_rounds: int
+    warmup_s: float
+    settle_ms: float
+    percentile_method: str = "higher"
+    garbage_collector: str = "off during a call, run between rounds"
+
+
+class BudgetLine(Record):
+    """One limit.
+
+    Attributes:
+        key: In `budgets.toml`.
+        label: For people.
+        value, limit, margin: In `unit`; the margin is what is left.
+        unit: Of the numbers.
+        passed: Whether the value is at most the limit.
+    """
+
+    key: str
+    label: str
+    value: float
+    limit: float
+    margin: float
+    unit: str
+    passed: bool
+
+
+class BudgetReport(Record):
+    """The limits, and the cost of the network in both conventions, before and after the rewrites.
+
+    Attributes:
+        passed: Whether every line is.
+        lines: One per limit.
+        counter: That the limit on multiply-adds is judged by.
+        cost_source, cost: Before and after.
+        rewrites: What each pass changed.
+    """
+
+    passed: bool
+    lines: tuple[BudgetLine, ...]
+    counter: str
+    cost_source: Cost
+    cost: Cost
+    rewrites: tuple[PassReport, ...]
+
+
+class ScoreReport(Record):
+    """The benchmark's scores of the shipped files.
+
+    Attributes:
+        data: Where the labelled frames came from.
+        split: Of that data set.
+        variants: Scores by variant.
+    """
+
+    data: str
+    split: str
+    variants: dict[str, Scores]
+
+
+class Latency(Record):
+    """Samples of one contestant in one scope, and what follows from them.
+
+    Attributes:
+        samples: Their number.
+        p50_ms, p90_ms, p99_ms: None below the sample floor of that percentile.
+        max_ms, min_ms, mean_ms: Over every sample; none is left out.
+        variation: Standard deviation over mean.
+        further_ms: Other percentiles that were asked for.
+        missing_samples: How many more each percentile that is None needs.
+        samples_ms: In the order in which they were measured.
+    """
+
+    samples: int
+    p50_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
+    max_ms: float
+    min_ms: float
+    mean_ms: float
+    variation: float
+    further_ms: dict[str, float | None]
+    missing_samples: dict[str, int]
+    samples_ms: tuple[float, ...]
+
+
+class ColdStart(Record):
+    """One start of a variant, files in the page cache and modules imported.
+
+    Attributes:
+        load_ms: From `load` being called until it returns: hashing, parsing, optimising.
+        first_answer_ms: From `load` being called until the first answer.
+    """
+
+    load_ms: float
+    first_answer_ms: float
+
+
+class Ratio(Record):
+    """A variant's time over a peer's on the same frame in the same round; below 1 the variant is faster.
+
+    Attributes:
+        ratio: Median over the rounds.
+        spread: First and third quartile.
+        rounds: In which both took part.
+    """
+
+    ratio: float
+    spread: tuple[float, float]
+    rounds: int
+
+
+class Agreement(Record):
+    """How far a peer's answers are from a variant's, on the very frames of the latency run.
+
+    Attributes:
+        frames: Compared.
+        class_agreement: Share with the same top class.
+        class_probs_max: Largest absolute difference of a class probability.
+        parts_iou_mean, parts_iou_min: Over frames and parts; two empty masks have IoU 1.
+        box_px_median, box_px_max: Largest edge difference per frame, in frame pixels.
+        same: Whether they are close enough to be the same task; see `agreement.AgreementTolerance`.
+    """
+
+    frames: int
+    class_agreement: float
+    class_probs_max: float
+    parts_iou_mean: float
+    parts_iou_min: float
+    box_px_median: float
+    box_px_max: float
+    same: bool
+
+
+class Peer(Record):
+    """The same network as a user runs it without spacecompile.
+
+    Attributes:
+        label: What it does, in one line.
+        agreement: With the first variant without test-time augmentation; absent when the peer did not run.
+        ratios: By variant.
+        missing: Why it did not run and what adds it; None when it ran.
+    """
+
+    label: str
+    agreement: Agreement | UnsetType = UNSET
+    ratios: dict[str, Ratio]
+    missing: str | None = None
+
+
+class BenchResult(Record):
+    """A whole results file.
+
+    Attributes:
+        format: Of this record.
+        version: Of spacecompile.
+        created: UTC, ISO 8601.
+        partial: Whether the run was interrupted; what is there is valid, the rest is absent.
+        subject, configuration, environment: The circumstances.
+        budget: Always there: it needs no measurement.
+        score: Absent without labelled frames.
+        score_note: Why it is absent.
+        latency: By scope, then by contestant. `app`: frame in memory to answer; `engine`: the bare engine call in it.
+        cold_start: By variant.
+        peers: By name.
+        parity: `reports/parity.json` of the bundle; absent when the bundle holds none.
+        warnings: What the reader must know before using the numbers.
+    """
+
+    format: Literal["spacecompile-bench-1"] = "spacecompile-bench-1"
+    version: str
+    created: str
+    partial: bool
+    subject: Subject
+    configuration: Configuration | UnsetType = UNSET
+    environment: Environment
+    budget: BudgetReport
+    score: ScoreReport | UnsetType = UNSET
+    score_note: str | UnsetType = UNSET
+    latency: dict[str, dict[str, Latency]] | UnsetType = UNSET
+    cold_start: dict[str, ColdStart] | UnsetType = UNSET
+    peers: dict[str, Peer] | UnsetType = UNSET
+    parity: Any = UNSET
+    warnings: tuple[str, ...] = ()
+
+
+def read_result(content: bytes) -> BenchResult:
+    """Read a results file strictly.
+
+    Raises:
+        msgspec.ValidationError: If a field is missing, unknown or of the wrong type.
+    """
+    return msgspec.json.decode(content, type=BenchResult)

@@ -1,0 +1,271 @@
+"""The whole benchmark of one bundle, in the order of the results file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import UNSET
+from numpy.typing import NDArray
+
+from spacecompile import __version__
+from spacecompile.benchmarks.budget import check_budget
+from spacecompile.benchmarks.checkpoints import check_checkpoint, find_checkpoint
+from spacecompile.benchmarks.contest import Contest, ContestSettings, run_contest
+from spacecompile.benchmarks.environment import load_average, read_environment, usable_processors
+from spacecompile.benchmarks.frames import FrameStream, labelled_frames, stream_from_bundle, stream_from_data
+from spacecompile.benchmarks.records import BenchResult, Configuration, ScoreReport, Subject
+from spacecompile.benchmarks.score import evaluate
+from spacecompile.benchmarks.summary import NOISY_VARIATION
+from spacecompile.benchmarks.variants import answered_from_answer
+from spacecompile.contract import Budget, Manifest, Progress, Variant, no_progress
+from spacecompile.errors import IntegrityError, UsageError
+from spacecompile.metrics import Scores
+from spacecompile.runtime.answer import Answer
+from spacecompile.runtime.bundle import Bundle
+from spacecompile.runtime.session import load
+
+PARITY_PATH = "reports/parity.json"
+
+NO_DATA = "not measured: give labelled frames in the SPARK format with --data DIR"
+NO_PEERS = "left out on request"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings:
+    """What to measure, and how.
+
+    Attributes:
+        contest: Latency.
+        budget: Limits.
+        variants: Names; all of the bundle when empty.
+        data: Labelled frames for scores and for the latency stream; None for the bundle's self-test frames.
+        split: Of `data`.
+        score_limit: Frames to score; None for all.
+        stream_frames: Different frames of the latency run at most.
+        peers: Whether the peers take part.
+        checkpoint: With the bundle's source weights; None to look for it.
+    """
+
+    contest: ContestSettings
+    budget: Budget = field(default_factory=Budget)
+    variants: tuple[str, ...] = ()
+    data: Path | None = None
+    split: str = "val"
+    score_limit: int | None = None
+    stream_frames: int = 16
+    peers: bool = True
+    checkpoint: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchRun:
+    """A result and the pictures' raw material.
+
+    Attributes:
+        result: For the results file.
+        samples: Frames with their answers.
+    """
+
+    result: BenchResult
+    samples: tuple[tuple[NDArray[np.uint8], Answer], ...]
+
+
+@dataclass(kw_only=True)
+class _Draft:
+    """What is known so far, valid at any moment."""
+
+    contest: Contest = field(default_factory=Contest)
+    stream: FrameStream | None = None
+    scores: dict[str, Scores] = field(default_factory=dict)
+    partial: bool = False
+
+
+def run_bench(bundle: Bundle, settings: BenchSettings, *, progress: Progress = no_progress) -> BenchRun:
+    """Measure a bundle. Interrupted, it returns what it has, marked as partial.
+
+    Args:
+        bundle: With every hash checked.
+        settings: What and how.
+        progress: Told each step.
+
+    Raises:
+        SpacecompileError: If an input can't be used; nothing was measured then.
+    """
+    variants = _chosen_variants(bundle, settings.variants)
+    checkpoint = _checkpoint_for_peers(bundle, settings)
+    parity = _parity(bundle)
+    load_average_start = load_average()
+    draft = _Draft()
+    try:
+        draft.stream = _stream(bundle, settings)
+        run_contest(
+            bundle,
+            variants,
+            draft.stream,
+            checkpoint,
+            settings=settings.contest,
+            contest=draft.contest,
+            progress=progress,
+        )
+        _score(bundle, variants, settings, draft.scores, progress)
+    except KeyboardInterrupt:
+        draft.partial = True
+    result = _result(bundle, settings, variants, draft, load_average_start=load_average_start, parity=parity)
+    return BenchRun(result=result, samples=tuple(draft.contest.samples))
+
+
+def _chosen_variants(bundle: Bundle, names: Sequence[str]) -> tuple[Variant, ...]:
+    return tuple(bundle.variant(name) for name in names) if names else bundle.manifest.variants
+
+
+def _checkpoint_for_peers(bundle: Bundle, settings: BenchSettings) -> Path | str:
+    """The checkpoint, or why there is none."""
+    if not settings.peers:
+        return NO_PEERS
+    source_sha256 = bundle.manifest.source_sha256
+    if settings.checkpoint is not None:
+        return check_checkpoint(settings.checkpoint, source_sha256)
+    found = find_checkpoint(source_sha256, bundle_root=bundle.root, working_folder=Path())
+    return found or (
+        f"the checkpoint with SHA-256 {source_sha256[:12]} is neither in checkpoints/ nor beside the bundle; "
+        f"add it with: spacecompile bench {bundle.root} --checkpoint CKPT"
+    )
+
+
+def _stream(bundle: Bundle, settings: BenchSettings) -> FrameStream:
+    if settings.data is None:
+        return stream_from_bundle(bundle, settings.stream_frames)
+    return stream_from_data(settings.data, settings.split, bundle.manifest.spec.frame_size_px, settings.stream_frames)
+
+
+def _score(
+    bundle: Bundle, variants: Sequence[Variant], settings: BenchSettings, scores: dict[str, Scores], progress: Progress
+) -> None:
+    """Score every variant on the labelled frames, if there are any."""
+    if settings.data is None:
+        return
+    frames = labelled_frames(settings.data, settings.split, settings.score_limit)
+    how, manifest = settings.contest.how, bundle.manifest
+    for variant in variants:
+        with load(bundle, **how.arguments(variant)) as session:
+            scores[variant.name] = evaluate(
+                lambda frame_HWC, session=session: answered_from_answer(session(frame_HWC)),  # type: ignore[misc]
+                frames,
+                spec=manifest.spec,
+                cost=manifest.cost,
+                step=f"score {variant.name}",
+                progress=progress,
+            )
+
+
+def _parity(bundle: Bundle) -> Any:
+    if PARITY_PATH not in bundle.manifest.files:
+        return UNSET
+    try:
+        return msgspec.json.decode(bundle.read(PARITY_PATH))
+    except msgspec.DecodeError as error:
+        raise IntegrityError(f"{bundle.root / PARITY_PATH} is not JSON: {error}. Build the bundle again.") from error
+
+
+def _result(
+    bundle: Bundle,
+    settings: BenchSettings,
+    variants: Sequence[Variant],
+    draft: _Draft,
+    *,
+    load_average_start: float | None,
+    parity: Any,
+) -> BenchResult:
+    contest, measured = draft.contest, bool(draft.contest.recording.app_ms)
+    latency = contest.latencies(settings.contest.percentiles) if measured else UNSET
+    score: Any = UNSET
+    if settings.data is not None and draft.scores:
+        score = ScoreReport(data=settings.data.name, split=settings.split, variants=draft.scores)
+    return BenchResult(
+        version=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        partial=draft.partial,
+        subject=_subject(bundle.manifest),
+        configuration=_configuration(settings, draft) if measured else UNSET,
+        environment=read_environment(threads=settings.contest.how.threads, load_average_start=load_average_start),
+        budget=check_budget(bundle.manifest, settings.budget),
+        score=score,
+        score_note=NO_DATA if settings.data is None else UNSET,
+        latency=latency,
+        cold_start=contest.cold_starts or UNSET,
+        peers=contest.peers([variant.name for variant in variants]) if measured else UNSET,
+        parity=parity,
+        warnings=_warnings(draft, load_average_start),
+    )
+
+
+def _subject(manifest: Manifest) -> Subject:
+    return Subject(
+        bundle=manifest.name,
+        source_sha256=manifest.source_sha256,
+        architecture=manifest.spec.architecture,
+        encoder=manifest.spec.encoder,
+        input_size_px=manifest.spec.input_size_px,
+        frame_size_px=manifest.spec.frame_size_px,
+        variant_bytes={variant.name: manifest.files[variant.path].bytes for variant in manifest.variants},
+        checkpoint_training=manifest.training,
+    )
+
+
+def _configuration(settings: BenchSettings, draft: _Draft) -> Configuration:
+    latency = settings.contest.latency
+    assert draft.stream is not None  # samples exist, so there were frames
+    return Configuration(
+        backend=draft.contest.backend,
+        spinning=settings.contest.how.spinning,
+        frames=len(draft.stream.frames_HWC),
+        frames_source=draft.stream.source,
+        rounds=draft.contest.recording.rounds,
+        rounds_min=latency.rounds_min,
+        duration_s=latency.duration_s,
+        warmup_rounds=latency.warmup_rounds,
+        warmup_s=latency.warmup_s,
+        settle_ms=latency.settle_ms,
+    )
+
+
+def _warnings(draft: _Draft, load_average_start: float | None) -> tuple[str, ...]:
+    """What a reader must know before using the numbers."""
+    warnings = ["interrupted: sections that are not there were not measured"] if draft.partial else []
+    for name, latency in draft.contest.latencies(()).get("app", {}).items():
+        if latency.variation > NOISY_VARIATION:
+            warnings.append(
+                f"{name}: the samples vary by {latency.variation:.0%} of their mean; the machine is noisy, compare "
+                "medians and ratios only"
+            )
+    if load_average_start is not None and load_average_start > 0.5 * usable_processors():
+        warnings.append(
+            f"load average was {load_average_start:.1f} on {usable_processors()} processors before the run; other "
+            "programs share the machine"
+        )
+    for name, agreement in draft.contest.agreements.items():
+        if not agreement.same:
+            warnings.append(
+                f"{name}: its answers differ from the variant's (classes agree on {agreement.class_agreement:.0%}, "
+                f"mean parts IoU {agreement.parts_iou_mean:.3f}, median box difference {agreement.box_px_median:.1f} px); "
+                "its ratio compares different tasks"
+            )
+    return tuple(warnings)
+
+
+def check_settings(settings: BenchSettings) -> None:
+    """Refuse settings that could only fail after minutes.
+
+    Raises:
+        UsageError: If a number is out of range.
+    """
+    if settings.stream_frames < 1:
+        raise UsageError(f"the latency stream has {settings.stream_frames} frames; at least one is needed.")
+    if settings.contest.how.threads < 1:
+        raise UsageError(f"threads is {settings.contest.how.threads}; at least one is needed. Check --threads.")

@@ -1,0 +1,193 @@
+"""`spacecompile bench`: budgets, score and latency of a bundle against its peers."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from spacecompile.cli import console
+from spacecompile.errors import EXIT_INTERRUPTED, OutputError, UsageError
+
+if TYPE_CHECKING:
+    from spacecompile.benchmarks.records import BenchResult
+    from spacecompile.benchmarks.suite import BenchSettings
+
+REFERENCE_BUNDLE = Path("runs") / "reference.spacepkg"
+
+
+def bench(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="Bundle that `build` made. [default: one of the reference checkpoint]")
+    ] = None,
+    *,
+    data: Annotated[Path | None, typer.Option(help="Labelled frames in the SPARK format; adds the scores.")] = None,
+    split: Annotated[str, typer.Option(help="Of --data.")] = "val",
+    limit: Annotated[int | None, typer.Option(help="Frames to score; all if not given.")] = None,
+    variant: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
+    backend: Annotated[str, typer.Option(help="Engine that runs the variants.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Of every contestant; the usable cores if not given.")] = None,
+    spinning: Annotated[bool, typer.Option("--spinning/--no-spinning", help="Idle threads wait busily.")] = True,
+    peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Measure PyTorch and the plain export too.")] = True,
+    checkpoint: Annotated[Path | None, typer.Option(help="Source of the bundle, for the peers.")] = None,
+    duration: Annotated[float, typer.Option(help="Seconds of the latency run.")] = 60.0,
+    samples: Annotated[int, typer.Option(help="Rounds to measure at least; 64 is the floor of p90.")] = 64,
+    warmup: Annotated[int, typer.Option(help="Rounds before.")] = 3,
+    percentiles: Annotated[str, typer.Option(help="To print, for example 50,90,99,99.9.")] = "50,90,99",
+    budget: Annotated[Path | None, typer.Option(help="TOML file with gmacs_max and mparams_max.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write one offline HTML file.")] = None,
+    json: Annotated[str | None, typer.Option("--json", help="Write the result to FILE, or - for stdout.")] = None,
+) -> None:
+    """Measure a bundle: budgets, score, and latency against PyTorch and a plain export on the same frames.
+
+    Exits with 6 when a budget is exceeded, after everything is written. Interrupted, it writes what it has, marked as
+    partial.
+
+    Example: spacecompile bench net.spacepkg --data frames --report bench.html --json bench.json
+    """
+    from spacecompile.benchmarks.budget import read_budget
+    from spacecompile.benchmarks.contest import ContestSettings
+    from spacecompile.benchmarks.latency import LatencySettings
+    from spacecompile.benchmarks.suite import BenchSettings
+    from spacecompile.benchmarks.variants import LoadSettings
+    from spacecompile.contract import Budget
+    from spacecompile.runtime.threads import usable_cores
+
+    how = LoadSettings(backend=backend, threads=usable_cores() if threads is None else threads, spinning=spinning)
+    asked = _percentiles(percentiles)
+    settings = BenchSettings(
+        contest=ContestSettings(
+            how=how,
+            latency=LatencySettings(rounds_min=samples, duration_s=duration, warmup_rounds=warmup),
+            percentiles=asked,
+        ),
+        budget=Budget() if budget is None else read_budget(budget),
+        variants=tuple(variant or ()),
+        data=data,
+        split=split,
+        score_limit=limit,
+        peers=peers,
+        checkpoint=checkpoint,
+    )
+    bench_bundle(bundle, settings, report=report, json=json, percentiles=asked)
+
+
+def bench_bundle(
+    bundle: Path | None,
+    settings: BenchSettings,
+    *,
+    report: Path | None,
+    json: str | None,
+    percentiles: tuple[float, ...] = (50.0, 90.0, 99.0),
+) -> BenchResult:
+    """Run the benchmark with progress bars, write its files and print its tables; `demo` shares it.
+
+    Args:
+        bundle: To measure; None for a bundle of the reference checkpoint.
+        settings: What and how.
+        report: HTML file to write, if any.
+        json: JSON file to write, if any, or `-`.
+        percentiles: Columns of the table.
+
+    Raises:
+        BudgetError: If a limit is exceeded, after everything was written.
+        typer.Exit: With 130 after an interrupt, once the partial result was written; also with 6 instead of the
+            BudgetError when the result went to stdout, which must hold one JSON document.
+    """
+    from spacecompile.benchmarks.budget import budget_error
+    from spacecompile.benchmarks.suite import check_settings, run_bench
+    from spacecompile.cli.bench_tables import say_result
+    from spacecompile.runtime.bundle import open_bundle
+
+    check_settings(settings)
+    _check_destinations(report, json)
+    start_s = time.perf_counter()
+    root = bundle or _reference_bundle()
+    with console.progress_bar() as progress:
+        run = run_bench(open_bundle(root), settings, progress=progress)
+    result, error = run.result, budget_error(run.result.budget)
+    say_result(result, percentiles)
+    if report is not None:
+        _write_report(report, run)
+    if json is not None:
+        failure = {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code} if error else None
+        console.emit_json(_with_failure(result, failure), json)
+    console.say(f"measured in {time.perf_counter() - start_s:.0f} s" + _where(report, json))
+    if result.partial:
+        console.say("[yellow]interrupted[/]: the result is partial and marked as such")
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if error and json == "-":
+        console.say(f"[bold red]{type(error).__name__}:[/] {escape(str(error))}")
+        raise typer.Exit(error.exit_code)
+    if error:
+        raise error
+    console.say(f"next: [bold]{_next_command(root, settings, report)}[/]")
+    return result
+
+
+def _reference_bundle() -> Path:
+    """A bundle of the committed reference checkpoint, built when there is none yet."""
+    from spacecompile.benchmarks.checkpoints import reference_checkpoint
+    from spacecompile.benchmarks.reference import build_if_needed
+
+    checkpoint = reference_checkpoint()
+    console.say(f"no bundle was named: taking {escape(str(REFERENCE_BUNDLE))}, built from {escape(str(checkpoint))}")
+    with console.progress_bar() as progress:
+        build_if_needed(checkpoint, REFERENCE_BUNDLE, progress=progress)
+    return REFERENCE_BUNDLE
+
+
+def _percentiles(text: str) -> tuple[float, ...]:
+    """Parse and check --percentiles before anything is measured."""
+    from spacecompile.benchmarks.summary import sample_floor
+
+    try:
+        values = tuple(float(value) for value in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"percentiles are {text!r}; give numbers with commas, for example 50,90,99.") from error
+    for value in values:
+        sample_floor(value)
+    return values
+
+
+def _check_destinations(report: Path | None, json: str | None) -> None:
+    """Refuse before minutes of work what could not be written after them."""
+    if report is not None:
+        from spacecompile.benchmarks.report import require_report_packages
+
+        require_report_packages()
+    files = [(report, "--report"), (None if json in (None, "-") else Path(json), "--json")]
+    for path, flag in files:
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise OutputError(f"can't write {path}: its folder does not exist, or it is one. Choose another with {flag}.")
+
+
+def _write_report(path: Path, run: BenchRun) -> None:
+    from spacecompile.benchmarks.report import render_report
+
+    html = render_report(run.result, run.samples)
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(html, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OutputError(f"can't write {path}: {error.strerror}. Choose another file with --report.") from error
+
+
+def _where(report: Path | None, json: str | None) -> str:
+    files = [str(report)] if report else []
+    files += [json] if json not in (None, "-") else []
+    return f"; written: {escape(', '.join(files))}" if files else ""
+
+
+def _next_command(root: Path, settings: BenchSettings, report: Path | None) -> str:
+    name = escape(str(root))
+    if settings.data is None:
+        return f"spacecompile bench {name} --data DIR --report bench.html"
+    if report is None:
+        return f"spacecompile bench {name} --data {escape(str(settings.data))} --report bench.html"
+    return f"spacecompile predict {name} IMAGES -o predictions"

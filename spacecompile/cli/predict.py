@@ -1,0 +1,182 @@
+"""`spacecompile predict`: a bundle and images to overlays and one JSON document."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+import typer
+from rich.markup import escape
+
+from spacecompile.cli import console
+from spacecompile.contract import Precision, Progress, Tta
+from spacecompile.errors import AnswerError, FrameError, OutputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from spacecompile.runtime.frames import FrameReader
+    from spacecompile.runtime.images import NamedImage
+    from spacecompile.runtime.session import Session
+
+ANSWERS_NAME = "answers.json"
+SOME_FAILED_EXIT_CODE = 2
+"""Everything else was answered and written, but a caller that only looks at the exit code must see it."""
+
+_JPEG_QUALITY = 92
+
+
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="Bundle that `build` made.", show_default=False)],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Image files, folders, quoted patterns, or the root of a SPARK data set.", show_default=False
+        ),
+    ],
+    *,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the overlays and answers.json.")] = Path(
+        "predictions"
+    ),
+    tta: Annotated[Tta, typer.Option(help="Test-time augmentation inside the graph.")] = "none",
+    precision: Annotated[Precision | None, typer.Option(help="Of the graph; the most exact one if not given.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Name of the graph, instead of --tta and --precision.")] = None,
+    backend: Annotated[str, typer.Option(help="Engine that runs the graph.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; the usable physical cores if not given.")] = None,
+    color: Annotated[Literal["rgb", "bgr", "gray"], typer.Option(help="What the images hold.")] = "rgb",
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Take the images of subfolders too.")] = False,
+    overlays: Annotated[bool, typer.Option("--overlays/--no-overlays", help="Draw each answer on its image.")] = True,
+    masks: Annotated[bool, typer.Option("--masks/--no-masks", help="Put the masks into the JSON, as COCO RLE.")] = True,
+    json: Annotated[str | None, typer.Option("--json", help="Write the answers to FILE too, or - for stdout.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite earlier answers and overlays.")] = False,
+) -> None:
+    """Answer images: class, parts and box of the spacecraft in each.
+
+    An image that can't be used is reported and left out, the others are answered; the exit code is then 2.
+    """
+    from spacecompile.runtime.frames import FrameReader
+    from spacecompile.runtime.images import find_images, overlay_names
+    from spacecompile.runtime.session import load
+
+    named = find_images(images, recursive=recursive)
+    overlay_paths = [output / name for name in overlay_names(named)] if overlays else None
+    _refuse_unwritable(output, [output / ANSWERS_NAME, *(overlay_paths or [])], force=force)
+    started_s = time.perf_counter()
+    with load(bundle, backend=backend, tta=tta, precision=precision, variant=variant, threads=threads) as session:
+        _make_folder(output)
+        reader = FrameReader(frame_size_px=session.spec.frame_size_px, color=color)
+        with console.progress_bar() as progress:
+            outcome = _answer_all(session, reader, named, overlay_paths=overlay_paths, masks=masks, progress=progress)
+    document = {
+        "choice": asdict(session.choice) | {"color": color},
+        "classes": list(session.classes),
+        "frame_size_px": list(session.spec.frame_size_px),
+        "answers": outcome.answers,
+        "failed": outcome.failed,
+    }
+    _write(output / ANSWERS_NAME, msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+    if json is not None:
+        console.emit_json(document, json)
+    _report(outcome, output=output, bundle=bundle, wall_s=time.perf_counter() - started_s)
+    if outcome.failed:
+        raise typer.Exit(SOME_FAILED_EXIT_CODE)
+
+
+@dataclass(kw_only=True)
+class _Outcome:
+    """What a run over many images gave so far."""
+
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[dict[str, str]] = field(default_factory=list)
+    answering_s: float = 0.0
+
+
+def _answer_all(
+    session: Session,
+    reader: FrameReader,
+    images: Sequence[NamedImage],
+    *,
+    overlay_paths: Sequence[Path] | None,
+    masks: bool,
+    progress: Progress,
+) -> _Outcome:
+    from spacecompile.runtime.overlay import draw_overlay
+
+    outcome = _Outcome()
+    for done, image in enumerate(images):
+        progress("images", done, len(images))
+        try:
+            frame_HWC = reader.read(image.path)
+            started_s = time.perf_counter()
+            answer = session(frame_HWC)
+            outcome.answering_s += time.perf_counter() - started_s
+        except (FrameError, AnswerError) as error:
+            message = str(error).replace(str(image.path), image.name)
+            outcome.failed.append({"image": image.name, "kind": type(error).__name__, "message": message})
+            console.say(f"[yellow]left out[/] {escape(image.name)}: {escape(message)}")
+            continue
+        record: dict[str, Any] = {"image": image.name}
+        if overlay_paths is not None:
+            _write_overlay(overlay_paths[done], draw_overlay(frame_HWC, answer))
+            record["overlay"] = overlay_paths[done].name
+        outcome.answers.append(record | answer.to_dict(masks=masks))
+    progress("images", len(images), len(images))
+    return outcome
+
+
+def _report(outcome: _Outcome, *, output: Path, bundle: Path, wall_s: float) -> None:
+    answered, failed = len(outcome.answers), len(outcome.failed)
+    per_answer = f", {1e3 * outcome.answering_s / answered:.0f} ms per answer" if answered else ""
+    flagged = sum(bool(answer["flags"]) for answer in outcome.answers)
+    console.say(
+        f"{answered} answered ({flagged} flagged), {failed} left out, in {wall_s:.1f} s "
+        f"({(answered + failed) / wall_s:.1f} images/s{per_answer})"
+    )
+    console.say(f"overlays and {ANSWERS_NAME} are in {escape(str(output))}")
+    console.say(f"next: [bold]spacecompile bench {escape(str(bundle))}[/]")
+
+
+def _refuse_unwritable(output: Path, planned: list[Path], *, force: bool) -> None:
+    """Refuse before any work what could not be written after it; nothing is made yet.
+
+    Raises:
+        OutputError: If the folder can't be made or written to, or a planned file exists.
+    """
+    existing = next((path for path in planned if path.exists()), None)
+    if existing and not force:
+        raise OutputError(f"{existing} exists already. Choose another folder with --output, or add --force.")
+    nearest = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        kind = "not writable" if nearest.is_dir() else "a file"
+        raise OutputError(f"can't write to folder {output}: {nearest} is {kind}. Choose another with --output.")
+
+
+def _make_folder(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"can't make folder {output}: {error.strerror}. Choose another with --output.") from error
+
+
+def _write_overlay(path: Path, overlay: Image) -> None:
+    from io import BytesIO
+
+    content = BytesIO()
+    overlay.save(content, format="JPEG", quality=_JPEG_QUALITY)
+    _write(path, content.getvalue())
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file atomically: whoever looks sees the earlier file or the whole new one."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OutputError(f"can't write {path}: {error.strerror}. Check the folder and its free space.") from error

@@ -1,0 +1,255 @@
+"""`spacecompile train`: labelled frames to checkpoint."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from spacecompile.cli import console
+from spacecompile.errors import UsageError
+
+if TYPE_CHECKING:
+    from spacecompile.train.loop import EpochReport, StepReport
+    from spacecompile.train.run import TrainReport
+
+RECIPE_FLAGS = (
+    *("epochs", "batch_size", "lr", "encoder_lr_scale", "weight_decay", "warmup_epochs", "clip", "augment"),
+    *("label_smoothing", "ema", "seed", "amp", "time_limit_min"),
+)
+SPEC_FLAGS = ("imgsz", "frame", "mean", "std", "dropout")
+
+
+def train(
+    ctx: typer.Context,
+    data: Annotated[Path, typer.Option("--data", help="Folder in the SPARK format with the splits train and val.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],
+    epochs: Annotated[int, typer.Option(help="Passes over the training frames.")] = 30,
+    batch_size: Annotated[int, typer.Option(help="Frames per step.")] = 16,
+    imgsz: Annotated[str, typer.Option(help="Input size in pixels: SIDE or HEIGHTxWIDTH, multiples of 32.")] = "512",
+    frame: Annotated[str, typer.Option(help="Camera frame size in pixels, HEIGHTxWIDTH.")] = "1024x1024",
+    lr: Annotated[float, typer.Option(help="Peak learning rate of decoder and heads.")] = 5e-3,
+    encoder_lr_scale: Annotated[
+        float,
+        typer.Option(help="Encoder's share of the learning rate: 0.1 protects pretrained weights, 1.0 from scratch."),
+    ] = 0.1,
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW; norms and biases are left alone.")] = 1e-4,
+    warmup_epochs: Annotated[float, typer.Option(help="Length of the learning rate's linear ramp.")] = 1.0,
+    clip: Annotated[float, typer.Option(help="Largest gradient norm.")] = 1.0,
+    augment: Annotated[
+        str,
+        typer.Option(help="none; light: flips, quarter turns, small rotations; medium: also scale, exposure, noise."),
+    ] = "light",
+    dropout: Annotated[float, typer.Option(help="In the classification head.")] = 0.2,
+    label_smoothing: Annotated[float, typer.Option(help="Of the class targets.")] = 0.0,
+    ema: Annotated[float, typer.Option(help="Decay per step of averaged weights, e.g. 0.998; 0 for none.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    amp: Annotated[bool, typer.Option("--amp/--no-amp", help="Mixed precision where the device has it.")] = True,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 for torch's choice.")] = 0,
+    init: Annotated[Path | None, typer.Option(help="Checkpoint to take weights and network from.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output, with its recipe.")] = False,
+    val_frames: Annotated[int, typer.Option(help="Frames to validate on per epoch; 0 for all.")] = 0,
+    limit_frames: Annotated[int, typer.Option(help="Training frames to use; 0 for all.")] = 0,
+    cache: Annotated[str, typer.Option(help="Where decoded frames stay: auto, ram or none.")] = "auto",
+    mean: Annotated[str | None, typer.Option(help="Per channel r,g,b of frames scaled to 0..1.")] = None,
+    std: Annotated[str | None, typer.Option(help="Likewise.")] = None,
+    time_limit_min: Annotated[
+        float, typer.Option(help="Minutes of training; the learning rate then follows the clock. 0 for none.")
+    ] = 0.0,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an earlier run.")] = False,
+    json: Annotated[str | None, typer.Option("--json", help="Write the result as JSON to FILE, or - for stdout.")] = None,
+) -> None:
+    """Train the network on labelled frames and store a checkpoint that `build` takes.
+
+    The defaults are the published recipe, which starts from pretrained weights. Nothing is downloaded here: from
+    scratch, use --encoder-lr-scale 1. Interrupt at any time and go on with --resume.
+    """
+    import torch
+
+    from spacecompile.train.loop import Callbacks
+    from spacecompile.train.recipe import Recipe
+    from spacecompile.train.run import TrainJob
+    from spacecompile.train.run import train as run_training
+
+    _check_choice("augment", augment, ("none", "light", "medium"))
+    _check_choice("cache", cache, ("auto", "ram", "none"))
+    if resume and (clash := [name for name in (*RECIPE_FLAGS, *SPEC_FLAGS) if _is_given(ctx, name)]):
+        flags = ", ".join("--" + name.replace("_", "-") for name in clash)
+        raise UsageError(f"--resume keeps the recipe and network of the run; leave out {flags}, or start anew.")
+    if threads:
+        torch.set_num_threads(threads)
+    recipe = Recipe(
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        encoder_lr_scale=encoder_lr_scale,
+        weight_decay=weight_decay,
+        warmup_epochs=warmup_epochs,
+        clip_norm=clip,
+        augment=augment,  # type: ignore[arg-type]  # checked above
+        label_smoothing=label_smoothing,
+        ema=ema,
+        seed=seed,
+        amp=amp,
+        time_limit_min=time_limit_min,
+    )
+    job = TrainJob(
+        data=data,
+        output=output,
+        recipe=recipe,
+        spec_changes=_spec_changes(imgsz=imgsz, frame=frame, mean=mean, std=std, dropout=dropout),
+        init=init,
+        resume=resume,
+        force=force,
+        device=device,
+        cache=cache,  # type: ignore[arg-type]  # checked above
+        val_frames=val_frames,
+        limit_frames=limit_frames,
+        command=_command(ctx),
+    )
+    start_s = time.perf_counter()
+    with _shown() as view:
+        try:
+            report = run_training(
+                job, callbacks=Callbacks(on_step=view.on_step, on_epoch=view.on_epoch), progress=view.on_progress
+            )
+        except KeyboardInterrupt:
+            _say(_after_interrupt(output))
+            raise
+    _say_result(report, wall_s=time.perf_counter() - start_s)
+    if json:
+        console.emit_json(_result(report), json)
+
+
+def _say(text: str) -> None:
+    """One line, however long: a log file has no width to wrap at."""
+    console.stderr.print(text, soft_wrap=True)
+
+
+@dataclass
+class _View:
+    """One moving bar, and one lasting line per epoch."""
+
+    bars: Progress
+
+    def __post_init__(self) -> None:
+        self._tasks: dict[str, Any] = {}
+
+    def on_step(self, report: StepReport) -> None:
+        losses = " ".join(f"{name} {value:.4f}" for name, value in report.losses.items())
+        note = f"{losses}  {report.frames_per_s:.1f} frames/s  run {report.run_share:.0%}"
+        self._update(f"epoch {report.epoch}/{report.epochs}", report.step, report.steps, note)
+
+    def on_epoch(self, report: EpochReport) -> None:
+        scores = " ".join(f"{name} {getattr(report.scores, name):.4f}" for name in ("s_cls", "s_det", "s_seg", "s_acc"))
+        losses = " ".join(f"{name} {value:.4f}" for name, value in report.losses.items())
+        mark = " best" if report.is_best else ""
+        _say(
+            f"epoch {report.epoch}/{report.epochs}  {losses}  {scores}  lr {report.lr:.2e}  "
+            f"{report.frames_per_s:.1f} frames/s  {report.elapsed_s:.0f} s{mark}"
+        )
+
+    def on_progress(self, step: str, done: int, total: int) -> None:
+        self._update(step, done, total, "")
+
+    def _update(self, step: str, done: int, total: int, note: str) -> None:
+        if step not in self._tasks:
+            for task in self._tasks.values():
+                self.bars.remove_task(task)
+            self._tasks = {step: self.bars.add_task(step, total=total, note=note)}
+        self.bars.update(self._tasks[step], completed=done, note=note)
+
+
+@contextmanager
+def _shown() -> Iterator[_View]:
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=console.stderr, transient=True) as bars:
+        yield _View(bars)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"{name} is {value!r}; choose one of {', '.join(choices)} with --{name}.")
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"  # by name: newer typer carries a click of its own
+
+
+def _command(ctx: typer.Context) -> str:
+    """The command as typed, rebuilt from what was given: also right when called from Python."""
+    words = ["spacecompile", "train"]
+    for parameter in ctx.command.params:
+        name, value = parameter.name or "", ctx.params.get(parameter.name or "")
+        if not _is_given(ctx, name) or name in ("resume", "force", "json"):
+            continue
+        if isinstance(value, bool):
+            words.append((parameter.opts if value else parameter.secondary_opts)[0])
+        else:
+            words += [parameter.opts[0], str(value)]
+    return shlex.join(words)
+
+
+def _spec_changes(*, imgsz: str, frame: str, mean: str | None, std: str | None, dropout: float) -> dict[str, Any]:
+    changes: dict[str, Any] = {
+        "input_size_px": _size_px(imgsz, "--imgsz"),
+        "frame_size_px": _size_px(frame, "--frame"),
+        "dropout": dropout,
+    }
+    given = {"mean": mean, "std": std}
+    return changes | {name: _channels(text, f"--{name}") for name, text in given.items() if text is not None}
+
+
+def _size_px(text: str, flag: str) -> tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdigit() for side in sides):
+        raise UsageError(f"{flag} is {text!r}; give SIDE or HEIGHTxWIDTH in pixels, for example 512 or 1024x1024.")
+    return int(sides[0]), int(sides[-1])
+
+
+def _channels(text: str, flag: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(value) for value in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != 3:
+        raise UsageError(f"{flag} is {text!r}; give three numbers r,g,b, for example 0.27,0.26,0.28.")
+    return values
+
+
+def _after_interrupt(output: Path) -> str:
+    if (output / "last.pt").is_file():
+        return f"interrupted; go on with [bold]spacecompile train --data DIR -o {output} --resume[/]"
+    return "interrupted before the first epoch was done; nothing was kept."
+
+
+def _say_result(report: TrainReport, *, wall_s: float) -> None:
+    scores = report.scores
+    _say(
+        f"{report.checkpoint}  {report.checkpoint_bytes / 1e6:.2f} MB  trained {report.elapsed_s:.0f} s  "
+        f"this call {wall_s:.0f} s"
+    )
+    _say(
+        f"s_cls {scores.s_cls:.4f}  s_det {scores.s_det:.4f} (before calibration {report.s_det_before:.4f})  "
+        f"s_seg {scores.s_seg:.4f}  s_acc {scores.s_acc:.4f}  s_final {scores.s_final:.4f}  on {scores.frames} frames"
+    )
+    _say(f"next: [bold]spacecompile build {report.checkpoint}[/]")
+
+
+def _result(report: TrainReport) -> dict[str, Any]:
+    return {
+        "checkpoint": str(report.checkpoint),
+        "checkpoint_bytes": report.checkpoint_bytes,
+        "elapsed_s": report.elapsed_s,
+        "s_det_before": report.s_det_before,
+        "scores": report.scores,
+    }

@@ -1,0 +1,110 @@
+"""What every rewrite pass is: `requires`, `apply`, and a proof that a pass can't skip."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from typing import final
+
+import torch
+
+from spacecompile.contract import Cost, PassReport
+from spacecompile.errors import BuildError
+from spacecompile.export.rewrite.proof import ProofSettings, relative_errors
+from spacecompile.network.count import cost_of
+from spacecompile.network.model import MultiTaskNetwork
+
+
+class Pass(ABC):
+    """One exact rewrite of a network.
+
+    A subclass says where it applies and what it does; `run` is the same for all and always ends with the proof.
+    """
+
+    name: str
+    """In reports and errors: lower case with underscores."""
+
+    @abstractmethod
+    def requires(self, network: MultiTaskNetwork) -> bool:
+        """Whether the network holds anything that this pass rewrites. Must not change the network."""
+
+    @abstractmethod
+    def apply(self, network: MultiTaskNetwork) -> MultiTaskNetwork:
+        """Rewrite the network in place and return it. Only called when `requires` holds.
+
+        Args:
+            network: A private copy in float64 and evaluation mode.
+        """
+
+    @final
+    def ensures(self, before: MultiTaskNetwork, after: MultiTaskNetwork, settings: ProofSettings) -> float:
+        """Prove that both networks give the same answers.
+
+        Args:
+            before: In float64 and evaluation mode.
+            after: Likewise.
+            settings: Of the proof.
+
+        Returns:
+            The largest relative error of any output.
+
+        Raises:
+            BuildError: If it exceeds the limit; names the pass and the output.
+        """
+        errors = relative_errors(before, after, settings)
+        worst = max(errors, key=lambda output: errors[output])
+        if errors[worst] > settings.relative_error_max:
+            raise BuildError(
+                f"rewrite pass {self.name} changed the {worst}: relative error {errors[worst]:.3g} in float64, allowed "
+                f"{settings.relative_error_max:g}. Leave this pass out for this network and report its spec."
+            )
+        return errors[worst]
+
+    @final
+    def run(
+        self, network: MultiTaskNetwork, *, before: Cost | None = None, settings: ProofSettings | None = None
+    ) -> tuple[MultiTaskNetwork, PassReport]:
+        """Rewrite a copy of the network and prove it.
+
+        Args:
+            network: Left as it is.
+            before: Its cost, when known, which saves counting it again.
+            settings: Of the proof.
+
+        Returns:
+            The rewritten copy, in the dtype of `network` and evaluation mode, or `network` itself where the pass has
+            nothing to do; and the report.
+
+        Raises:
+            BuildError: If the pass fails or can't prove itself; names the pass.
+        """
+        before = before or cost_of_network(network)
+        reference = in_float64(network)
+        if not self.requires(reference):
+            return network, PassReport(name=self.name, changed=False, before=before, after=before, relative_error=0.0)
+        try:
+            rewritten = self.apply(copy.deepcopy(reference)).eval()
+            error = self.ensures(reference, rewritten, settings or ProofSettings())
+        except RuntimeError as failure:
+            raise BuildError(
+                f"rewrite pass {self.name} failed on {network.spec.architecture} with encoder {network.spec.encoder}: "
+                f"{failure}. Leave this pass out for this network and report its spec."
+            ) from failure
+        result = rewritten.to(dtype_of(network)).requires_grad_(False)
+        after = cost_of_network(result)
+        return result, PassReport(name=self.name, changed=True, before=before, after=after, relative_error=error)
+
+
+def in_float64(network: MultiTaskNetwork) -> MultiTaskNetwork:
+    """A copy of the network in float64 and evaluation mode."""
+    return copy.deepcopy(network).double().eval()
+
+
+def dtype_of(network: MultiTaskNetwork) -> torch.dtype:
+    """The floating type of the network's parameters."""
+    return next(network.parameters()).dtype
+
+
+def cost_of_network(network: MultiTaskNetwork) -> Cost:
+    """Cost at the input size of the network's own spec."""
+    return cost_of(network, network.spec.input_size_px)

@@ -1,0 +1,59 @@
+"""The ordered passes and the one function that runs them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from spacecompile.contract import PassReport, Progress, no_progress
+from spacecompile.errors import BuildError
+from spacecompile.export.rewrite.base import Pass, cost_of_network, dtype_of, in_float64
+from spacecompile.export.rewrite.batchnorm import FoldBatchNorm
+from spacecompile.export.rewrite.dropout import RemoveDropout
+from spacecompile.export.rewrite.segformer_head import CollapseSegformerHead
+from spacecompile.network.model import MultiTaskNetwork
+
+logger = logging.getLogger(__name__)
+
+PASSES: tuple[Pass, ...] = (RemoveDropout(), FoldBatchNorm(), CollapseSegformerHead())
+"""In this order: the SegFormer head collapses only once its batch norm is folded."""
+
+
+def rewrite_network(
+    network: MultiTaskNetwork,
+    *,
+    passes: Sequence[Pass] = PASSES,
+    skip_unproven: bool = False,
+    progress: Progress = no_progress,
+) -> tuple[MultiTaskNetwork, tuple[PassReport, ...]]:
+    """Run exact passes on a copy of a network.
+
+    All passes work in float64 and the result is rounded once, at the end, so that no pass adds rounding to another's.
+
+    Args:
+        network: Left as it is.
+        passes: In the order in which they run.
+        skip_unproven: Go on without a pass that can't prove itself, with a warning that names it, instead of failing.
+        progress: Called with step `rewrite` before the first and after each pass.
+
+    Returns:
+        The rewritten network in the dtype of `network` and evaluation mode, frozen; and one report per pass.
+
+    Raises:
+        BuildError: If a pass can't prove itself; names the pass.
+    """
+    progress("rewrite", 0, len(passes))
+    rewritten, cost = in_float64(network), cost_of_network(network)
+    reports: list[PassReport] = []
+    for done, step in enumerate(passes, start=1):
+        try:
+            rewritten, report = step.run(rewritten, before=cost)
+        except BuildError as error:
+            if not skip_unproven:
+                raise
+            logger.warning("skipped: %s", error)
+            report = PassReport(name=step.name, changed=False, before=cost, after=cost, relative_error=0.0)
+        reports.append(report)
+        cost = report.after
+        progress("rewrite", done, len(passes))
+    return rewritten.to(dtype_of(network)).requires_grad_(False), tuple(reports)

@@ -1,0 +1,66 @@
+"""The proof of a rewrite pass: two networks compared in float64 on random input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spacecompile.network.model import MultiTaskNetwork
+
+OUTPUT_NAMES = ("class logits", "part logits")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProofSettings:
+    """What a pass is proven on.
+
+    The input is smaller than the network's own, because a pass rewrites weights and their order, never anything
+    that depends on the resolution. It is not square and holds more than one element, so that a pass that swaps
+    height and width or mixes batch elements is caught.
+
+    Attributes:
+        input_size_px: (height, width), multiples of 64 so that every smp decoder takes them.
+        batch: Number of inputs.
+        seed: Of the input's standard normal values.
+        relative_error_max: Largest |after - before| over largest |before| that counts as the same network.
+    """
+
+    input_size_px: tuple[int, int] = (128, 192)
+    batch: int = 2
+    seed: int = 0
+    relative_error_max: float = 1e-9
+
+
+def proof_input(network: MultiTaskNetwork, settings: ProofSettings) -> Tensor:
+    """Seeded float64 input [N, 3, H, W] on the network's device."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    shape = (settings.batch, 3, *settings.input_size_px)
+    input_NCHW = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return input_NCHW.to(next(network.parameters()).device)
+
+
+@torch.no_grad()
+def relative_errors(before: MultiTaskNetwork, after: MultiTaskNetwork, settings: ProofSettings) -> dict[str, float]:
+    """Largest |after - before| over largest |before| of each output.
+
+    Args:
+        before: In float64 and evaluation mode.
+        after: Likewise.
+        settings: Of the proof.
+
+    Returns:
+        One number per entry of `OUTPUT_NAMES`; infinity when shapes differ or a value is not finite.
+    """
+    input_NCHW = proof_input(before, settings)
+    outputs = zip(OUTPUT_NAMES, before(input_NCHW), after(input_NCHW), strict=True)
+    return {name: _relative_error(expected, seen) for name, expected, seen in outputs}
+
+
+def _relative_error(expected: Tensor, seen: Tensor) -> float:
+    if expected.shape != seen.shape or not bool(torch.isfinite(expected).all() and torch.isfinite(seen).all()):
+        return float("inf")
+    largest = float(expected.abs().max())
+    difference = float((seen - expected).abs().max())
+    return difference / largest if largest > 0 else difference

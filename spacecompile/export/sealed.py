@@ -1,0 +1,91 @@
+"""The sealed graph: one raw frame in, one answer out, everything between in one torch module.
+
+It is written once and exported; eager PyTorch running this module on the same frame is the reference that every
+shipped file is judged against.
+
+Layout legend: H W frame rows and columns, C channels (RGB), L classes, K parts, h w decoder rows and columns.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from spacecompile.contract import ModelSpec, Tta
+from spacecompile.errors import UsageError
+from spacecompile.export.frontend import FrameToInput
+from spacecompile.export.masks import PartsInFrame, logit
+from spacecompile.export.views import d4_views, merged_class_probs, merged_part_logits, undone, view_disagreement
+
+
+class SealedGraph(nn.Module):
+    """A network with its preprocessing, test-time augmentation, mask upsampling and box rule around it."""
+
+    threshold_logits_1K11: Tensor
+
+    def __init__(self, network: nn.Module, spec: ModelSpec, tta: Tta = "none") -> None:
+        """Wrap a network.
+
+        Args:
+            network: Maps an input batch to class logits and part logits; in evaluation mode.
+            spec: Of the network.
+            tta: Test-time augmentation inside the graph.
+
+        Raises:
+            UsageError: If the views of a non-square input are asked for.
+        """
+        super().__init__()
+        check_tta(spec, tta)
+        self.tta = tta
+        self.to_input = FrameToInput(spec)
+        self.network = network
+        self.to_parts = PartsInFrame(spec)
+        threshold_logits = torch.tensor([logit(threshold) for threshold in spec.part_thresholds])
+        self.register_buffer("threshold_logits_1K11", threshold_logits.reshape(1, -1, 1, 1))
+        self.eval()
+
+    def forward(self, frame_HWC: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Answer one frame.
+
+        Args:
+            frame_HWC: uint8 RGB of the spec's frame size.
+
+        Returns:
+            Class probabilities float32 [L]; parts uint8 [H, W], bit 0 body, bit 1 panel; box float32 [4], half-open
+            xyxy in frame pixels, all zero without a set pixel; health float32 [6], see `contract.HEALTH_SIGNALS`.
+        """
+        frame_HWC = frame_HWC.to(torch.float32)
+        input_NCHW = self.to_input(frame_HWC)
+        if self.tta != "none":
+            input_NCHW = d4_views(input_NCHW)
+        class_logits_NL, part_logits_NKhw = self.network(input_NCHW)
+        class_probs_L = merged_class_probs(class_logits_NL, self.tta)
+        disagreement = torch.zeros(())
+        if self.tta != "none":
+            part_logits_NKhw = undone(part_logits_NKhw)
+            disagreement = view_disagreement(part_logits_NKhw, self.threshold_logits_1K11)
+            part_logits_NKhw = merged_part_logits(part_logits_NKhw, self.tta)
+        parts_HW, box_xyxy, parts_px, logit_max = self.to_parts(part_logits_NKhw)
+        signals = [_frame_mean(frame_HWC), frame_HWC.amax(dim=(0, 1, 2)), *parts_px.unbind(), torch.sigmoid(logit_max)]
+        return class_probs_L, parts_HW, box_xyxy, torch.stack([*signals, disagreement])
+
+
+def check_tta(spec: ModelSpec, tta: Tta) -> None:
+    """Refuse views that a spec can't have.
+
+    Raises:
+        UsageError: If the input is not square.
+    """
+    height_px, width_px = spec.input_size_px
+    if tta != "none" and height_px != width_px:
+        raise UsageError(
+            f"variant {tta} turns the input by quarter turns, but the input is {height_px}x{width_px}, not square. "
+            f"Leave {tta} out of --tta, or choose a square --imgsz."
+        )
+
+
+def _frame_mean(frame_HWC: Tensor) -> Tensor:
+    # Row by row first: one running float32 sum over millions of pixels loses three digits. Two means in a row would be
+    # fused into one by onnxsim.
+    row_means_H = frame_HWC.mean(dim=(1, 2))
+    return (row_means_H / frame_HWC.shape[0]).sum(dim=0)

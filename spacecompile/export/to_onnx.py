@@ -1,0 +1,165 @@
+"""From a sealed graph to the bytes of a self-contained ONNX file: trace, simplify, clean, check.
+
+The bytes depend on the weights, the spec and the versions of the tools, on nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Mapping
+
+import onnx
+import onnxsim
+import torch
+from onnx import ModelProto, NodeProto, TensorProto
+from torch import nn
+
+from spacecompile import __version__
+from spacecompile.contract import INPUT_NAME, OUTPUT_NAMES
+from spacecompile.errors import BuildError
+
+OPSET = 20
+"""The first with a Gelu operator; TensorRT reads up to 23, ONNX Runtime 1.20 up to 21."""
+
+OPSET_MAX = 23
+"""Of TensorRT's parser."""
+
+# Not in TensorRT, or of a shape that depends on the data (DESIGN section 5).
+_ILLEGAL_OPS = frozenset(
+    "NonZero NonMaxSuppression Unique Compress BitwiseAnd BitwiseOr BitwiseXor BitwiseNot BitShift "
+    "If Loop Scan SequenceAt SequenceConstruct StringNormalizer".split()
+)
+_UNREDUCIBLE_TYPES = (TensorProto.BOOL, TensorProto.UINT8)
+
+logger = logging.getLogger(__name__)
+
+
+def export_onnx(
+    graph: nn.Module, frame_size_px: tuple[int, int], *, facts: Mapping[str, str], opset: int = OPSET
+) -> bytes:
+    """Export a sealed graph.
+
+    Args:
+        graph: In evaluation mode.
+        frame_size_px: (height, width).
+        facts: Stored as the file's metadata.
+        opset: Of the ONNX operators.
+
+    Returns:
+        A whole ONNX file, weights included.
+
+    Raises:
+        BuildError: If the exporter or the simplifier fails, or the file breaks a rule of DESIGN section 5.
+    """
+    model = _cleaned(_simplified(_traced(graph, frame_size_px, opset)), facts)
+    problems = illegal_nodes(model)
+    if problems:
+        raise BuildError(
+            f"the exported graph breaks {len(problems)} rules of portable graphs: {'; '.join(problems[:5])}. "
+            "This encoder or decoder needs a rewrite before it compiles; report it with the checkpoint's spec."
+        )
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise BuildError(f"onnx.checker refuses the exported graph: {_first_line(error)}") from error
+    return model.SerializeToString(deterministic=True)
+
+
+def _traced(graph: nn.Module, frame_size_px: tuple[int, int], opset: int) -> ModelProto:
+    frame_HWC = torch.zeros(*frame_size_px, 3, dtype=torch.uint8)
+    talk = io.StringIO()
+    try:
+        with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(talk):
+            # The exporter warns about its own internals (deprecated torch and copyreg uses), nothing a user can act on.
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                graph,
+                (frame_HWC,),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[INPUT_NAME],
+                output_names=list(OUTPUT_NAMES),
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise BuildError(
+            f"torch's exporter can't trace this network: {_first_line(error)} Run with -vv for the whole report."
+        ) from error
+    finally:
+        logger.debug("exporter: %s", talk.getvalue())
+    if program is None:
+        raise BuildError(f"torch {torch.__version__} returned no ONNX program. Install the pinned torch.")
+    return program.model_proto
+
+
+def _simplified(model: ModelProto) -> ModelProto:
+    try:
+        simplified, same = onnxsim.simplify(model)
+    except (RuntimeError, ValueError) as error:
+        raise BuildError(f"onnxsim can't simplify the graph: {_first_line(error)} Install the pinned onnxsim.") from error
+    if not same:
+        raise BuildError("onnxsim changed what the graph computes. Install the pinned onnxsim.")
+    return simplified
+
+
+def _cleaned(model: ModelProto, facts: Mapping[str, str]) -> ModelProto:
+    """Drop what the exporter noted about this machine (stack traces, paths), renew all shapes, add the facts."""
+    graph = model.graph
+    model.producer_name, model.producer_version, model.doc_string = "spacecompile", __version__, ""
+    graph.name, graph.doc_string = "sealed", ""
+    for noted in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del noted.metadata_props[:]
+        noted.doc_string = ""
+    # onnxsim leaves shapes of tensors that it has fused away.
+    del graph.value_info[:]
+    onnx.helper.set_model_props(model, dict(facts))
+    return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+
+
+def illegal_nodes(model: ModelProto) -> tuple[str, ...]:
+    """What in a graph TensorRT's parser would refuse, one sentence each; empty for a portable graph.
+
+    Equal dtypes at every operator are the ONNX checker's to judge.
+
+    Args:
+        model: With the shapes of all tensors inferred.
+    """
+    graph = model.graph
+    tensors = {info.name: info.type.tensor_type for info in (*graph.value_info, *graph.input, *graph.output)}
+    types = {name: tensor.elem_type for name, tensor in tensors.items()}
+    types.update({weight.name: weight.data_type for weight in graph.initializer})
+    problems = [problem for node in graph.node for problem in _problems_of(node, types)]
+    for name, tensor in tensors.items():
+        if not all(extent.HasField("dim_value") for extent in tensor.shape.dim):
+            problems.append(f"tensor {name} has a shape that is not fixed")
+    for opset in model.opset_import:
+        if opset.domain not in {"", "ai.onnx"}:
+            problems.append(f"operators of {opset.domain!r} are not standard ONNX")
+        elif opset.version > OPSET_MAX:
+            problems.append(f"opset {opset.version} is above {OPSET_MAX}")
+    return tuple(problems)
+
+
+def _problems_of(node: NodeProto, types: Mapping[str, int]) -> list[str]:
+    problems = []
+    label = f"{node.op_type} {node.name!r}"
+    # An absent optional input has the name "".
+    read_types = [types.get(name) for name in node.input if name]
+    if node.op_type in _ILLEGAL_OPS:
+        problems.append(f"{label} is not in the portable set")
+    if node.op_type == "Resize" and any(attribute.name == "antialias" and attribute.i for attribute in node.attribute):
+        problems.append(f"{label} is antialiased")
+    if node.op_type.startswith("Reduce") and read_types[0] in _UNREDUCIBLE_TYPES:
+        problems.append(f"{label} reduces bytes or bools; cast them first")
+    if node.op_type != "Cast" and TensorProto.UINT8 in read_types:
+        problems.append(f"{label} reads bytes; only a Cast may")
+    problems += [f"{label} gives {name!r} of unknown type" for name in node.output if name and name not in types]
+    return problems
+
+
+def _first_line(error: Exception) -> str:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text if text.endswith(".") else text + "."

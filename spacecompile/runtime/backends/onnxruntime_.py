@@ -1,0 +1,118 @@
+"""ONNX Runtime on the CPU: the backend of the base install.
+
+Layout legend: H, W frame rows and columns; C channels (RGB).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from spacecompile.contract import INPUT_NAME, OUTPUT_NAMES
+from spacecompile.errors import FrameError, IntegrityError, UsageError
+from spacecompile.runtime.backends import GraphSignature, RawAnswer, TensorFact, signature_from_tensors
+
+# ONNX Runtime's exceptions share no base class but Exception.
+_ORT_ERRORS = (
+    ort_errors.EPFail,
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+
+_NUMPY_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16"}
+
+
+class OnnxRuntimeBackend:
+    """One graph in one ONNX Runtime session, deterministic from run to run for a given thread count."""
+
+    name = "onnxruntime"
+    version: str = ort.__version__
+
+    def __init__(self, model_bytes: bytes, *, threads: int, spinning: bool) -> None:
+        """Parse and optimise the graph.
+
+        Args:
+            model_bytes: Of a self-contained ONNX file.
+            threads: That share one operator, the calling one included.
+            spinning: Let idle threads wait busily: lower latency, more power.
+
+        Raises:
+            UsageError: If `threads` is below one.
+            IntegrityError: If the bytes are no sealed graph, or need a newer ONNX Runtime.
+        """
+        if threads < 1:
+            raise UsageError(f"threads is {threads}; at least one is needed. Check --threads.")
+        try:
+            session = ort.InferenceSession(
+                model_bytes, sess_options=_options(threads, spinning), providers=["CPUExecutionProvider"]
+            )
+        except _ORT_ERRORS as error:
+            raise IntegrityError(
+                f"ONNX Runtime {ort.__version__} refuses the graph: {_first_line(error)} "
+                "Build the bundle again, or install an ONNX Runtime as new as the one in its manifest."
+            ) from error
+        self._signature = signature_from_tensors(_facts(session.get_inputs()), _facts(session.get_outputs()))
+        self._session = session
+
+    @property
+    def signature(self) -> GraphSignature:
+        """Of the graph."""
+        return self._signature
+
+    def run(self, frame_HWC: NDArray[np.uint8]) -> RawAnswer:
+        """Answer one frame; see `Backend.run`."""
+        # Outputs are not bound to buffers of ours: ONNX Runtime allocates them anew for every run, so that the
+        # caller owns them without a copy.
+        if self._session is None:
+            raise UsageError("this backend is closed. Load the bundle again.")
+        try:
+            outputs = self._session.run(OUTPUT_NAMES, {INPUT_NAME: frame_HWC})
+        except ort_errors.InvalidArgument as error:
+            raise FrameError(
+                f"ONNX Runtime refuses the frame: {_first_line(error)} Check its shape and dtype."
+            ) from error
+        except _ORT_ERRORS as error:
+            raise IntegrityError(
+                f"ONNX Runtime {ort.__version__} failed on the graph: {_first_line(error)} Check the free memory; "
+                "if that is not it, verify the bundle with `spacecompile verify`."
+            ) from error
+        class_probs_L, parts_HW, box_xyxy, health = outputs
+        return RawAnswer(class_probs_L=class_probs_L, parts_HW=parts_HW, box_xyxy=box_xyxy, health=health)
+
+    def close(self) -> None:
+        """Free the session's memory and threads. Closing twice is harmless."""
+        self._session = None
+
+
+def _options(threads: int, spinning: bool) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.use_deterministic_compute = True
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    # Its warnings about initializers and providers tell a user nothing to act on; errors arrive as exceptions.
+    options.log_severity_level = 4
+    return options
+
+
+def _facts(nodes: Any) -> list[TensorFact]:
+    return [
+        TensorFact(name=node.name, dtype=_NUMPY_DTYPES.get(node.type, node.type), shape=tuple(node.shape))
+        for node in nodes
+    ]
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()[0]
+    return text if text.endswith(".") else text + "."

@@ -1,0 +1,1 @@
+"""Training: labelled frames in, checkpoint out. Needs the `train` extra."""

@@ -1,0 +1,70 @@
+"""The training recipe: every number that shapes the weights, in one record that travels in the checkpoint."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from spacecompile.contract import Record
+from spacecompile.errors import UsageError
+
+Augmentation = Literal["none", "light", "medium"]
+
+
+class Recipe(Record):
+    """How a network is trained. The defaults are those of the benchmark's published third-place network.
+
+    Attributes:
+        epochs: Passes over the training frames; an upper bound when `time_limit_min` is given.
+        batch_size: Frames per step. An incomplete last batch of an epoch is left out.
+        lr: Peak learning rate of decoder and heads.
+        encoder_lr_scale: Encoder's share of `lr`: 0.1 protects pretrained features, 1.0 suits training from scratch.
+        weight_decay: Of AdamW, on weights with two or more axes; norms and biases are left alone.
+        warmup_epochs: Linear ramp from zero, before the cosine.
+        clip_norm: Largest gradient norm.
+        augment: `light` is flips, quarter turns and small rotations; `medium` adds scale, shift, exposure and noise.
+        dice_weight, bce_weight, class_weight: Of the three losses.
+        label_smoothing: Of the classifier's targets.
+        ema: Decay per step of the averaged weights that are validated and kept; 0 for none.
+        seed: Of the weights, the order of the frames and the augmentation.
+        amp: Mixed precision where the device has it.
+        time_limit_min: Minutes of training; the learning rate then follows the clock. 0 for none.
+    """
+
+    epochs: int = 30
+    batch_size: int = 16
+    lr: float = 5e-3
+    encoder_lr_scale: float = 0.1
+    weight_decay: float = 1e-4
+    warmup_epochs: float = 1.0
+    clip_norm: float = 1.0
+    augment: Augmentation = "light"
+    dice_weight: float = 1.0
+    bce_weight: float = 1.0
+    class_weight: float = 1.0
+    label_smoothing: float = 0.0
+    ema: float = 0.0
+    seed: int = 0
+    amp: bool = True
+    time_limit_min: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the recipe once.
+
+        Raises:
+            UsageError: If a value makes no sense.
+        """
+        positive = ("epochs", "batch_size", "lr", "clip_norm")
+        not_negative = (
+            *("encoder_lr_scale", "weight_decay", "warmup_epochs", "time_limit_min", "seed"),
+            *("dice_weight", "bce_weight", "class_weight"),
+        )
+        fractions = ("label_smoothing", "ema")
+        rules = (
+            *((name, getattr(self, name) > 0, "above zero") for name in positive),
+            *((name, getattr(self, name) >= 0, "zero or more") for name in not_negative),
+            *((name, 0 <= getattr(self, name) < 1, "at least 0 and below 1") for name in fractions),
+        )
+        for name, holds, rule in rules:
+            if not holds:
+                flag = name.replace("_", "-")
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be {rule}. Check --{flag}.")

@@ -1,0 +1,282 @@
+"""One training run from a data folder to `model.pt`: epochs, box calibration, rounding to half, final scores."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import segmentation_models_pytorch as smp
+import timm
+import torch
+
+from spacecompile import __version__
+from spacecompile.contract import BoxRule, Cost, ModelSpec, Progress, no_progress
+from spacecompile.data.spark import LabelledFrame, read_split
+from spacecompile.errors import CheckpointError, OutputError, UsageError
+from spacecompile.metrics import Scores
+from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
+from spacecompile.network.count import cost_of
+from spacecompile.network.model import MultiTaskNetwork
+from spacecompile.train.boxes import calibrated_box_rule, cases_from_answers
+from spacecompile.train.dataset import Cache, TrainingFrames, ValidationFrames
+from spacecompile.train.device import DevicePlan, plan_device
+from spacecompile.train.evaluate import answers, score_rules
+from spacecompile.train.loop import Callbacks, LoopInputs, run_epochs, steps_per_epoch, write_text
+from spacecompile.train.recipe import Recipe
+from spacecompile.train.state import TrainingState, load_state, new_state
+
+log = logging.getLogger(__name__)
+
+CALIBRATION_FRAMES = 512
+RUN_FILES = ("last.pt", "best.pt", "model.pt", "history.jsonl", "train.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """What to train, on what, where to.
+
+    Attributes:
+        data: Root of a data set in the SPARK format with the splits train and val.
+        output: Folder of the run.
+        recipe: Ignored when resuming: the run's own is used.
+        spec_changes: Fields of `ModelSpec` that differ from the reference network's, or from those of `init`.
+        init: Checkpoint whose weights and spec to start from.
+        resume: Go on from `output/last.pt`.
+        force: Overwrite an earlier run.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        cache: Where decoded frames stay.
+        val_frames: Frames to validate on after each epoch, spread over the split; 0 for all.
+        limit_frames: Training frames to use, spread over the split; 0 for all.
+        command: That the user typed, for the records.
+    """
+
+    data: Path
+    output: Path
+    recipe: Recipe
+    spec_changes: dict[str, Any] = field(default_factory=dict)
+    init: Path | None = None
+    resume: bool = False
+    force: bool = False
+    device: str = "auto"
+    cache: Cache = "auto"
+    val_frames: int = 0
+    limit_frames: int = 0
+    command: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainReport:
+    """What a run gave.
+
+    Attributes:
+        checkpoint: Path of `model.pt`.
+        checkpoint_bytes: Its size.
+        scores: Of exactly these bytes, on the whole validation split.
+        s_det_before: With the plain box rule instead of the calibrated one.
+        elapsed_s: Time spent in training, over all resumptions.
+    """
+
+    checkpoint: Path
+    checkpoint_bytes: int
+    scores: Scores
+    s_det_before: float
+    elapsed_s: float
+
+
+def train(job: TrainJob, *, callbacks: Callbacks | None = None, progress: Progress = no_progress) -> TrainReport:
+    """Train a network and store it.
+
+    Args:
+        job: What to do.
+        callbacks: Told after every step and epoch.
+        progress: Told during calibration and final evaluation.
+
+    Raises:
+        DataError: If the data can't be read or its classes don't fit.
+        OutputError: If the output exists, or can't be written.
+        CheckpointError: If `init` or the state to resume is unusable.
+        UsageError: If a setting makes no sense, or the training diverged.
+    """
+    torch.set_flush_denormal(True)
+    train_frames = spread(read_split(job.data, "train"), job.limit_frames)
+    val_frames = read_split(job.data, "val")
+    state, plan = _prepared_state(job)
+    spec = state.network.spec
+    cost = cost_of(MultiTaskNetwork(spec), spec.input_size_px)
+    inputs = LoopInputs(
+        train_frames=TrainingFrames(
+            train_frames, classes=spec.classes, input_size_px=spec.input_size_px, cache=job.cache
+        ),
+        val_frames=_validation_frames(spread(val_frames, job.val_frames), spec, job.cache),
+        plan=plan,
+        cost=cost,
+        output=job.output,
+    )
+    steps_per_epoch(state, inputs.train_frames)  # refuses too few frames before any folder is made
+    _prepare_output(job)
+    run_epochs(state, inputs, callbacks or Callbacks())
+    facts = _facts(job, state, plan, frames=len(train_frames))
+    return _finish(job, state, facts, _Finals(plan=plan, cost=cost, train=train_frames, val=val_frames), progress)
+
+
+def spread(frames: Sequence[LabelledFrame], limit: int) -> list[LabelledFrame]:
+    """At most `limit` frames, evenly spread, so that a split sorted by class keeps all classes; 0 keeps all."""
+    if not 0 < limit < len(frames):
+        return list(frames)
+    return [frames[index] for index in np.linspace(0, len(frames) - 1, limit).round().astype(int)]
+
+
+def _validation_frames(frames: Sequence[LabelledFrame], spec: ModelSpec, cache: Cache) -> ValidationFrames:
+    return ValidationFrames(
+        frames,
+        classes=spec.classes,
+        input_size_px=spec.input_size_px,
+        frame_size_px=spec.frame_size_px,
+        cache=cache,
+    )
+
+
+def _prepared_state(job: TrainJob) -> tuple[TrainingState, DevicePlan]:
+    if job.resume and (job.force or job.init):
+        raise UsageError("--resume goes on with a run as it is; it can't be combined with --force or --init.")
+    if job.resume:
+        # The run's own recipe says whether mixed precision is wanted.
+        state = load_state(job.output / "last.pt", plan_device("cpu", amp=False))
+        plan = plan_device(job.device, amp=state.recipe.amp)
+        return load_state(job.output / "last.pt", plan), plan
+    _refuse_existing(job)
+    plan = plan_device(job.device, amp=job.recipe.amp)
+    torch.manual_seed(job.recipe.seed)
+    return new_state(_initial_network(job), job.recipe, plan), plan
+
+
+def _refuse_existing(job: TrainJob) -> None:
+    if job.output.exists() and not job.output.is_dir():
+        raise OutputError(f"output {job.output} is a file. Choose another folder with --output.")
+    if not job.force and job.output.is_dir() and any(job.output.iterdir()):
+        raise OutputError(
+            f"output {job.output} exists and is not empty. Go on with --resume, overwrite with --force, or choose "
+            "another folder with --output."
+        )
+
+
+def _initial_network(job: TrainJob) -> MultiTaskNetwork:
+    if job.init is None:
+        return MultiTaskNetwork(_changed(ModelSpec(), job.spec_changes))
+    loaded = load_checkpoint(job.init)
+    network = MultiTaskNetwork(_changed(loaded.spec, {"box": BoxRule(), **job.spec_changes}))
+    try:
+        network.load_state_dict(loaded.network.state_dict())
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise CheckpointError(f"the weights of {job.init} don't fit the network asked for: {reason}") from error
+    return network
+
+
+def _changed(spec: ModelSpec, changes: dict[str, Any]) -> ModelSpec:
+    return msgspec.structs.replace(spec, **changes)
+
+
+def _prepare_output(job: TrainJob) -> None:
+    try:
+        job.output.mkdir(parents=True, exist_ok=True)
+        if not job.resume:
+            for name in RUN_FILES:
+                (job.output / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"can't use output folder {job.output}: {error.strerror}. Choose another --output.") from error
+    # An output that can't be written is found now, not after the first epoch.
+    write_text(job.output / "train.json", json.dumps({"command": job.command, "finished": False}) + "\n")
+
+
+def _facts(job: TrainJob, state: TrainingState, plan: DevicePlan, *, frames: int) -> dict[str, Any]:
+    return {
+        "command": job.command,
+        "recipe": json.loads(msgspec.json.encode(state.recipe)),
+        "epochs": state.epochs_done,
+        "steps": state.steps_done,
+        "frames": frames,
+        "elapsed_s": round(state.elapsed_s, 1),
+        "device": plan.name,
+        "amp": str(plan.autocast_dtype).removeprefix("torch.") if plan.autocast_dtype else "float32",
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "spacecompile": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "segmentation_models_pytorch": smp.__version__,
+            "timm": timm.__version__,
+        },
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Finals:
+    plan: DevicePlan
+    cost: Cost
+    train: Sequence[LabelledFrame]
+    val: Sequence[LabelledFrame]
+
+
+def _finish(
+    job: TrainJob, state: TrainingState, facts: dict[str, Any], finals: _Finals, progress: Progress
+) -> TrainReport:
+    """Round the best weights, calibrate the box on training frames, score the result on all validation frames."""
+    start_s = time.perf_counter()
+    network = load_checkpoint(job.output / "best.pt").network
+    _round_to_half(network)
+    network = network.to(device=finals.plan.device, memory_format=torch.channels_last)
+    plan = replace(finals.plan, autocast_dtype=None)  # the stored scores are those of float32 inference
+    plain = network.spec.box
+    rule = _calibrated(network, finals, plan, progress)
+    val_frames = _validation_frames(finals.val, network.spec, "none")
+    before, scores = score_rules(
+        network, val_frames, (plain, rule), cost=finals.cost, plan=plan, step="final scores", progress=progress
+    )
+    network.spec = _changed(network.spec, {"box": rule})
+    facts = {
+        **facts,
+        "scores": json.loads(msgspec.json.encode(scores)),
+        "validation": {"split": "val", "frames": len(finals.val), "frame_size_px": list(network.spec.frame_size_px)},
+        "box_calibration": {
+            "frames": min(CALIBRATION_FRAMES, len(finals.train)),
+            "s_det_before": before.s_det,
+            "s_det_after": scores.s_det,
+        },
+    }
+    path = job.output / "model.pt"
+    save_checkpoint(path, network, training=facts, half=True)
+    facts["spec"] = json.loads(msgspec.json.encode(network.spec))
+    facts["finish_s"] = round(time.perf_counter() - start_s, 1)
+    write_text(job.output / "train.json", json.dumps({**facts, "finished": True}, indent=2) + "\n")
+    return TrainReport(
+        checkpoint=path,
+        checkpoint_bytes=path.stat().st_size,
+        scores=scores,
+        s_det_before=before.s_det,
+        elapsed_s=state.elapsed_s,
+    )
+
+
+def _calibrated(network: MultiTaskNetwork, finals: _Finals, plan: DevicePlan, progress: Progress) -> BoxRule:
+    frames = _validation_frames(spread(finals.train, CALIBRATION_FRAMES), network.spec, "none")
+    cases = cases_from_answers(
+        answers(network, frames, plan=plan, batch_size=16, step="calibrate boxes", progress=progress)
+    )
+    return calibrated_box_rule(cases, frame_size_px=network.spec.frame_size_px, start=network.spec.box)
+
+
+@torch.no_grad()
+def _round_to_half(network: MultiTaskNetwork) -> None:
+    """Give the weights the values that half-precision storage will give back."""
+    for tensor in network.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.half().float())

@@ -1,0 +1,122 @@
+"""The training state on disk: `last.pt`, everything that `--resume` needs, without a single pickled object."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from spacecompile.contract import ModelSpec
+from spacecompile.errors import CheckpointError, OutputError
+from spacecompile.network.model import MultiTaskNetwork
+from spacecompile.train.device import DevicePlan
+from spacecompile.train.optimise import AveragedWeights, optimizer_of
+from spacecompile.train.recipe import Recipe
+
+STATE_FORMAT = "spacecompile-training-1"
+
+
+@dataclass(kw_only=True)
+class TrainingState:
+    """A run between two epochs. Random numbers need no state: every epoch seeds its own.
+
+    Attributes:
+        recipe: Of the whole run.
+        network: Being trained.
+        optimizer: Of the network.
+        scaler: Of float16 gradients; disabled otherwise.
+        averaged: Averaged weights, if the recipe wants them.
+        epochs_done, steps_done: So far.
+        elapsed_s: Time spent in training so far, over all resumptions.
+        best_s_acc: Highest validation score so far, -1 before the first.
+        history: One JSON object per epoch.
+    """
+
+    recipe: Recipe
+    network: MultiTaskNetwork
+    optimizer: torch.optim.AdamW
+    scaler: torch.amp.GradScaler
+    averaged: AveragedWeights | None
+    epochs_done: int = 0
+    steps_done: int = 0
+    elapsed_s: float = 0.0
+    best_s_acc: float = -1.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def evaluated(self) -> MultiTaskNetwork:
+        """The weights that are validated and kept."""
+        return self.averaged.network if self.averaged else self.network
+
+
+def new_state(network: MultiTaskNetwork, recipe: Recipe, plan: DevicePlan) -> TrainingState:
+    """A run that has not begun. The network is moved to the plan's device."""
+    network = network.to(device=plan.device, memory_format=torch.channels_last)
+    return TrainingState(
+        recipe=recipe,
+        network=network,
+        optimizer=optimizer_of(network, recipe),
+        scaler=torch.amp.GradScaler(plan.device.type, enabled=plan.scales_loss),
+        averaged=AveragedWeights(network, recipe.ema) if recipe.ema else None,
+    )
+
+
+def save_state(path: Path, state: TrainingState) -> None:
+    """Write `last.pt` atomically.
+
+    Raises:
+        OutputError: If the file can't be written.
+    """
+    content = {
+        "format": STATE_FORMAT,
+        "recipe": json.loads(msgspec.json.encode(state.recipe)),
+        "spec": json.loads(msgspec.json.encode(state.network.spec)),
+        "network": state.network.state_dict(),
+        "averaged": state.averaged.network.state_dict() if state.averaged else None,
+        "optimizer": state.optimizer.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        **{name: getattr(state, name) for name in _PLAIN},
+    }
+    part = path.with_name(path.name + ".part")
+    try:
+        torch.save(content, part)
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:
+        part.unlink(missing_ok=True)
+        raise OutputError(f"can't write {path}: {error}. Check the folder and its free space.") from error
+
+
+_PLAIN = ("epochs_done", "steps_done", "elapsed_s", "best_s_acc", "history")
+
+
+def load_state(path: Path, plan: DevicePlan) -> TrainingState:
+    """Read `last.pt` back.
+
+    Raises:
+        CheckpointError: If it is missing, truncated or foreign.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist, so there is nothing to resume. Start without --resume.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content["format"] != STATE_FORMAT:
+            raise CheckpointError(f"{path} has format {content['format']!r}, expected {STATE_FORMAT!r}. Start anew.")
+        network = MultiTaskNetwork(msgspec.convert(content["spec"], ModelSpec))
+        state = new_state(network, msgspec.convert(content["recipe"], Recipe), plan)
+        state.network.load_state_dict(content["network"])
+        if state.averaged:
+            state.averaged.network.load_state_dict(content["averaged"])
+        state.optimizer.load_state_dict(content["optimizer"])
+        state.scaler.load_state_dict(content["scaler"])
+        for name in _PLAIN:
+            setattr(state, name, content[name])
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{path} is truncated or not a training state: {reason}. Start without --resume.") from error
+    return state

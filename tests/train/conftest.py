@@ -1,0 +1,48 @@
+"""Tiny labelled frames in the SPARK format: a bright bus with one panel, the class told by the bus's colour."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spacecompile.data import spark
+
+
+def write_tiny_split(root: Path, split: str, *, frames: int, size_px: int, seed: int) -> None:
+    """Write `frames` square frames, classes in turn."""
+    rng = np.random.default_rng(seed)
+    labelled = []
+    for index in range(frames):
+        class_index = index % len(spark.SPARK_CLASSES)
+        class_name = spark.SPARK_CLASSES[class_index]
+        frame_HWC = rng.integers(0, 20, (size_px, size_px, 3)).astype(np.uint8)
+        parts_HW = np.zeros((size_px, size_px), np.uint8)
+        side = int(rng.integers(size_px // 6, size_px // 3))
+        x, y = (int(value) for value in rng.integers(0, size_px - 2 * side, 2))
+        parts_HW[y : y + side, x : x + side] = spark.BODY_BIT
+        parts_HW[y + side // 4 : y + side // 2, x + side : x + 2 * side] = spark.PANEL_BIT
+        hue = np.array([class_index % 3, class_index // 3, 2]) * 40 + 60
+        frame_HWC[parts_HW == spark.BODY_BIT] = hue
+        frame_HWC[parts_HW == spark.PANEL_BIT] = (40, 60, 200)
+        name = f"{split}_{index:05d}"
+        frame = spark.LabelledFrame(
+            image_path=spark.image_path(root, class_name, split, f"{name}_img.jpg"),
+            mask_path=spark.mask_path(root, class_name, split, f"{name}_layer.jpg"),
+            class_name=class_name,
+            box_xyxy=(x, y, x + 2 * side, y + side),
+        )
+        spark.write_image(frame.image_path, frame_HWC, jpeg_quality=95)
+        spark.write_mask(frame.mask_path, parts_HW)
+        labelled.append(frame)
+    spark.write_split_csv(root, split, labelled)
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 training and 10 validation frames of 96x96."""
+    root = tmp_path_factory.mktemp("tiny")
+    write_tiny_split(root, "train", frames=40, size_px=96, seed=1)
+    write_tiny_split(root, "val", frames=10, size_px=96, seed=2)
+    return root
