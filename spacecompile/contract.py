@@ -64,7 +64,7 @@ def no_progress(step: str, done: int, total: int) -> None:
     """Ignore progress: the default of every library call."""
 
 
-# Type checkers do not see that a subclass of a msgspec Struct inherits these two options.
+# For type checkers: msgspec does hand `frozen` down to subclasses, but leaves `kw_only` to each of them.
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of every record that is stored as JSON: immutable, keyword-only, strict when read."""

@@ -55,6 +55,7 @@ class Contest:
         cold_starts: By variant.
         agreements: By peer.
         missing: Why a peer did not run, by peer.
+        order: Names of all who take part, variants first.
         recording: The samples.
         samples: A few frames with the answers of the first variant, for pictures.
     """
@@ -63,6 +64,7 @@ class Contest:
     cold_starts: dict[str, ColdStart] = field(default_factory=dict)
     agreements: dict[str, Agreement] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    order: list[str] = field(default_factory=list)
     recording: Recording = field(default_factory=Recording)
     samples: list[tuple[NDArray[np.uint8], Answer]] = field(default_factory=list)
 
@@ -70,7 +72,9 @@ class Contest:
         """Summaries by scope and contestant."""
         scopes = {"engine": self.recording.engine_ms, "app": self.recording.app_ms}
         return {
-            scope: {name: summarise(list(by_round.values()), percentiles) for name, by_round in by_name.items()}
+            scope: {
+                name: summarise(list(by_name[name].values()), percentiles) for name in self.order if name in by_name
+            }
             for scope, by_name in scopes.items()
         }
 
@@ -127,6 +131,7 @@ def run_contest(
         expected = [answered_from_answer(answer) for answer in answers]
         contest.agreements = _agreements(peers, stream, expected, progress)
         everyone: list[Contestant] = [*opened.values(), *peers]
+        contest.order = [contestant.name for contestant in everyone]
         measure(everyone, stream.frames_HWC, settings.latency, contest.recording, progress=progress)
 
 

@@ -68,7 +68,8 @@ def frame_of_size(path: Path, frame_size_px: tuple[int, int]) -> NDArray[np.uint
     Raises:
         DataError: If it has another size.
     """
-    frame_HWC = read_frame_HWC(path)
+    # Pillow's pixels are read-only, which torch refuses to share.
+    frame_HWC = read_frame_HWC(path).copy()
     if frame_HWC.shape[:2] != frame_size_px:
         raise DataError(
             f"{path} is {frame_HWC.shape[0]}x{frame_HWC.shape[1]} pixels (height x width); the bundle takes "
@@ -88,7 +89,7 @@ def stream_from_bundle(bundle: Bundle, limit: int) -> FrameStream:
     frames = []
     for path in paths[:limit]:
         with Image.open(io.BytesIO(bundle.read(path))) as image:
-            frames.append((PurePosixPath(path).name, np.asarray(image.convert("RGB"), dtype=np.uint8)))
+            frames.append((PurePosixPath(path).name, np.array(image.convert("RGB"), dtype=np.uint8)))
     fitting = [(name, frame_HWC) for name, frame_HWC in frames if frame_HWC.shape[:2] == frame_size_px]
     if not fitting:
         raise UsageError(

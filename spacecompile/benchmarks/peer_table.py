@@ -120,6 +120,6 @@ def open_peers(
 def answered_from_peer(answer: PeerAnswer) -> Answered:
     """A peer's answer in the common form; apart from `run`, since a user needs no packed mask."""
     class_probs_L, parts_KHW, box_xyxy = answer
-    bits_K11 = np.left_shift(1, np.arange(len(parts_KHW)), dtype=np.uint8).reshape(-1, 1, 1)
+    bits_K11 = np.asarray([1 << part for part in range(len(parts_KHW))], np.uint8).reshape(-1, 1, 1)
     packed_HW = (parts_KHW * bits_K11).sum(axis=0, dtype=np.uint8)
     return Answered(class_probs_L=class_probs_L, parts_HW=packed_HW, box_xyxy=box_xyxy)

@@ -220,18 +220,18 @@ class Peer(Record):
 
     Attributes:
         label: What it does, in one line.
-        agreement: With the first variant without test-time augmentation; absent when the peer did not run.
         ratios: By variant.
+        agreement: With the first variant without test-time augmentation; absent when the peer did not run.
         missing: Why it did not run and what adds it; None when it ran.
     """
 
     label: str
-    agreement: Agreement | UnsetType = UNSET
     ratios: dict[str, Ratio]
+    agreement: Agreement | UnsetType = UNSET
     missing: str | None = None
 
 
-class BenchResult(Record):
+class BenchResult(Record, kw_only=True):
     """A whole results file.
 
     Attributes:

@@ -37,6 +37,7 @@ def build_if_needed(
     precision: tuple[Precision, ...] = ("fp32",),
     tta: tuple[Tta, ...] = ("none", "d4"),
     data: Path | None = None,
+    force: bool = False,
     progress: Progress = no_progress,
 ) -> bool:
     """Build a checkpoint unless the bundle is current.
@@ -47,6 +48,7 @@ def build_if_needed(
         precision: Of the variants.
         tta: Of the variants.
         data: Frames for the parity check.
+        force: Build even when the bundle is current.
         progress: Told the steps of the build.
 
     Returns:
@@ -56,10 +58,11 @@ def build_if_needed(
         MissingPartError: If the compiler is not installed.
         SpacecompileError: As the build.
     """
-    if is_current(output, checkpoint, precision=precision, tta=tta):
+    if not force and is_current(output, checkpoint, precision=precision, tta=tta):
         return False
     try:
-        from spacecompile.export.build import build
+        # Only a machine that builds needs the compiler; a bundle that is there can be measured without it.
+        from spacecompile.export.build import build  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise MissingPartError(
             f"building the bundle needs the package {error.name}, which is not installed. Run: "

@@ -96,6 +96,12 @@ def summarise(samples_ms: Sequence[float], further_percentiles: Sequence[float] 
     )
 
 
+def percentile_of(latency: Latency, key: str) -> float | None:
+    """A percentile of a summary by its name; None below its sample floor."""
+    fixed = {"p50_ms": latency.p50_ms, "p90_ms": latency.p90_ms, "p99_ms": latency.p99_ms}
+    return (fixed | latency.further_ms).get(key)
+
+
 def paired_ratio(ours_ms: Mapping[int, float], theirs_ms: Mapping[int, float]) -> Ratio | None:
     """How much of the peer's time we take, from the rounds in which both answered the same frame.
 

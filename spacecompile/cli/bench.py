@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from spacecompile.cli import console
-from spacecompile.errors import EXIT_INTERRUPTED, OutputError, UsageError
+from spacecompile.errors import EXIT_INTERRUPTED, OutputError, SpacecompileError, UsageError
 
 if TYPE_CHECKING:
     from spacecompile.benchmarks.records import BenchResult
-    from spacecompile.benchmarks.suite import BenchSettings
+    from spacecompile.benchmarks.suite import BenchRun, BenchSettings
 
 REFERENCE_BUNDLE = Path("runs") / "reference.spacepkg"
 
@@ -113,8 +113,7 @@ def bench_bundle(
     if report is not None:
         _write_report(report, run)
     if json is not None:
-        failure = {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code} if error else None
-        console.emit_json(_with_failure(result, failure), json)
+        console.emit_json(_document(result, error), json)
     console.say(f"measured in {time.perf_counter() - start_s:.0f} s" + _where(report, json))
     if result.partial:
         console.say("[yellow]interrupted[/]: the result is partial and marked as such")
@@ -162,7 +161,9 @@ def _check_destinations(report: Path | None, json: str | None) -> None:
     files = [(report, "--report"), (None if json in (None, "-") else Path(json), "--json")]
     for path, flag in files:
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-            raise OutputError(f"can't write {path}: its folder does not exist, or it is one. Choose another with {flag}.")
+            raise OutputError(
+                f"can't write {path}: its folder does not exist, or it is one. Choose another with {flag}."
+            )
 
 
 def _write_report(path: Path, run: BenchRun) -> None:
@@ -176,6 +177,17 @@ def _write_report(path: Path, run: BenchRun) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise OutputError(f"can't write {path}: {error.strerror}. Choose another file with --report.") from error
+
+
+def _document(result: BenchResult, error: SpacecompileError | None) -> dict[str, Any]:
+    """The results file; with an exceeded budget it says so under the key that every failure uses."""
+    import msgspec
+
+    document: dict[str, Any] = msgspec.to_builtins(result)
+    if error is not None:
+        failure = {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
+        document["error"] = failure
+    return document
 
 
 def _where(report: Path | None, json: str | None) -> str:

@@ -6,17 +6,21 @@ import logging
 import sys
 from typing import Annotated
 
-import click
 import typer
+from typer.exceptions import Abort, TyperException
 
 from spacecompile import __version__
 from spacecompile.cli.bench import bench
 from spacecompile.cli.build import build
 from spacecompile.cli.console import emit_json, stderr
+from spacecompile.cli.demo import demo
+from spacecompile.cli.eval import eval_
+from spacecompile.cli.inspect import inspect
 from spacecompile.cli.predict import predict
 from spacecompile.cli.render import render
 from spacecompile.cli.train import train
-from spacecompile.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED, SpacecompileError
+from spacecompile.cli.verify import verify
+from spacecompile.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED, SpacecompileError, UsageError
 
 app = typer.Typer(
     name="spacecompile",
@@ -49,8 +53,8 @@ def _root(
 
 
 # In the order in which a user meets them.
-for command in (render, train, build, predict, bench):
-    app.command(command.__name__)(command)
+for command in (render, train, build, inspect, verify, predict, eval_, bench, demo):
+    app.command(command.__name__.rstrip("_"))(command)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,17 +71,23 @@ def main(arguments: list[str] | None = None) -> int:
         result = app(given, prog_name="spacecompile", standalone_mode=False)
     except SpacecompileError as error:
         return _fail(given, kind=type(error).__name__, text=str(error), code=error.exit_code)
-    except click.ClickException as error:
-        if isinstance(error, click.UsageError) and error.ctx is not None:
-            hint = f" See `{error.ctx.command_path} --help`."
-        else:
-            hint = ""
-        return _fail(given, kind="UsageError", text=error.format_message() + hint, code=error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        return _fail(given, kind="Interrupted", text="interrupted; nothing half-written is left.", code=EXIT_INTERRUPTED)
+    except TyperException as error:
+        return _fail(given, kind="UsageError", text=_usage_text(error), code=UsageError.exit_code)
+    except (KeyboardInterrupt, Abort):
+        result = EXIT_INTERRUPTED
     except BrokenPipeError:
         return EXIT_UNEXPECTED
+    # typer itself turns an interrupt into a returned exit code.
+    if result == EXIT_INTERRUPTED:
+        return _fail(given, kind="Interrupted", text="nothing half-written is left.", code=EXIT_INTERRUPTED)
     return result if isinstance(result, int) else 0
+
+
+def _usage_text(error: TyperException) -> str:
+    """What was wrong with the command line, and where its help is."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "spacecompile"
+    return f"{error.format_message()} See `{path} --help`."
 
 
 def _fail(given: list[str], *, kind: str, text: str, code: int) -> int:

@@ -66,6 +66,8 @@ def predict(
     named = find_images(images, recursive=recursive)
     overlay_paths = [output / name for name in overlay_names(named)] if overlays else None
     _refuse_unwritable(output, [output / ANSWERS_NAME, *(overlay_paths or [])], force=force)
+    if json is not None and json != "-" and not Path(json).absolute().parent.is_dir():
+        raise OutputError(f"can't write {json}: its folder does not exist. Choose another file with --json.")
     started_s = time.perf_counter()
     with load(bundle, backend=backend, tta=tta, precision=precision, variant=variant, threads=threads) as session:
         _make_folder(output)

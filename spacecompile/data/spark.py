@@ -52,6 +52,8 @@ CSV_COLUMNS: Final = (IMAGE_COLUMN, MASK_COLUMN, CLASS_COLUMN, BOX_COLUMN)
 MASK_THRESHOLD: Final = 127
 MASK_JPEG_QUALITY: Final = 95
 
+PARTIAL_PREFIX: Final = ".partial-"
+
 BoxXYXY: TypeAlias = tuple[int, int, int, int]
 
 
@@ -295,7 +297,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         OutputError: If the folder or the file can't be written.
     """
-    temporary_path = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    temporary_path = path.with_name(f"{PARTIAL_PREFIX}{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary_path.write_bytes(content)

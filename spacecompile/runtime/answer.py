@@ -6,7 +6,7 @@ Layout legend: H, W frame rows and columns; L classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -37,9 +37,9 @@ class Answer:
     class_name: str
     class_index: int
     class_probs: NDArray[np.float32]
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = field(repr=False)
     box_xyxy: NDArray[np.float32]
-    parts_HW: NDArray[np.uint8]
+    parts_HW: NDArray[np.uint8] = field(repr=False)
     health: Mapping[str, float]
     flags: tuple[str, ...]
 

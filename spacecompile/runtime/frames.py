@@ -22,7 +22,8 @@ from spacecompile.errors import FrameError, UsageError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    FrameSource: TypeAlias = NDArray[np.uint8] | str | Path | Image
+FrameSource: TypeAlias = "NDArray[np.uint8] | str | Path | Image"
+"""What a caller may hand over as one frame."""
 
 Color = Literal["rgb", "bgr", "gray"]
 """What a caller's frames hold. `rgb` frames pass as they are; `bgr` has its channels swapped, as OpenCV reads them;

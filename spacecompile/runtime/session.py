@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,12 +22,9 @@ from spacecompile.runtime.answer import Answer, answer_from_raw
 from spacecompile.runtime.backends import Backend
 from spacecompile.runtime.backends.registry import choose_backend
 from spacecompile.runtime.bundle import Bundle, open_bundle
-from spacecompile.runtime.frames import Color, FrameReader
+from spacecompile.runtime.frames import Color, FrameReader, FrameSource
 from spacecompile.runtime.guard import GuardRule
 from spacecompile.runtime.threads import usable_cores
-
-if TYPE_CHECKING:
-    from spacecompile.runtime.frames import FrameSource
 
 # From the most to the least exact, as `precision=None` prefers: on a CPU fewer bits are not faster by themselves.
 _EXACTNESS = ("fp32", "fp16", "int8")

@@ -27,6 +27,7 @@ from spacecompile.train.augment import SETTINGS, augmented
 from spacecompile.train.dataset import Batch, TrainingFrames, ValidationFrames
 from spacecompile.train.device import DevicePlan
 from spacecompile.train.evaluate import score_rules
+from spacecompile.train.fused import TrainingForward
 from spacecompile.train.losses import Losses, multi_task_losses
 from spacecompile.train.optimise import lr_factor, set_lr
 from spacecompile.train.state import TrainingState, save_state
@@ -243,7 +244,9 @@ def _losses(state: TrainingState, batch: Batch, plan: DevicePlan, generator: tor
         pixels_NCHW = augmented(pixels_NCHW, SETTINGS[recipe.augment], generator)
     input_NCHW = normalised(pixels_NCHW[:, :3], spec.mean, spec.std)
     with plan.autocast():
-        class_logits_NL, part_logits_NKhw = state.network(input_NCHW.contiguous(memory_format=torch.channels_last))
+        class_logits_NL, part_logits_NKhw = TrainingForward(state.network)(
+            input_NCHW.contiguous(memory_format=torch.channels_last)
+        )
     return multi_task_losses(
         class_logits_NL,
         part_logits_NKhw,

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from spacecompile.data import spark
@@ -74,9 +72,8 @@ def test_parts_survive_the_jpeg_mask_exactly(tmp_path: Path, seed: int) -> None:
     np.testing.assert_array_equal(spark.parts_HW_from_mask(tmp_path / "mask.jpg"), parts_HW)
 
 
-@given(st.binary(min_size=64, max_size=64))
-def test_mask_colours_and_part_bits_are_inverses(pixels: bytes) -> None:
-    parts_HW = (np.frombuffer(pixels, np.uint8) & 3).reshape(8, 8)
+def test_mask_colours_and_part_bits_are_inverses() -> None:
+    parts_HW = np.array([[0, spark.BODY_BIT], [spark.PANEL_BIT, spark.BODY_BIT | spark.PANEL_BIT]], np.uint8)
     np.testing.assert_array_equal(spark.parts_HW_from_mask(spark.mask_HWC_from_parts(parts_HW)), parts_HW)
 
 

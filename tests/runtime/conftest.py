@@ -121,8 +121,9 @@ def write_bundle(
     *,
     frame_size_px: tuple[int, int] = FRAME_SIZE_PX,
     classes: tuple[str, ...] = CLASSES,
+    further_files: dict[str, bytes] | None = None,
 ) -> Path:
-    """A bundle folder of given graphs, with an honest manifest."""
+    """A bundle folder of given graphs and further files, with an honest manifest."""
     graphs = graphs or {("fp32", "none"): color_graph(frame_size_px=frame_size_px)}
     variants, files = [], {}
     for (precision, tta), content in graphs.items():
@@ -131,13 +132,11 @@ def write_bundle(
         (root / path).parent.mkdir(parents=True)
         (root / path).write_bytes(content)
         files[path] = FileFact(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
-        variants.append(
-            Variant(name=name, precision=precision, tta=tta, path=path, opset=20, tolerance=FP32_TOLERANCE)
-        )
-    report = b'{"frames": 0}'
-    (root / "reports").mkdir()
-    (root / "reports/parity.json").write_bytes(report)
-    files["reports/parity.json"] = FileFact(sha256=hashlib.sha256(report).hexdigest(), bytes=len(report))
+        variants.append(Variant(name=name, precision=precision, tta=tta, path=path, opset=20, tolerance=FP32_TOLERANCE))
+    for path, content in ({"reports/parity.json": b'{"frames": 0}'} | (further_files or {})).items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content)
+        files[path] = FileFact(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
     cost = Cost(params=1, macs_fvcore=1, macs_torch=1)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,

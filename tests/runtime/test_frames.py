@@ -35,7 +35,7 @@ def test_an_array_that_fits_is_not_copied(frame: NDArray[np.uint8]) -> None:
 @pytest.mark.parametrize(
     "view",
     [
-        lambda frame: np.asfortranarray(frame),
+        np.asfortranarray,
         lambda frame: np.repeat(frame, 2, axis=1)[:, ::2],
         lambda frame: np.ascontiguousarray(frame[::-1])[::-1],
         lambda frame: np.dstack([frame, frame[..., :1]])[..., :3],
@@ -91,7 +91,10 @@ def test_gray_is_repeated_only_when_asked_for(tmp_path: Path, frame: NDArray[np.
         (np.zeros((*SIZE, 1), np.uint8), 'color="gray"'),
         (np.zeros((*SIZE, 4), np.uint8), "Drop the alpha channel."),
         (np.zeros((1, *SIZE, 3), np.uint8), "Hand batches to `session.batch`."),
-        (np.zeros((128, 96, 3), np.uint8), "Crop or resize to 96x128 (height x width) yourself, or rebuild with --frame"),
+        (
+            np.zeros((128, 96, 3), np.uint8),
+            "Crop or resize to 96x128 (height x width) yourself, or rebuild with --frame",
+        ),
         (np.zeros((), np.uint8), "Give one frame as [H, W, 3]."),
         (np.zeros((0, 128, 3), np.uint8), "Crop or resize"),
         (np.array(["x"], object), "Scale object to uint8"),
@@ -182,10 +185,10 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
         READER.read(tmp_path)
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "BMP", "WEBP"])
-def test_truncated_files_are_refused_at_any_length(tmp_path: Path, frame: NDArray[np.uint8], format: str) -> None:
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "TIFF", "BMP", "WEBP"])
+def test_truncated_files_are_refused_at_any_length(tmp_path: Path, frame: NDArray[np.uint8], file_format: str) -> None:
     stream = io.BytesIO()
-    Image.fromarray(frame).save(stream, format)
+    Image.fromarray(frame).save(stream, file_format)
     content = stream.getvalue()
     path = tmp_path / "frame.img"
     for length in range(0, len(content) * 9 // 10, max(1, len(content) // 40)):
@@ -201,12 +204,14 @@ def test_an_image_object_over_a_truncated_file_is_refused(tmp_path: Path, frame:
         READER.read(image)
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "BMP", "WEBP"])
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "TIFF", "BMP", "WEBP"])
 # Pillow warns about odd metadata in damaged TIFF files before it gives up or goes on.
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-def test_damaged_files_give_a_frame_or_a_frame_error(tmp_path: Path, frame: NDArray[np.uint8], format: str) -> None:
+def test_damaged_files_give_a_frame_or_a_frame_error(
+    tmp_path: Path, frame: NDArray[np.uint8], file_format: str
+) -> None:
     stream = io.BytesIO()
-    Image.fromarray(frame // 64 * 64).save(stream, format)
+    Image.fromarray(frame // 64 * 64).save(stream, file_format)
     randomness = random.Random(7)
     path = tmp_path / "frame.img"
     refused = 0

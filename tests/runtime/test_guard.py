@@ -14,7 +14,11 @@ SPEC = ModelSpec(classes=("a", "b", "c"), frame_size_px=(96, 128))
 
 
 def raw(
-    *, probs: tuple[float, ...] = (0.8, 0.1, 0.1), box: tuple[float, ...] = (10, 20, 30, 40), part: int = 1, **health: float
+    *,
+    probs: tuple[float, ...] = (0.8, 0.1, 0.1),
+    box: tuple[float, ...] = (10, 20, 30, 40),
+    part: int = 1,
+    **health: float,
 ) -> RawAnswer:
     """A good answer, but for what a test changes."""
     signals = {
@@ -123,7 +127,13 @@ def test_the_limits_are_the_users_to_set() -> None:
 
 def test_flags_come_in_the_documented_order() -> None:
     everything = raw(
-        probs=(0.34, 0.33, 0.33), box=(0, 0, 128, 96), frame_max=0, frame_mean=255, view_disagreement=1, body_px=0, panel_px=0
+        probs=(0.34, 0.33, 0.33),
+        box=(0, 0, 128, 96),
+        frame_max=0,
+        frame_mean=255,
+        view_disagreement=1,
+        body_px=0,
+        panel_px=0,
     )
     flags = flags_of(everything, SPEC, replace(GuardRule(), confident_class_prob=0.3))
     assert flags == FLAGS

@@ -85,9 +85,17 @@ def test_an_argument_that_stands_for_nothing_is_refused(folder: Path, arguments:
         (["a.jpg", "b.jpg"], ["a_overlay.jpg", "b_overlay.jpg"]),
         (["x/a.jpg", "y/a.jpg"], ["x__a_jpg_overlay.jpg", "y__a_jpg_overlay.jpg"]),
         (["a.jpg", "A.png"], ["a_jpg_overlay.jpg", "A_png_overlay.jpg"]),
-        (["x/a.jpg", "x__a_jpg.png", "y/a.jpg"], ["x__a_jpg_overlay.jpg", "x__a_jpg_2_overlay.jpg", "y__a_jpg_overlay.jpg"]),
+        (
+            ["x/a.jpg", "x__a_jpg.png", "y/a.jpg"],
+            ["x__a_jpg_overlay.jpg", "x__a_jpg_2_overlay.jpg", "y__a_jpg_overlay.jpg"],
+        ),
     ],
-    ids=["unique stems", "same name in two folders", "differing in case and suffix", "a name that looks like another's"],
+    ids=[
+        "unique stems",
+        "same name in two folders",
+        "differing in case and suffix",
+        "a name that looks like another's",
+    ],
 )
 def test_overlay_names_never_collide(names: list[str], expected: list[str]) -> None:
     assert overlay_names(NamedImage(path=Path(name), name=name) for name in names) == expected

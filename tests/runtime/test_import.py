@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-COMPILER = {"torch", "torchvision", "timm", "segmentation_models_pytorch", "onnx", "onnxsim", "onnxscript", "safetensors"}
+COMPILER = {
+    "torch",
+    "torchvision",
+    "timm",
+    "segmentation_models_pytorch",
+    "onnx",
+    "onnxsim",
+    "onnxscript",
+    "safetensors",
+}
 
 
 def modules_after(code: str) -> set[str]:

@@ -198,12 +198,14 @@ def test_warming_up_changes_no_answer(bundle: Path, craft_frame: Frame) -> None:
         assert warm(craft_frame).to_dict(masks=True) == cold(craft_frame).to_dict(masks=True)
 
 
-@pytest.mark.parametrize("use", [lambda s: s(np.zeros((96, 128, 3), np.uint8)), lambda s: s.warm_up()], ids=["call", "warm-up"])
+@pytest.mark.parametrize(
+    "use", [lambda s: s(np.zeros((96, 128, 3), np.uint8)), lambda s: s.warm_up()], ids=["call", "warm-up"]
+)
 def test_a_closed_session_says_so(bundle: Path, use: Callable[[Session], object]) -> None:
     with load(bundle) as session:
         pass
     session.close()
-    with pytest.raises(UsageError, match="closed. Load the bundle again"):
+    with pytest.raises(UsageError, match=r"closed\. Load the bundle again"):
         use(session)
 
 
@@ -214,7 +216,9 @@ def test_a_bad_frame_leaves_the_session_usable(bundle: Path, craft_frame: Frame)
         assert session(craft_frame).class_name == "Red"
 
 
-def test_nan_is_never_delivered(tmp_path: Path, make_bundle: BundleMaker, make_graph: GraphMaker, craft_frame: Frame) -> None:
+def test_nan_is_never_delivered(
+    tmp_path: Path, make_bundle: BundleMaker, make_graph: GraphMaker, craft_frame: Frame
+) -> None:
     path = make_bundle(tmp_path / "nan.spacepkg", {("fp32", "none"): make_graph(offset=float("nan"))})
     with load(path) as session, pytest.raises(AnswerError, match="nan"):
         session(craft_frame)
@@ -255,7 +259,7 @@ def test_a_second_thread_is_refused_while_a_frame_is_answered(craft_frame: Frame
     assert backend.entered.wait(timeout=30)
     try:
         for use in (lambda: session(black_HWC), session.warm_up, session.close):
-            with pytest.raises(UsageError, match="in another thread. Load one session per thread"):
+            with pytest.raises(UsageError, match=r"in another thread\. Load one session per thread"):
                 use()
     finally:
         backend.leave.set()

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from spacecompile.data.render.folder import claim_split, finished_boxes, label
+from spacecompile.data.render.folder import claim_split, finished_boxes, label, remove_partial_files
 from spacecompile.data.render.frame import render_frame
 from spacecompile.data.render.settings import RenderSettings
 from spacecompile.data.spark import BoxXYXY, write_image, write_mask, write_split_csv
@@ -72,7 +72,7 @@ def render_dataset(
     Raises:
         OutputError: If the folder holds a split of other settings and `force` is off, or can't be written.
         UsageError: If `workers` is below 1.
-        KeyboardInterrupt: After Ctrl-C, once running frames are finished; the folder is left resumable.
+        KeyboardInterrupt: After Ctrl-C; workers are stopped and the folder is left resumable.
     """
     if workers < 1:
         raise UsageError(f"workers is {workers}. Use at least 1.")
@@ -124,6 +124,7 @@ def _rendered(
         return
     # spawn: Embree and BLAS threads don't survive a fork.
     context = multiprocessing.get_context("spawn")
+    strangers = set(multiprocessing.active_children())
     executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_quiet_worker)
     waiting = iter(indices)
     running: set[Future[tuple[int, BoxXYXY]]] = set()
@@ -141,6 +142,14 @@ def _rendered(
         raise OutputError(
             "A render worker died (killed, or out of memory). Run the same command again with fewer --workers."
         ) from error
+    except BaseException:
+        # Every file is renamed into place whole, so workers can be stopped anywhere; waiting for them would take
+        # seconds while they still start.
+        for worker in set(multiprocessing.active_children()) - strangers:
+            worker.terminate()
+        executor.shutdown(wait=True, cancel_futures=True)
+        remove_partial_files(root, settings)
+        raise
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
@@ -152,7 +161,7 @@ def _quiet_worker() -> None:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Holds Ctrl-C back while work is handed out, which starts workers: they inherit the blocked signal and so print no tracebacks.
+    """Holds Ctrl-C back while work is handed out, which starts workers: they inherit the block and print no traceback.
 
     Blocked, not ignored: an interrupt that comes meanwhile is delivered afterwards instead of being lost.
     """

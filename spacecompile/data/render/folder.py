@@ -9,6 +9,7 @@ from pathlib import Path
 from spacecompile.data.render.scene import class_name_of
 from spacecompile.data.render.settings import RenderSettings
 from spacecompile.data.spark import (
+    PARTIAL_PREFIX,
     SPARK_CLASSES,
     BoxXYXY,
     LabelledFrame,
@@ -87,12 +88,13 @@ def _refuse_foreign(root: Path, settings: RenderSettings, found: object) -> None
         )
 
 
-def _split_files(root: Path, settings: RenderSettings) -> Iterator[Path]:
+def _split_files(root: Path, settings: RenderSettings, *, prefix: str = "") -> Iterator[Path]:
     """Frames and masks of the split with names that render itself gives; nothing else."""
     digits = "[0-9]" * 6
     for class_name in SPARK_CLASSES:
         for folder, suffix in (("images", "img"), ("mask", "layer")):
-            yield from (root / folder / class_name / settings.split).glob(f"{settings.split}{digits}_{suffix}.jpg")
+            split_folder = root / folder / class_name / settings.split
+            yield from split_folder.glob(f"{prefix}{settings.split}{digits}_{suffix}.jpg")
 
 
 def _differences(found: object, wanted: dict[str, int | str]) -> str:
@@ -114,6 +116,12 @@ def _remove_split(root: Path, settings: RenderSettings) -> None:
         (root / f"{settings.split}.csv").unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{root} can't be cleared ({error.strerror}). Choose another --output.") from error
+
+
+def remove_partial_files(root: Path, settings: RenderSettings) -> None:
+    """Removes what stopped workers left half-written in the split's folders."""
+    for path in [*_split_files(root, settings, prefix=f"{PARTIAL_PREFIX}*-")]:
+        path.unlink(missing_ok=True)
 
 
 def finished_boxes(root: Path, settings: RenderSettings) -> dict[int, BoxXYXY]:

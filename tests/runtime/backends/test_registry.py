@@ -31,7 +31,7 @@ def test_a_named_backend_is_taken() -> None:
 
 
 def test_a_named_backend_that_is_missing_is_never_replaced() -> None:
-    with pytest.raises(MissingPartError, match="no such engine here. Add it with: pip install absent"):
+    with pytest.raises(MissingPartError, match=r"no such engine here\. Add it with: pip install absent"):
         choose_backend("absent", ONNX, backends=(PRESENT, ABSENT))
 
 

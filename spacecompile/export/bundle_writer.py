@@ -1,0 +1,178 @@
+"""Writing a bundle so that the place where it belongs holds a whole one or none, at any moment.
+
+The files go to a hidden sibling folder, which is renamed at the end. The folder is locked while its build lives, so
+that the next build can tell a killed one's remains, which it removes, from a build that runs beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from spacecompile.contract import FileFact
+from spacecompile.errors import OutputError
+from spacecompile.runtime.bundle import MANIFEST_NAME
+
+SUFFIX = ".spacepkg"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleWriter:
+    """A bundle that is being written.
+
+    Attributes:
+        folder: Where its files lie until the end.
+        facts: Size and hash of every file so far, by relative path.
+    """
+
+    folder: Path
+    facts: dict[str, FileFact] = field(default_factory=dict)
+
+    def write(self, relative_path: str, content: bytes) -> Path:
+        """Write one file and note its hash.
+
+        Returns:
+            Where it lies now.
+        """
+        path = self._write(relative_path, content)
+        self.facts[relative_path] = FileFact(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+        return path
+
+    def write_manifest(self, content: bytes) -> None:
+        """Write the manifest, the one file that no manifest lists."""
+        self._write(MANIFEST_NAME, content)
+
+    def _write(self, relative_path: str, content: bytes) -> Path:
+        path = self.folder / relative_path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return path
+
+
+def check_output(output: Path, *, force: bool, needed_bytes: int) -> None:
+    """Refuse an output early: before minutes of work, and without touching what is there.
+
+    Args:
+        output: Of the bundle.
+        force: Whether a bundle that is there may be replaced.
+        needed_bytes: Estimated size.
+
+    Raises:
+        OutputError: If something is in the way, or the disk is too full.
+    """
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise OutputError(f"{output} exists and is not a folder. Choose another --output.")
+    if output.exists() and not force:
+        raise OutputError(f"{output} exists. Choose another --output, or add --force to replace it.")
+    if output.exists() and any(output.iterdir()) and not (output / MANIFEST_NAME).is_file():
+        raise OutputError(
+            f"{output} exists and is no bundle: it has files but no {MANIFEST_NAME}. --force only replaces bundles; "
+            "choose another --output."
+        )
+    with _translated(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        free_bytes = shutil.disk_usage(output.parent).free
+    if free_bytes < needed_bytes:
+        raise OutputError(
+            f"{output.parent} has {free_bytes / 1e6:.0f} MB free; the bundle needs about {needed_bytes / 1e6:.0f} MB. "
+            "Free some space, or choose another --output."
+        )
+
+
+@contextlib.contextmanager
+def bundle_writer(output: Path) -> Iterator[BundleWriter]:
+    """A writer whose files become the bundle at `output` when the block ends without an error, and vanish otherwise.
+
+    A bundle that is there is replaced; `check_output` has made sure that it may be.
+
+    Raises:
+        OutputError: If anything can't be written.
+    """
+    with _translated(output):
+        _remove_remains(output)
+        folder = Path(tempfile.mkdtemp(prefix=_prefix(output), dir=output.parent))
+        # mkdtemp makes it private; a bundle is as readable as any folder that this user makes.
+        folder.chmod(0o777 & ~_umask())
+        lock = _lock(folder)
+    try:
+        with _translated(output):
+            yield BundleWriter(folder=folder)
+            _put_in_place(folder, output)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _put_in_place(folder: Path, output: Path) -> None:
+    replaced = _replaced(output)
+    if not output.exists():
+        folder.rename(output)
+        return
+    output.rename(replaced)
+    try:
+        folder.rename(output)
+    except OSError:
+        replaced.rename(output)
+        raise
+    shutil.rmtree(replaced)
+
+
+def _remove_remains(output: Path) -> None:
+    """Undo what killed builds left: bring back a bundle that was about to be replaced, remove unfinished folders."""
+    replaced = _replaced(output)
+    if replaced.exists() and not output.exists():
+        replaced.rename(output)
+    elif replaced.exists():
+        shutil.rmtree(replaced)
+    for remains in output.parent.glob(_prefix(output) + "*"):
+        lock = _lock(remains)
+        if lock is not None:
+            shutil.rmtree(remains, ignore_errors=True)
+            os.close(lock)
+
+
+def _prefix(output: Path) -> str:
+    return f".{output.name}.unfinished-"
+
+
+def _replaced(output: Path) -> Path:
+    return output.with_name(f".{output.name}.replaced")
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a folder until its descriptor is closed or the process ends; None while another build holds it."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextlib.contextmanager
+def _translated(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"can't write {output}: {error.strerror or error}. Free some space or check the permissions, or choose "
+            "another --output."
+        ) from error

@@ -1,0 +1,288 @@
+"""The parity certificate: what a file on disk answers, against what PyTorch answers, frame by frame.
+
+The reference is the sealed graph around the network as it came from the checkpoint, before any rewrite, in eager
+PyTorch. The file is run from its bytes through the runtime's own backend. So the certificate covers rewriting,
+export, simplification and the engine at once, from raw frame to final answer.
+
+Layout legend: H, W frame rows and columns; C channels (RGB); L classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from spacecompile.contract import HEALTH_SIGNALS, PARTS, Progress, Record, Tolerance, no_progress
+from spacecompile.errors import ParityError
+from spacecompile.export.frames import ParityFrame
+from spacecompile.export.sealed import SealedGraph
+from spacecompile.runtime.backends import Backend, RawAnswer
+from spacecompile.runtime.backends.onnxruntime_ import OnnxRuntimeBackend
+
+
+class ErrorStats(Record):
+    """Absolute error of one output over all frames: largest, mean, and 99.9th percentile."""
+
+    max: float
+    mean: float
+    p999: float
+
+
+class FrameParity(Record):
+    """How far two answers to one frame are apart.
+
+    Attributes:
+        frame, kind: Which frame.
+        class_agrees: Whether both name the same class.
+        class_probs_error: Largest absolute error of a class probability.
+        parts_iou: Per part; two empty masks have IoU 1.
+        parts_differing_px: Pixels whose part bits differ.
+        box_error_px: Largest absolute error of a box edge.
+    """
+
+    frame: str
+    kind: str
+    class_agrees: bool
+    class_probs_error: float
+    parts_iou: tuple[float, ...]
+    parts_differing_px: int
+    box_error_px: float
+
+
+class VariantParity(Record):
+    """The verdict on one file.
+
+    Attributes:
+        variant: Name of the variant.
+        sha256: Of the file that was judged.
+        tolerance: That it was judged by.
+        passed: Whether every limit holds.
+        failures: One sentence per broken limit, with the frame that breaks it most.
+        num_frames: Per kind of frame.
+        class_agreement: Share of frames with the same class.
+        class_probs_max, parts_iou_min, box_px_max: The worst value of each measure.
+        worst_frames: For each of these measures the frame of its worst value.
+        outputs: Error of each output; `parts` counts 1 per differing pixel, health is listed signal by signal.
+        frames: Every frame, in the order in which it ran.
+    """
+
+    variant: str
+    sha256: str
+    tolerance: Tolerance
+    passed: bool
+    failures: tuple[str, ...]
+    num_frames: dict[str, int]
+    class_agreement: float
+    class_probs_max: float
+    parts_iou_min: float
+    box_px_max: float
+    worst_frames: dict[str, str]
+    outputs: dict[str, ErrorStats]
+    frames: tuple[FrameParity, ...]
+
+
+class ParityReport(Record):
+    """`reports/parity.json`. It holds no time and no path, so that a repeated build gives the same bytes.
+
+    Attributes:
+        reference: What gave the reference answers.
+        backend: What ran the files.
+        backend_threads, reference_threads: That shared one operator; other counts sum in another order.
+        variants: One verdict per file.
+    """
+
+    reference: str
+    backend: str
+    reference_threads: int
+    backend_threads: int
+    variants: tuple[VariantParity, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ExpectedAnswer:
+    """One frame and what PyTorch answers to it."""
+
+    frame: ParityFrame
+    answer: RawAnswer
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Pair:
+    frame: ParityFrame
+    expected: RawAnswer
+    given: RawAnswer
+
+
+def expected_answers(
+    reference: SealedGraph, frames: Sequence[ParityFrame], *, progress: Progress = no_progress
+) -> tuple[ExpectedAnswer, ...]:
+    """Run eager PyTorch over all frames, once for every precision that is judged against it.
+
+    Args:
+        reference: The sealed graph around the original network.
+        frames: To answer.
+        progress: Called with step `reference` and the graph's test-time augmentation.
+    """
+    expected = []
+    for done, frame in enumerate(frames, start=1):
+        with torch.inference_mode():
+            class_probs_L, parts_HW, box_xyxy, health = reference(torch.from_numpy(frame.frame_HWC))
+        answer = RawAnswer(
+            class_probs_L=class_probs_L.numpy(),
+            parts_HW=parts_HW.numpy(),
+            box_xyxy=box_xyxy.numpy(),
+            health=health.numpy(),
+        )
+        expected.append(ExpectedAnswer(frame=frame, answer=answer))
+        progress(f"reference, {reference.tta} views" if reference.tta != "none" else "reference", done, len(frames))
+    return tuple(expected)
+
+
+def check_parity(
+    variant: str,
+    model_bytes: bytes,
+    expected: Sequence[ExpectedAnswer],
+    *,
+    tolerance: Tolerance,
+    threads: int,
+    progress: Progress = no_progress,
+) -> VariantParity:
+    """Judge one file.
+
+    Args:
+        variant: Its name.
+        model_bytes: Its content, as read from the disk.
+        expected: At least one answer of `expected_answers` with the variant's test-time augmentation.
+        tolerance: The limits.
+        threads: Of ONNX Runtime.
+        progress: Called with step `parity <variant>`.
+
+    Raises:
+        IntegrityError: If ONNX Runtime refuses the file.
+    """
+    backend: Backend = OnnxRuntimeBackend(model_bytes, threads=threads, spinning=False)
+    pairs = []
+    for done, case in enumerate(expected, start=1):
+        pairs.append(_Pair(frame=case.frame, expected=case.answer, given=backend.run(case.frame.frame_HWC)))
+        progress(f"parity {variant}", done, len(expected))
+    backend.close()
+    return _verdict(variant, hashlib.sha256(model_bytes).hexdigest(), pairs, tolerance)
+
+
+def require_parity(verdict: VariantParity) -> None:
+    """Refuse a file that failed.
+
+    Raises:
+        ParityError: With every broken limit and the frame that breaks it most.
+    """
+    if not verdict.passed:
+        raise ParityError(
+            f"variant {verdict.variant} answers differently from PyTorch: {'; '.join(verdict.failures)}. "
+            "No bundle was written. Build with --no-rewrite to see whether a rewrite or the export is the cause."
+        )
+
+
+def _verdict(variant: str, sha256: str, pairs: Sequence[_Pair], tolerance: Tolerance) -> VariantParity:
+    frames = tuple(_frame_parity(pair) for pair in pairs)
+    kinds = [frame.kind for frame in frames]
+    disagreeing = [frame for frame in frames if not frame.class_agrees]
+    worst = {
+        "class_probs": max(frames, key=lambda frame: frame.class_probs_error),
+        "parts_iou": min(frames, key=lambda frame: min(frame.parts_iou)),
+        "box_px": max(frames, key=lambda frame: frame.box_error_px),
+    }
+    class_agreement = 1 - len(disagreeing) / len(frames)
+    failures = _failures(class_agreement, disagreeing, worst, tolerance)
+    return VariantParity(
+        variant=variant,
+        sha256=sha256,
+        tolerance=tolerance,
+        passed=not failures,
+        failures=failures,
+        num_frames={kind: kinds.count(kind) for kind in sorted(set(kinds))},
+        class_agreement=class_agreement,
+        class_probs_max=worst["class_probs"].class_probs_error,
+        parts_iou_min=min(worst["parts_iou"].parts_iou),
+        box_px_max=worst["box_px"].box_error_px,
+        worst_frames={measure: frame.frame for measure, frame in worst.items()},
+        outputs=_output_errors(pairs),
+        frames=frames,
+    )
+
+
+def _frame_parity(pair: _Pair) -> FrameParity:
+    expected, given = pair.expected, pair.given
+    return FrameParity(
+        frame=pair.frame.name,
+        kind=pair.frame.kind,
+        class_agrees=bool(expected.class_probs_L.argmax() == given.class_probs_L.argmax()),
+        class_probs_error=float(_errors(expected.class_probs_L, given.class_probs_L).max()),
+        parts_iou=tuple(_iou(expected.parts_HW, given.parts_HW, bit) for bit in range(len(PARTS))),
+        parts_differing_px=int(np.count_nonzero(expected.parts_HW != given.parts_HW)),
+        box_error_px=float(_errors(expected.box_xyxy, given.box_xyxy).max()),
+    )
+
+
+def _errors(expected: NDArray[np.float32], given: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Absolute errors; a value that is not a number is infinitely wrong."""
+    return np.nan_to_num(np.abs(expected.astype(np.float64) - given), nan=np.inf, posinf=np.inf)
+
+
+def _iou(expected_HW: NDArray[np.uint8], given_HW: NDArray[np.uint8], bit: int) -> float:
+    a_HW, b_HW = (expected_HW >> bit) & 1, (given_HW >> bit) & 1
+    union_px = int(np.count_nonzero(a_HW | b_HW))
+    return int(np.count_nonzero(a_HW & b_HW)) / union_px if union_px else 1.0
+
+
+def _failures(
+    class_agreement: float,
+    disagreeing: Sequence[FrameParity],
+    worst: dict[str, FrameParity],
+    tolerance: Tolerance,
+) -> tuple[str, ...]:
+    failures = []
+    if class_agreement < tolerance.class_agreement_min:
+        failures.append(
+            f"the class agrees on {class_agreement:.2%} of the frames (least {tolerance.class_agreement_min:.2%}), "
+            f"not on {disagreeing[0].frame}"
+        )
+    probs, parts, box = worst["class_probs"], worst["parts_iou"], worst["box_px"]
+    if probs.class_probs_error > tolerance.class_probs_max:
+        failures.append(
+            f"a class probability is off by {probs.class_probs_error:.2g} (most {tolerance.class_probs_max:g}) "
+            f"on {probs.frame}"
+        )
+    if min(parts.parts_iou) < tolerance.parts_iou_min:
+        failures.append(
+            f"a part has IoU {min(parts.parts_iou):.4f} (least {tolerance.parts_iou_min:g}), "
+            f"{parts.parts_differing_px} pixels differ, on {parts.frame}"
+        )
+    if box.box_error_px > tolerance.box_px_max:
+        failures.append(
+            f"a box edge is off by {box.box_error_px:.2f} px (most {tolerance.box_px_max:g}) on {box.frame}"
+        )
+    return tuple(failures)
+
+
+def _output_errors(pairs: Sequence[_Pair]) -> dict[str, ErrorStats]:
+    def stacked(name: str) -> NDArray[np.float64]:
+        return np.stack([_errors(getattr(pair.expected, name), getattr(pair.given, name)) for pair in pairs])
+
+    health_NS = stacked("health")
+    share = float(np.mean([np.mean(pair.expected.parts_HW != pair.given.parts_HW) for pair in pairs]))
+    return {
+        "class_probs": _stats(stacked("class_probs_L")),
+        # Errors of one bit per pixel are 0 or 1, so the share of ones says all.
+        "parts": ErrorStats(max=float(share > 0), mean=share, p999=float(share > 0.001)),
+        "box_xyxy": _stats(stacked("box_xyxy")),
+        **{f"health.{signal}": _stats(health_NS[:, index]) for index, signal in enumerate(HEALTH_SIGNALS)},
+    }
+
+
+def _stats(errors: NDArray[np.float64]) -> ErrorStats:
+    return ErrorStats(max=float(errors.max()), mean=float(errors.mean()), p999=float(np.quantile(errors, 0.999)))

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from spacecompile.benchmarks.latency import LatencySettings, Recording, balanced_order, measure
+from spacecompile.errors import UsageError
+
+FRAMES_HWC = [np.full((4, 4, 3), value, np.uint8) for value in range(3)]
+QUICK = {"duration_s": 0.0, "warmup_rounds": 0, "warmup_s": 0.0, "settle_ms": 0.0}
+
+
+class Witness:
+    """A contestant that writes down when it was called, on what, and whether garbage collection could interfere."""
+
+    def __init__(self, name: str, calls: list[tuple[str, int]], *, every: int = 1, stop_at: int | None = None) -> None:
+        self.name = name
+        self.every = every
+        self.collector_was_on: list[bool] = []
+        self._calls = calls
+        self._stop_at = stop_at
+
+    def run(self, frame_HWC: NDArray[np.uint8]) -> None:
+        if self._stop_at is not None and len(self.collector_was_on) == self._stop_at:
+            raise KeyboardInterrupt
+        self.collector_was_on.append(gc.isenabled())
+        self._calls.append((self.name, int(frame_HWC[0, 0, 0])))
+
+    def engine_ms(self) -> float | None:
+        return 0.25 if self.name == "with-engine" else None
+
+
+def run_rounds(rounds: int, *names: str, **options: object) -> tuple[list[tuple[str, int]], Recording]:
+    calls: list[tuple[str, int]] = []
+    recording = Recording()
+    contestants = [Witness(name, calls) for name in names]
+    measure(contestants, FRAMES_HWC, LatencySettings(rounds_min=rounds, **(QUICK | options)), recording)  # type: ignore[arg-type]
+    return calls, recording
+
+
+@pytest.mark.parametrize("contestants", range(1, 8))
+def test_each_order_holds_everyone_once(contestants: int) -> None:
+    for round_index in range(20):
+        assert sorted(balanced_order(contestants, round_index)) == list(range(contestants))
+
+
+@pytest.mark.parametrize("contestants", range(2, 8))
+def test_over_a_cycle_everyone_follows_everyone_else_equally_often(contestants: int) -> None:
+    cycle = contestants * (1 + contestants % 2)
+    orders = [balanced_order(contestants, index) for index in range(cycle)]
+    follows = Counter(pair for order in orders for pair in pairwise(order))
+    assert len(follows) == contestants * (contestants - 1)
+    assert len(set(follows.values())) == 1
+
+
+@pytest.mark.parametrize("contestants", range(1, 8))
+def test_over_a_cycle_everyone_takes_every_place(contestants: int) -> None:
+    cycle = contestants * (1 + contestants % 2)
+    orders = [balanced_order(contestants, index) for index in range(cycle)]
+    for place in range(contestants):
+        assert len(set(Counter(order[place] for order in orders).values())) == 1
+        assert {order[place] for order in orders} == set(range(contestants))
+
+
+def test_a_round_gives_everyone_the_same_frame_and_the_next_round_another_one() -> None:
+    calls, recording = run_rounds(4, "a", "b", "c")
+    frames_by_round = [{frame for _, frame in calls[start : start + 3]} for start in range(0, 12, 3)]
+    assert frames_by_round == [{0}, {1}, {2}, {0}]
+    assert recording.rounds == 4
+    assert {name: list(by_round) for name, by_round in recording.app_ms.items()} == {
+        name: [0, 1, 2, 3] for name in ("a", "b", "c")
+    }
+
+
+def test_a_slow_contestant_takes_part_in_every_nth_round_only() -> None:
+    calls: list[tuple[str, int]] = []
+    recording = Recording()
+    contestants = [Witness("quick", calls), Witness("slow", calls, every=4)]
+    measure(contestants, FRAMES_HWC, LatencySettings(rounds_min=9, **QUICK), recording)
+    assert list(recording.app_ms["slow"]) == [0, 4, 8]
+    assert list(recording.app_ms["quick"]) == list(range(9))
+
+
+def test_warm_up_calls_everyone_and_records_nothing() -> None:
+    calls, recording = run_rounds(1, "a", "b", warmup_rounds=2)
+    assert Counter(name for name, _ in calls) == {"a": 3, "b": 3}
+    assert recording.rounds == 1
+    assert len(recording.app_ms["a"]) == 1
+
+
+def test_only_who_can_tell_has_an_engine_scope() -> None:
+    _, recording = run_rounds(2, "with-engine", "without")
+    assert recording.engine_ms == {"with-engine": {0: 0.25, 1: 0.25}}
+
+
+def test_the_garbage_collector_is_off_during_a_call_and_on_again_afterwards() -> None:
+    calls: list[tuple[str, int]] = []
+    witness = Witness("a", calls)
+    assert gc.isenabled()
+    measure([witness], FRAMES_HWC, LatencySettings(rounds_min=3, **QUICK), Recording())
+    assert witness.collector_was_on == [False] * 3
+    assert gc.isenabled()
+
+
+def test_an_interrupt_leaves_the_samples_that_were_measured() -> None:
+    calls: list[tuple[str, int]] = []
+    recording = Recording()
+    contestants = [Witness("a", calls), Witness("b", calls, stop_at=2)]
+    with pytest.raises(KeyboardInterrupt):
+        measure(contestants, FRAMES_HWC, LatencySettings(rounds_min=10, **QUICK), recording)
+    assert recording.rounds == 2
+    assert list(recording.app_ms["b"]) == [0, 1]
+    assert {0, 1} <= recording.app_ms["a"].keys() <= {0, 1, 2}
+    assert gc.isenabled()
+
+
+def test_progress_ends_at_its_total_and_never_goes_back() -> None:
+    told: list[tuple[str, int, int]] = []
+    settings = LatencySettings(rounds_min=5, duration_s=0.02, warmup_rounds=2, warmup_s=0.0, settle_ms=0.0)
+    measure([Witness("a", [])], FRAMES_HWC, settings, Recording(), progress=lambda *step: told.append(step))
+    for name in ("warm-up", "latency"):
+        done = [step[1] for step in told if step[0] == name]
+        assert done == sorted(done)
+        assert done[-1] == next(step[2] for step in told if step[0] == name)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rounds_min": 0},
+        {"duration_s": -1.0},
+        {"warmup_rounds": -1},
+        {"settle_ms": float("nan")},
+        {"duration_s": np.inf},
+    ],
+    ids=str,
+)
+def test_settings_that_measure_nothing_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="Check --"):
+        LatencySettings(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("contestants", "frames"), [(0, 1), (1, 0)])
+def test_nothing_to_measure_is_an_error(contestants: int, frames: int) -> None:
+    with pytest.raises(UsageError, match="nothing to measure"):
+        measure([Witness("a", [])][:contestants], FRAMES_HWC[:frames], LatencySettings(), Recording())

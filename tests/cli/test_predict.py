@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spacecompile.cli.main import main
+from spacecompile.runtime.bundle import open_bundle
+from spacecompile.runtime.rle import mask_from_rle
+from spacecompile.runtime.session import load
+
+MakeFrames = Callable[..., Path]
+
+
+@pytest.fixture
+def make_frames(tmp_path: Path, tiny_bundle: Path) -> MakeFrames:
+    """A folder of frames of the bundle's size, one per relative name, the same ones each time."""
+
+    def make(*names: str) -> Path:
+        randomness = np.random.default_rng(5)
+        for name in names:
+            frame_HWC = np.zeros((*open_bundle(tiny_bundle).manifest.spec.frame_size_px, 3), np.uint8)
+            frame_HWC[20:90, 30:110] = randomness.integers(0, 256, (70, 80, 3))
+            (tmp_path / "frames" / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(frame_HWC).save(tmp_path / "frames" / name)
+        return tmp_path / "frames"
+
+    return make
+
+
+def predict(bundle: Path, *arguments: str | Path) -> int:
+    return main(["predict", str(bundle), *map(str, arguments)])
+
+
+def answers_in(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "answers.json").read_bytes())
+    return content
+
+
+def test_a_folder_gives_overlays_and_one_json(tiny_bundle: Path, make_frames: MakeFrames, tmp_path: Path) -> None:
+    assert predict(tiny_bundle, make_frames("b.png", "a.png"), "-o", tmp_path / "out") == 0
+    document = answers_in(tmp_path / "out")
+    assert [answer["image"] for answer in document["answers"]] == ["a.png", "b.png"]
+    assert document["failed"] == []
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "a_overlay.jpg",
+        "answers.json",
+        "b_overlay.jpg",
+    ]
+    with Image.open(tmp_path / "out" / "a_overlay.jpg") as overlay:
+        assert [overlay.height, overlay.width] == document["frame_size_px"]
+
+
+def test_the_json_holds_what_the_session_answers(tiny_bundle: Path, make_frames: MakeFrames, tmp_path: Path) -> None:
+    folder = make_frames("a.png")
+    assert predict(tiny_bundle, folder, "-o", tmp_path / "out", "--tta", "d4", "--threads", "1") == 0
+    document = answers_in(tmp_path / "out")
+    with load(tiny_bundle, tta="d4", threads=1) as session:
+        answer = session(folder / "a.png")
+    (record,) = document["answers"]
+    expected = json.loads(json.dumps(answer.to_dict(masks=True)))
+    assert record == {"image": "a.png", "overlay": "a_overlay.jpg"} | expected
+    np.testing.assert_array_equal(mask_from_rle(record["parts_rle"]["body"]), answer.body_HW)
+    assert document["choice"]["variant"] == "fp32-d4"
+    assert document["choice"]["threads"] == 1
+
+
+def test_a_pattern_takes_what_it_matches(tiny_bundle: Path, make_frames: MakeFrames, tmp_path: Path) -> None:
+    folder = make_frames("a.png", "b.bmp", "deep/c.png")
+    assert predict(tiny_bundle, f"{folder}/**/*.png", "-o", tmp_path / "out") == 0
+    assert [answer["image"] for answer in answers_in(tmp_path / "out")["answers"]] == ["a.png", "deep/c.png"]
+
+
+def test_images_of_one_name_get_different_overlays(tiny_bundle: Path, make_frames: MakeFrames, tmp_path: Path) -> None:
+    assert predict(tiny_bundle, make_frames("x/a.png", "y/a.png"), "--recursive", "-o", tmp_path / "out") == 0
+    overlays = [answer["overlay"] for answer in answers_in(tmp_path / "out")["answers"]]
+    assert overlays == ["x__a_png_overlay.jpg", "y__a_png_overlay.jpg"]
+    assert all((tmp_path / "out" / name).is_file() for name in overlays)
+
+
+def test_a_second_run_over_its_own_output_takes_no_overlay_for_an_image(
+    tiny_bundle: Path, make_frames: MakeFrames
+) -> None:
+    folder = make_frames("a.png")
+    assert predict(tiny_bundle, folder, "-o", folder) == 0
+    assert predict(tiny_bundle, folder, "-o", folder, "--force") == 0
+    assert [answer["image"] for answer in answers_in(folder)["answers"]] == ["a.png"]
+
+
+def test_broken_images_are_reported_and_the_others_answered(
+    tiny_bundle: Path, make_frames: MakeFrames, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_frames("a.png", "truncated.png", "z.png")
+    content = (folder / "truncated.png").read_bytes()
+    (folder / "truncated.png").write_bytes(content[: len(content) // 2])
+    (folder / "[bold]no image.jpg").write_text("hello")
+    Image.new("RGB", (40, 40)).save(folder / "small.png")
+    assert predict(tiny_bundle, folder, "-o", tmp_path / "out") == 2
+    document = answers_in(tmp_path / "out")
+    assert [answer["image"] for answer in document["answers"]] == ["a.png", "z.png"]
+    failed = {failure["image"]: failure["message"] for failure in document["failed"]}
+    assert sorted(failed) == ["[bold]no image.jpg", "small.png", "truncated.png"]
+    assert failed["small.png"].startswith("small.png is 40x40 pixels")
+    talk = " ".join(capsys.readouterr().err.split())
+    assert "left out [bold]no image.jpg" in talk
+    assert "2 answered" in talk and "3 left out" in talk
+    assert not (tmp_path / "out" / "truncated_overlay.jpg").exists()
+
+
+def test_a_run_without_any_answer_still_writes_its_report(
+    tiny_bundle: Path, make_frames: MakeFrames, tmp_path: Path
+) -> None:
+    folder = make_frames("a.png")
+    (folder / "a.png").write_bytes(b"")
+    assert predict(tiny_bundle, folder, "-o", tmp_path / "out") == 2
+    document = answers_in(tmp_path / "out")
+    assert (document["answers"], len(document["failed"])) == ([], 1)
+
+
+def test_earlier_answers_are_kept_unless_forced(
+    tiny_bundle: Path, make_frames: MakeFrames, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_frames("a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a_overlay.jpg").write_text("mine")
+    assert predict(tiny_bundle, folder, "-o", tmp_path / "out") == 2
+    assert "a_overlay.jpg exists already" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a_overlay.jpg"]
+    assert predict(tiny_bundle, folder, "-o", tmp_path / "out", "--force") == 0
+    assert predict(tiny_bundle, folder, "-o", tmp_path / "out", "--no-overlays") == 2
+    assert "answers.json exists already" in capsys.readouterr().err
+
+
+def test_the_same_frames_give_the_same_bytes(tiny_bundle: Path, make_frames: MakeFrames, tmp_path: Path) -> None:
+    folder = make_frames("a.png", "b.png")
+    contents = []
+    for name in ("first", "second"):
+        assert predict(tiny_bundle, folder, "-o", tmp_path / name) == 0
+        contents.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    assert contents[0] == contents[1]
+
+
+def test_stdout_holds_json_only(
+    tiny_bundle: Path, make_frames: MakeFrames, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(tiny_bundle, make_frames("a.png"), "-o", tmp_path / "out", "--json", "-") == 0
+    assert json.loads(capsys.readouterr().out) == answers_in(tmp_path / "out")
+
+
+def test_stdout_holds_json_only_when_an_image_is_broken(
+    tiny_bundle: Path, make_frames: MakeFrames, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_frames("a.png", "b.png")
+    (folder / "b.png").write_bytes(b"no image")
+    assert predict(tiny_bundle, folder, "-o", tmp_path / "out", "--json", "-") == 2
+    assert [failure["image"] for failure in json.loads(capsys.readouterr().out)["failed"]] == ["b.png"]
+
+
+def test_stdout_holds_the_error_when_nothing_could_start(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(tiny_bundle, tmp_path / "nothing", "-o", tmp_path / "out", "--json", "-") == 2
+    assert json.loads(capsys.readouterr().out)["error"]["kind"] == "UsageError"
+    assert not (tmp_path / "out").exists()
+
+
+def test_overlays_and_masks_can_be_left_out(tiny_bundle: Path, make_frames: MakeFrames, tmp_path: Path) -> None:
+    assert predict(tiny_bundle, make_frames("a.png"), "-o", tmp_path / "out", "--no-overlays", "--no-masks") == 0
+    (record,) = answers_in(tmp_path / "out")["answers"]
+    assert not {"overlay", "parts_rle"} & set(record)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["answers.json"]
+
+
+def test_swapped_channels_are_put_right_when_asked_for(
+    tiny_bundle: Path, make_frames: MakeFrames, tmp_path: Path
+) -> None:
+    folder = make_frames("a.png")
+    assert predict(tiny_bundle, folder, "-o", tmp_path / "rgb") == 0
+    with Image.open(folder / "a.png") as image:
+        swapped_HWC = np.asarray(image)[:, :, ::-1]
+    Image.fromarray(swapped_HWC).save(folder / "a.png")
+    assert predict(tiny_bundle, folder, "-o", tmp_path / "bgr", "--color", "bgr") == 0
+    assert answers_in(tmp_path / "bgr")["answers"] == answers_in(tmp_path / "rgb")["answers"]
+    assert answers_in(tmp_path / "bgr")["choice"]["color"] == "bgr"
+
+
+def test_a_tampered_bundle_is_refused_before_anything_is_written(
+    tiny_bundle: Path, make_frames: MakeFrames, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "tampered.spacepkg")
+    graph = bundle / open_bundle(bundle).manifest.variants[0].path
+    content = bytearray(graph.read_bytes())
+    content[-100] ^= 1
+    graph.write_bytes(content)
+    assert predict(bundle, make_frames("a.png"), "-o", tmp_path / "out") == 7
+    assert "SHA-256" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "sentence"),
+    [
+        (["--variant", "fp64"], 2, "it has fp32"),
+        (["--tta", "d9"], 2, "d9"),
+        (["--backend", "caffe"], 2, "choose one of auto, onnxruntime"),
+        (["--threads", "0"], 2, "at least one is needed"),
+        (["--color", "gray"], 2, "8-bit L"),
+    ],
+    ids=["variant", "tta", "backend", "threads", "channels"],
+)
+def test_a_wish_that_can_not_be_met_is_one_sentence(
+    tiny_bundle: Path,
+    make_frames: MakeFrames,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    exit_code: int,
+    sentence: str,
+) -> None:
+    assert predict(tiny_bundle, make_frames("a.png"), "-o", tmp_path / "out", *arguments) == exit_code
+    talk = capsys.readouterr().err
+    assert sentence in " ".join(talk.split())
+    assert "Traceback" not in talk
+
+
+@pytest.mark.parametrize("output", ["a file", "a file/below"])
+def test_an_output_that_can_not_be_a_folder_is_refused(
+    tiny_bundle: Path, make_frames: MakeFrames, tmp_path: Path, capsys: pytest.CaptureFixture[str], output: str
+) -> None:
+    (tmp_path / "a file").write_text("mine")
+    assert predict(tiny_bundle, make_frames("a.png"), "-o", tmp_path / output) == 2
+    assert "OutputError" in capsys.readouterr().err
+    assert (tmp_path / "a file").read_text() == "mine"
+
+
+def test_a_full_disk_leaves_no_half_file(
+    tiny_bundle: Path, make_frames: MakeFrames, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_frames("a.png")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The kernel fails a write beyond this size as it fails one on a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))
+    try:
+        exit_code = predict(tiny_bundle, folder, "-o", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert exit_code == 2
+    assert "can't write" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []

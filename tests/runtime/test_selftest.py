@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from spacecompile.errors import IntegrityError, ParityError
+from spacecompile.runtime.bundle import open_bundle
+from spacecompile.runtime.selftest import EXPECTED_PATH, Selftest, expected_answer, run_selftest
+
+Outputs = dict[str, NDArray[Any]]
+MakeTested = Callable[..., Path]
+
+
+def outputs_for(frame_HWC: NDArray[np.uint8]) -> Outputs:
+    """What the color graph answers to the craft frame, computed here."""
+    means = frame_HWC.mean(axis=(0, 1)) * 0.1
+    parts_HW = (frame_HWC[..., 0] > 127) * np.uint8(1) + (frame_HWC[..., 2] > 127) * np.uint8(2)
+    probs_L = (np.exp(means) / np.exp(means).sum()).astype(np.float32)
+    return {"class_probs_L": probs_L, "parts_HW": parts_HW, "box_xyxy": np.array([30, 20, 90, 40], np.float32)}
+
+
+@pytest.fixture
+def make_tested(
+    tmp_path: Path, make_bundle: Callable[..., Path], make_graph: Callable[..., bytes], craft_frame: NDArray[np.uint8]
+) -> MakeTested:
+    """A bundle with two variants and a self-test whose expected outputs a test may bend."""
+
+    def make(bend: Callable[[Outputs], None] = lambda _: None, **files: bytes | None) -> Path:
+        stream = io.BytesIO()
+        Image.fromarray(craft_frame).save(stream, "PNG")
+        outputs = outputs_for(craft_frame)
+        good = expected_answer("selftest/craft.png", **outputs)
+        bend(outputs)
+        bent = expected_answer("selftest/craft.png", **outputs)
+        expected = msgspec.json.encode(Selftest(answers={"none": (good,), "d4": (bent,)}))
+        further = {"selftest/craft.png": stream.getvalue(), EXPECTED_PATH: expected} | files
+        return make_bundle(
+            tmp_path / "tested.spacepkg",
+            {("fp32", "none"): make_graph(), ("fp32", "d4"): make_graph()},
+            further_files={path: content for path, content in further.items() if content is not None},
+        )
+
+    return make
+
+
+def test_an_honest_bundle_passes_and_says_by_how_much(make_tested: MakeTested) -> None:
+    seen: list[tuple[str, int, int]] = []
+    deviations = run_selftest(open_bundle(make_tested()), progress=lambda *step: seen.append(step))
+    assert [deviation.variant for deviation in deviations] == ["fp32", "fp32-d4"]
+    for deviation in deviations:
+        assert deviation.backend.startswith("onnxruntime ")
+        assert (deviation.frames, deviation.class_agreement, deviation.parts_iou_min) == (1, 1, 1)
+        assert deviation.class_probs_max < 1e-6
+        assert deviation.box_px_max == 0
+    assert seen == [("self-test", 1, 2), ("self-test", 2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("class_probs_L", lambda probs_L: probs_L + np.float32(2e-4), "class probabilities off by 2"),
+        ("class_probs_L", lambda probs_L: probs_L[::-1], "class agreement 0.000"),
+        ("parts_HW", lambda parts_HW: parts_HW * (np.arange(128) != 60), "parts IoU 0.975"),
+        ("box_xyxy", lambda box_xyxy: box_xyxy + np.float32(0.75), r"box off by 0.750 px, at most 0\.5"),
+    ],
+    ids=["probabilities", "class", "parts", "box"],
+)
+def test_a_variant_that_deviates_is_named_with_what_it_missed(
+    make_tested: MakeTested, name: str, change: Callable[[NDArray[Any]], NDArray[Any]], message: str
+) -> None:
+    def bend(outputs: Outputs) -> None:
+        outputs[name] = change(outputs[name])
+
+    with pytest.raises(ParityError, match=f"variant fp32-d4 on onnxruntime .*{message}"):
+        run_selftest(open_bundle(make_tested(bend)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "lists no file 'selftest/expected.json'"),
+        (b"{}", "is malformed"),
+        (b'{"answers": {}}', "holds no answers for"),
+        (b'{"answers": {"none": [], "d4": []}}', "holds no answers for some variants"),
+    ],
+    ids=["missing", "another schema", "a variant untested", "no frames"],
+)
+def test_a_bundle_without_a_self_test_is_refused(make_tested: MakeTested, content: bytes | None, message: str) -> None:
+    with pytest.raises(IntegrityError, match=message):
+        run_selftest(open_bundle(make_tested(**{EXPECTED_PATH: content})))
+
+
+def test_masks_of_another_size_are_refused(make_tested: MakeTested) -> None:
+    def bend(outputs: Outputs) -> None:
+        outputs["parts_HW"] = outputs["parts_HW"][:10]
+
+    with pytest.raises(IntegrityError, match="Build the bundle again"):
+        run_selftest(open_bundle(make_tested(bend)))
+
+
+def test_a_tampered_frame_is_refused(make_tested: MakeTested) -> None:
+    bundle = open_bundle(make_tested())
+    (bundle.root / "selftest/craft.png").write_bytes(bytes(bundle.manifest.files["selftest/craft.png"].bytes))
+    with pytest.raises(IntegrityError, match="SHA-256"):
+        run_selftest(bundle)
