@@ -24,20 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from spacecompile.contract import SPARK_CLASSES
 from spacecompile.errors import DataError, FrameError, OutputError
-
-SPARK_CLASSES: Final = (
-    "VenusExpress",
-    "Cheops",
-    "LisaPathfinder",
-    "ObservationSat1",
-    "Proba2",
-    "Proba3",
-    "Proba3ocs",
-    "Smart1",
-    "Soho",
-    "XMM Newton",
-)
 
 BODY_BIT: Final = 1
 PANEL_BIT: Final = 2

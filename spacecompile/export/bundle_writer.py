@@ -10,8 +10,8 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,10 +28,12 @@ class BundleWriter:
     """A bundle that is being written.
 
     Attributes:
+        output: Where the bundle will be.
         folder: Where its files lie until the end.
         facts: Size and hash of every file so far, by relative path.
     """
 
+    output: Path
     folder: Path
     facts: dict[str, FileFact] = field(default_factory=dict)
 
@@ -40,6 +42,9 @@ class BundleWriter:
 
         Returns:
             Where it lies now.
+
+        Raises:
+            OutputError: If it can't be written.
         """
         path = self._write(relative_path, content)
         self.facts[relative_path] = FileFact(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
@@ -51,8 +56,9 @@ class BundleWriter:
 
     def _write(self, relative_path: str, content: bytes) -> Path:
         path = self.folder / relative_path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        with _translated(self.output):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
         return path
 
 
@@ -97,13 +103,12 @@ def bundle_writer(output: Path) -> Iterator[BundleWriter]:
     """
     with _translated(output):
         _remove_remains(output)
-        folder = Path(tempfile.mkdtemp(prefix=_prefix(output), dir=output.parent))
-        # mkdtemp makes it private; a bundle is as readable as any folder that this user makes.
-        folder.chmod(0o777 & ~_umask())
+        folder = output.with_name(f"{_prefix(output)}{secrets.token_hex(4)}")
+        folder.mkdir()
         lock = _lock(folder)
     try:
+        yield BundleWriter(output=output, folder=folder)
         with _translated(output):
-            yield BundleWriter(folder=folder)
             _put_in_place(folder, output)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -132,7 +137,7 @@ def _remove_remains(output: Path) -> None:
         replaced.rename(output)
     elif replaced.exists():
         shutil.rmtree(replaced)
-    for remains in output.parent.glob(_prefix(output) + "*"):
+    for remains in [path for path in output.parent.iterdir() if path.name.startswith(_prefix(output))]:
         lock = _lock(remains)
         if lock is not None:
             shutil.rmtree(remains, ignore_errors=True)
@@ -159,12 +164,6 @@ def _lock(folder: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spacecompile.contract import SPARK_CLASSES
 from spacecompile.data import spark
 from spacecompile.data.render import dataset
 from spacecompile.data.render.cast import Region, cast_region, craft_region, sunlit
@@ -78,7 +79,7 @@ def test_splits_and_seeds_share_no_frame(frames: list[RenderedFrame]) -> None:
 def test_every_ten_frames_hold_each_class_once() -> None:
     for block in range(5):
         names = [class_name_of(SMALL, 10 * block + position) for position in range(10)]
-        assert sorted(names) == sorted(spark.SPARK_CLASSES)
+        assert sorted(names) == sorted(SPARK_CLASSES)
     orders = {tuple(class_name_of(SMALL, 10 * block + position) for position in range(10)) for block in range(5)}
     assert len(orders) > 1
 
@@ -127,7 +128,7 @@ def test_the_craft_can_be_seen_in_nearly_every_frame(frames: list[RenderedFrame]
     assert np.mean(np.array(bright) > 40) > 0.9
 
 
-@pytest.mark.parametrize("class_name", spark.SPARK_CLASSES)
+@pytest.mark.parametrize("class_name", SPARK_CLASSES)
 def test_every_craft_has_body_and_panel_in_realistic_proportion(class_name: str) -> None:
     parts_HW = silhouette_HW(class_name)
     body_share = np.mean(parts_HW[parts_HW > 0] == spark.BODY_BIT)
@@ -140,15 +141,15 @@ def test_every_craft_has_body_and_panel_in_realistic_proportion(class_name: str)
 
 
 def test_no_two_craft_look_alike() -> None:
-    silhouettes = {name: silhouette_HW(name) for name in spark.SPARK_CLASSES}
-    for first, second in combinations(spark.SPARK_CLASSES, 2):
+    silhouettes = {name: silhouette_HW(name) for name in SPARK_CLASSES}
+    for first, second in combinations(SPARK_CLASSES, 2):
         a, b = silhouettes[first], silhouettes[second]
         same = np.count_nonzero((a == b) & (a > 0)) / np.count_nonzero(a | b)
         assert same < 0.85, (first, second)
 
 
 def test_published_spans_hold() -> None:
-    spans_m = {name: float(np.ptp(build_craft(name, 0).vertices_VX, axis=0).max()) for name in spark.SPARK_CLASSES}
+    spans_m = {name: float(np.ptp(build_craft(name, 0).vertices_VX, axis=0).max()) for name in SPARK_CLASSES}
     published_m = {"Smart1": 14.0, "XMM Newton": 16.0, "Soho": 9.5, "VenusExpress": 8.0, "Proba3ocs": 1.5}
     for name, span_m in published_m.items():
         assert spans_m[name] == pytest.approx(span_m, rel=0.06)
@@ -176,7 +177,7 @@ def test_shadows_are_cast_by_one_part_on_another() -> None:
 
 def test_the_region_holds_every_hit() -> None:
     for seed in range(12):
-        name = spark.SPARK_CLASSES[seed % 10]
+        name = SPARK_CLASSES[seed % 10]
         scene = random_scene(np.random.default_rng(seed), name, 128)
         whole = Region(x_min=0, y_min=0, x_max=128, y_max=128)
         row, column = np.divmod(cast_region(scene, whole, 128, (0.5, 0.5)).pixel_N, 128)

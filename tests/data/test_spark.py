@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from spacecompile.contract import SPARK_CLASSES
 from spacecompile.data import spark
 from spacecompile.errors import DataError, FrameError, OutputError
 
@@ -48,7 +49,7 @@ def write_csv(root: Path, text: str) -> None:
 
 
 def test_the_ten_classes_are_in_the_published_order_and_spelling() -> None:
-    assert spark.SPARK_CLASSES == (
+    assert SPARK_CLASSES == (
         "VenusExpress", "Cheops", "LisaPathfinder", "ObservationSat1", "Proba2",
         "Proba3", "Proba3ocs", "Smart1", "Soho", "XMM Newton",
     )  # fmt: skip

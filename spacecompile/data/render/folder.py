@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from spacecompile.contract import SPARK_CLASSES
 from spacecompile.data.render.scene import class_name_of
 from spacecompile.data.render.settings import RenderSettings
 from spacecompile.data.spark import (
     PARTIAL_PREFIX,
-    SPARK_CLASSES,
     BoxXYXY,
     LabelledFrame,
     image_path,

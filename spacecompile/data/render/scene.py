@@ -11,11 +11,11 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from spacecompile.contract import SPARK_CLASSES
 from spacecompile.data.render.craft import Craft
 from spacecompile.data.render.fleet import NUM_WING_STEPS, build_craft, sun_wing_step
 from spacecompile.data.render.material import DIFFUSE_M3
 from spacecompile.data.render.settings import RenderSettings
-from spacecompile.data.spark import SPARK_CLASSES
 
 Floats: TypeAlias = NDArray[np.float32]
 

@@ -1,0 +1,162 @@
+"""What a build is asked for, checked before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+
+from spacecompile.contract import FP32_TOLERANCE, BoxRule, ModelSpec, Precision, Tta, Variant
+from spacecompile.errors import UsageError
+from spacecompile.export.bundle_writer import SUFFIX, check_output
+from spacecompile.export.frames import images_of
+from spacecompile.export.sealed import check_tta
+from spacecompile.export.to_onnx import OPSET
+from spacecompile.network.checkpoint import LoadedCheckpoint, load_checkpoint
+from spacecompile.network.model import MultiTaskNetwork
+
+_OTHER_FILES_BYTES = 32 << 20
+_BYTES_PER_WEIGHT = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """What few builds change.
+
+    Attributes:
+        rewrite: Run the exact rewrites.
+        spec_changes: Fields of the spec to use instead of the checkpoint's: `input_size_px`, `frame_size_px`, `mean`,
+            `std`, `classes`.
+        parity_frames: Largest number of real or rendered frames in the parity check; variants with test-time
+            augmentation, whose every frame costs eight network runs twice, are judged on a quarter of them.
+    """
+
+    rewrite: bool = True
+    spec_changes: Mapping[str, Any] = field(default_factory=dict)
+    parity_frames: int = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildPlan:
+    """A build that is ready to start.
+
+    Attributes:
+        checkpoint: In memory, its network carrying `spec`.
+        checkpoint_bytes: Size of its file.
+        spec: The checkpoint's, with the changes that were asked for.
+        output: Folder of the bundle.
+        variants: To build, in order.
+        data: Folder of real frames.
+        options: See there.
+    """
+
+    checkpoint: LoadedCheckpoint
+    checkpoint_bytes: int
+    spec: ModelSpec
+    output: Path
+    variants: tuple[Variant, ...]
+    data: Path | None
+    options: BuildOptions
+
+    @property
+    def name(self) -> str:
+        """Of the bundle."""
+        return self.output.name.removesuffix(SUFFIX)
+
+
+def plan_build(
+    checkpoint: str | Path,
+    *,
+    output: str | Path | None = None,
+    precision: Sequence[str] = ("fp32",),
+    tta: Sequence[str] = ("none", "d4"),
+    data: str | Path | None = None,
+    force: bool = False,
+    options: BuildOptions | None = None,
+) -> BuildPlan:
+    """Load the checkpoint and check everything that can be checked before the work; see `build` for the arguments.
+
+    Raises:
+        CheckpointError: If the checkpoint can't be used.
+        UsageError: If an argument can't.
+        DataError: If the data folder holds no image.
+        OutputError: If something is in the way at the output.
+    """
+    options = options or BuildOptions()
+    path = Path(checkpoint)
+    combinations = _combinations(precision, tta)
+    loaded = load_checkpoint(path)
+    spec = changed_spec(loaded.spec, options.spec_changes)
+    for _, augmentation in combinations:
+        check_tta(spec, augmentation)
+    # The rewrites count the cost at the size that the network's own spec says.
+    loaded.network.spec = spec
+    if data is not None:
+        images_of(Path(data))
+    folder = Path(output) if output is not None else Path(path.stem + SUFFIX)
+    check_output(folder, force=force, needed_bytes=_needed_bytes(loaded.network, len(combinations)))
+    return BuildPlan(
+        checkpoint=loaded,
+        checkpoint_bytes=path.stat().st_size,
+        spec=spec,
+        output=folder,
+        variants=tuple(_variant(*combination) for combination in combinations),
+        data=None if data is None else Path(data),
+        options=options,
+    )
+
+
+def changed_spec(spec: ModelSpec, changes: Mapping[str, Any]) -> ModelSpec:
+    """A checkpoint's spec with some fields replaced.
+
+    The box margins are in frame pixels and follow a change of the frame size.
+
+    Raises:
+        UsageError: If the number of classes differs, or the result is impossible.
+    """
+    classes = changes.get("classes", spec.classes)
+    if len(classes) != len(spec.classes):
+        raise UsageError(
+            f"--classes names {len(classes)} classes, but the checkpoint's classifier has {len(spec.classes)}. "
+            f"Name them all, in its order: {', '.join(spec.classes)}."
+        )
+    if frame_size_px := changes.get("frame_size_px"):
+        scale_y, scale_x = (new / old for new, old in zip(frame_size_px, spec.frame_size_px, strict=True))
+        left, top, right, bottom = spec.box.margins_px
+        margins_px = (left * scale_x, top * scale_y, right * scale_x, bottom * scale_y)
+        changes = {**changes, "box": BoxRule(threshold=spec.box.threshold, margins_px=margins_px)}
+    return msgspec.structs.replace(spec, **changes)
+
+
+def _combinations(precision: Sequence[str], tta: Sequence[str]) -> list[tuple[Precision, Tta]]:
+    """Every asked precision with every asked augmentation, in order and once."""
+    for kind, given, known in (("precision", precision, get_args(Precision)), ("tta", tta, get_args(Tta))):
+        unknown = [name for name in given if name not in known]
+        if unknown or not given:
+            seen = unknown[0] if unknown else "empty"
+            raise UsageError(f"--{kind} is {seen!r}; choose from {', '.join(known)}.")
+    late = [name for name in precision if name != "fp32"]
+    if late:
+        raise UsageError(f"--precision {late[0]} can't be built by this version, only fp32. Leave it out.")
+    pairs = dict.fromkeys((bits, augmentation) for bits in precision for augmentation in tta)
+    return [msgspec.convert(pair, tuple[Precision, Tta]) for pair in pairs]
+
+
+def _variant(precision: Precision, tta: Tta) -> Variant:
+    name = precision if tta == "none" else f"{precision}-{tta}"
+    return Variant(
+        name=name,
+        precision=precision,
+        tta=tta,
+        path=f"variants/{name}/model.onnx",
+        opset=OPSET,
+        tolerance=FP32_TOLERANCE,
+    )
+
+
+def _needed_bytes(network: MultiTaskNetwork, num_variants: int) -> int:
+    num_weights = sum(weight.numel() for weight in network.parameters())
+    return num_variants * num_weights * _BYTES_PER_WEIGHT + _OTHER_FILES_BYTES
