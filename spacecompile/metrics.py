@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -64,7 +65,7 @@ class Scores(Record):
     s_params: float
     s_final: float
     frames: int
-    per_class: dict[str, ClassScores] = {}
+    per_class: dict[str, ClassScores] = msgspec.field(default_factory=dict)
 
 
 def accuracy_score(*, s_cls: float, s_det: float, s_seg: float) -> float:
@@ -131,7 +132,11 @@ def parts_iou(parts_HW: NDArray[np.uint8], true_parts_HW: NDArray[np.uint8]) -> 
     Raises:
         FrameError: If the masks differ in size or are not uint8 [H, W].
     """
-    if parts_HW.shape != true_parts_HW.shape or parts_HW.ndim != 2 or not parts_HW.dtype == true_parts_HW.dtype == np.uint8:
+    if (
+        parts_HW.shape != true_parts_HW.shape
+        or parts_HW.ndim != 2
+        or not parts_HW.dtype == true_parts_HW.dtype == np.uint8
+    ):
         raise FrameError(
             f"part masks are {parts_HW.dtype} {parts_HW.shape} and {true_parts_HW.dtype} {true_parts_HW.shape}; "
             "compare uint8 masks of one size (height, width)."
@@ -159,7 +164,7 @@ class ScoreMeter:
     _box_ious: list[float] = field(default_factory=list)
     _parts_ious: list[tuple[float, ...]] = field(default_factory=list)
 
-    def add(  # noqa: PLR0913 - three answers and three truths
+    def add(
         self,
         class_index: int,
         true_class_index: int,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from spacecompile import __version__
+from spacecompile._version import __version__
 from spacecompile.benchmarks.records import Environment
 
 PACKAGES = ("numpy", "pillow", "onnxruntime", "openvino", "torch", "segmentation-models-pytorch", "timm", "onnx")

@@ -36,10 +36,11 @@ def latency_distribution(latencies: Mapping[str, Latency]) -> str:
     for row, name in enumerate(names):
         samples_ms = np.asarray(latencies[name].samples_ms)
         heights = row + rng.uniform(-0.26, 0.26, len(samples_ms))
-        axes.plot(samples_ms, heights, "o", ms=3.2, mec="none", alpha=0.45, color=_color(row))
-        median_ms = float(np.percentile(samples_ms, 50, method="higher"))
-        axes.plot([median_ms, median_ms], [row - 0.36, row + 0.36], color=_color(row), lw=2.2, solid_capstyle="butt")
-        axes.annotate(f"{median_ms:.0f}", (median_ms, row - 0.40), ha="center", va="bottom", fontsize=9.5, color=_INK)
+        axes.plot(samples_ms, heights, "o", ms=3.4, mec="none", alpha=0.55, color=_color(row))
+        median_ms = latencies[name].p50_ms
+        if median_ms is not None:
+            axes.plot([median_ms] * 2, [row - 0.36, row + 0.36], color=_color(row), lw=2.2, solid_capstyle="butt")
+            axes.annotate(_milliseconds(median_ms), (median_ms, row - 0.40), ha="center", va="bottom", color=_INK)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.45, -0.75)
     _logarithmic(axes, [sample for latency in latencies.values() for sample in latency.samples_ms])
@@ -65,18 +66,19 @@ def latency_over_time(latencies: Mapping[str, Latency]) -> str:
 
 
 def ratio_chart(ratios: Sequence[tuple[str, Ratio]]) -> str:
-    """Median ratio with its quartiles per pair of variant and peer, against 1, where both are equally fast."""
-    figure, axes = _figure(0.8 + 0.42 * len(ratios))
+    """Median ratio with its quartiles per pair of variant and peer, around 1, where both are equally fast."""
+    figure, axes = _figure(0.9 + 0.52 * len(ratios))
     for row, (_, ratio) in enumerate(ratios):
-        color = _SERIES[0] if ratio.ratio <= 1 else _SERIES[3]
-        axes.barh(row, ratio.ratio, height=0.56, color=color, alpha=0.85)
-        axes.plot(ratio.spread, [row, row], color=_INK, lw=1.6, solid_capstyle="butt")
-        axes.annotate(f" {ratio.ratio:.2f}x", (max(ratio.spread[1], ratio.ratio), row), va="center", color=_INK)
-    axes.axvline(1, color=_MUTED, lw=1.1, ls=(0, (4, 3)))
+        color = _SERIES[0] if ratio.ratio <= 1 else _SERIES[5]
+        axes.plot(ratio.spread, [row, row], color=color, lw=5, alpha=0.45, solid_capstyle="round")
+        axes.plot(ratio.ratio, row, "o", ms=8, mec="none", color=color)
+        axes.annotate(f"{ratio.ratio:.2f}x", (ratio.ratio, row - 0.2), ha="center", va="bottom", color=_INK)
+    edges = [edge for _, ratio in ratios for edge in (*ratio.spread, 1.0)]
+    _logarithmic(axes, edges)
+    axes.axvline(1, color=_MUTED, lw=1.1, ls=(0, (4, 3)), zorder=0)
     axes.set_yticks(range(len(ratios)), [name for name, _ in ratios])
-    axes.set_ylim(len(ratios) - 0.5, -0.5)
-    axes.set_xlim(0, max(1.08, 1.12 * max(max(ratio.spread[1], ratio.ratio) for _, ratio in ratios)))
-    axes.set_xlabel("time of the variant over the peer's; the line spans the quartiles, dashed is equal")
+    axes.set_ylim(len(ratios) - 0.5, -0.75)
+    axes.set_xlabel("time of the variant over the peer's, quartiles as a band; dashed is equally fast")
     return _svg(figure, "ratios")
 
 
@@ -92,23 +94,27 @@ def _figure(height_in: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _logarithmic(axes: Axes, samples_ms: Sequence[float]) -> None:
+def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
     axes.set_xscale("log")
-    axes.set_xlim(0.9 * min(samples_ms), 1.1 * max(samples_ms))
+    axes.set_xlim(0.87 * min(values), 1.13 * max(values))
     axes.xaxis.set_major_formatter(_plain)
     axes.xaxis.set_minor_formatter(_sparse)
     axes.grid(axis="x", which="both", color=_GRID, lw=0.6)
     axes.set_axisbelow(True)
 
 
-def _plain(value: float, _position: int | None = None) -> str:
-    return f"{value:g}"
+def _milliseconds(value_ms: float) -> str:
+    return f"{value_ms:,.0f}" if value_ms >= 20 else f"{value_ms:.1f}"
 
 
-def _sparse(value: float, _position: int | None = None) -> str:
+def _plain(value: float, _position: float) -> str:
+    return f"{value:,g}"
+
+
+def _sparse(value: float, _position: float) -> str:
     """Labels between the powers of ten: 2, 3 and 5 of each."""
     leading = round(value / 10 ** np.floor(np.log10(value)), 6)
-    return f"{value:g}" if leading in (2, 3, 5) else ""
+    return f"{value:,g}" if leading in (2, 3, 5) else ""
 
 
 def _color(index: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from spacecompile import __version__
+from spacecompile._version import __version__
 from spacecompile.contract import Precision, Progress, Tta, no_progress
 from spacecompile.errors import IntegrityError, MissingPartError, UsageError
 from spacecompile.runtime.bundle import open_bundle

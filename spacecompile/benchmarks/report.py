@@ -111,7 +111,7 @@ def render_report(result: BenchResult, samples: Sequence[tuple[NDArray[np.uint8]
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    figures = {name: Markup(markup) for name, markup in _figures(result).items()}  # noqa: S704 - our own drawings
+    figures = {name: Markup(markup) for name, markup in _figures(result).items()}
     return environment.get_template("report.html.j2").render(
         result=_without_unset(result),
         ratios=_ratios(result),
@@ -195,7 +195,7 @@ def _first_scores(result: BenchResult, variant: str) -> Scores | None:
 def _percentile_text(latency: Latency, key: str) -> str:
     """A percentile for a table, or how many samples it lacks."""
     value = percentile_of(latency, key)
-    return f"{value:.1f}" if value is not None else f"{latency.missing_samples[key]:,} more"
+    return f"{value:,.1f}" if value is not None else f"{latency.missing_samples[key]:,} more"
 
 
 def _picture(frame_HWC: NDArray[np.uint8], answer: Answer) -> Picture:

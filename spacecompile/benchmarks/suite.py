@@ -13,7 +13,7 @@ import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from spacecompile import __version__
+from spacecompile._version import __version__
 from spacecompile.benchmarks.budget import check_budget
 from spacecompile.benchmarks.checkpoints import check_checkpoint, find_checkpoint
 from spacecompile.benchmarks.contest import Contest, ContestSettings, run_contest
@@ -32,7 +32,7 @@ from spacecompile.runtime.session import load
 
 PARITY_PATH = "reports/parity.json"
 
-NO_DATA = "not measured: give labelled frames in the SPARK format with --data DIR"
+NO_DATA = "Not measured: give labelled frames in the SPARK format with --data DIR"
 NO_PEERS = "left out on request"
 
 
@@ -253,8 +253,8 @@ def _warnings(draft: _Draft, load_average_start: float | None) -> tuple[str, ...
         if not agreement.same:
             warnings.append(
                 f"{name}: its answers differ from the variant's (classes agree on {agreement.class_agreement:.0%}, "
-                f"mean parts IoU {agreement.parts_iou_mean:.3f}, median box difference {agreement.box_px_median:.1f} px); "
-                "its ratio compares different tasks"
+                f"mean parts IoU {agreement.parts_iou_mean:.3f}, median box difference "
+                f"{agreement.box_px_median:.1f} px); its ratio compares different tasks"
             )
     return tuple(warnings)
 

@@ -55,7 +55,7 @@ def _say_budget(result: BenchResult) -> None:
 def _say_score(result: BenchResult) -> None:
     if isinstance(result.score, UnsetType):
         if not isinstance(result.score_note, UnsetType):
-            console.say(f"Score {escape(result.score_note)}\n")
+            console.say(f"[bold]Score[/] {escape(result.score_note)}\n")
         return
     table = _table("Score", "variant", "s_cls", "s_det", "s_seg", "s_acc", "s_flops", "s_params", "s_final", "frames")
     for name, scores in result.score.variants.items():
@@ -77,7 +77,7 @@ def _say_latency(result: BenchResult, percentiles: Sequence[float]) -> None:
         table.add_row(
             name,
             *(percentile_cell(latency, key) for key in keys),
-            f"{latency.max_ms:.1f}",
+            f"{latency.max_ms:,.1f}",
             str(latency.samples),
             percentile_cell(engine, "p50_ms") if engine else "",
         )
@@ -90,7 +90,7 @@ def _say_latency(result: BenchResult, percentiles: Sequence[float]) -> None:
 def percentile_cell(latency: Latency, key: str) -> str:
     """A percentile in milliseconds, or how many samples it lacks."""
     value = percentile_of(latency, key)
-    return f"{latency.missing_samples[key]:,} more" if value is None else f"{value:.1f}"
+    return f"{latency.missing_samples[key]:,} more" if value is None else f"{value:,.1f}"
 
 
 def _say_peers(result: BenchResult) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from spacecompile import __version__
+from spacecompile._version import __version__
 from spacecompile.cli import console
 from spacecompile.errors import OutputError
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import Abort, TyperException
 
-from spacecompile import __version__
+from spacecompile._version import __version__
 from spacecompile.cli.bench import bench
 from spacecompile.cli.build import build
 from spacecompile.cli.console import emit_json, stderr

@@ -8,17 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spacecompile.cli import console
-from spacecompile.errors import UsageError
+from spacecompile.errors import MissingPartError, UsageError
 
 if TYPE_CHECKING:
     from spacecompile.train.loop import EpochReport, StepReport
-    from spacecompile.train.run import TrainReport
+    from spacecompile.train.run import TrainJob, TrainReport
 
 RECIPE_FLAGS = (
     *("epochs", "batch_size", "lr", "encoder_lr_scale", "weight_decay", "warmup_epochs", "clip", "augment"),
@@ -29,6 +30,7 @@ SPEC_FLAGS = ("imgsz", "frame", "mean", "std", "dropout")
 
 def train(
     ctx: typer.Context,
+    *,
     data: Annotated[Path, typer.Option("--data", help="Folder in the SPARK format with the splits train and val.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],
     epochs: Annotated[int, typer.Option(help="Passes over the training frames.")] = 30,
@@ -65,28 +67,23 @@ def train(
         float, typer.Option(help="Minutes of training; the learning rate then follows the clock. 0 for none.")
     ] = 0.0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an earlier run.")] = False,
-    json: Annotated[str | None, typer.Option("--json", help="Write the result as JSON to FILE, or - for stdout.")] = None,
+    json: Annotated[
+        str | None, typer.Option("--json", help="Write the result as JSON to FILE, or - for stdout.")
+    ] = None,
 ) -> None:
     """Train the network on labelled frames and store a checkpoint that `build` takes.
 
     The defaults are the published recipe, which starts from pretrained weights. Nothing is downloaded here: from
     scratch, use --encoder-lr-scale 1. Interrupt at any time and go on with --resume.
+
+    Example: spacecompile train --data frames -o runs/first --imgsz 256 --encoder-lr-scale 1 --ema 0.998
     """
-    import torch
-
-    from spacecompile.train.loop import Callbacks
-    from spacecompile.train.recipe import Recipe
-    from spacecompile.train.run import TrainJob
-    from spacecompile.train.run import train as run_training
-
+    modules = _training_modules()
     _check_choice("augment", augment, ("none", "light", "medium"))
     _check_choice("cache", cache, ("auto", "ram", "none"))
-    if resume and (clash := [name for name in (*RECIPE_FLAGS, *SPEC_FLAGS) if _is_given(ctx, name)]):
-        flags = ", ".join("--" + name.replace("_", "-") for name in clash)
-        raise UsageError(f"--resume keeps the recipe and network of the run; leave out {flags}, or start anew.")
-    if threads:
-        torch.set_num_threads(threads)
-    recipe = Recipe(
+    _refuse_changes_on_resume(ctx, resume=resume)
+    modules.torch.set_num_threads(threads or modules.torch.get_num_threads())
+    recipe = modules.Recipe(
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,
@@ -94,14 +91,14 @@ def train(
         weight_decay=weight_decay,
         warmup_epochs=warmup_epochs,
         clip_norm=clip,
-        augment=augment,  # type: ignore[arg-type]  # checked above
+        augment=augment,
         label_smoothing=label_smoothing,
         ema=ema,
         seed=seed,
         amp=amp,
         time_limit_min=time_limit_min,
     )
-    job = TrainJob(
+    job = modules.TrainJob(
         data=data,
         output=output,
         recipe=recipe,
@@ -110,23 +107,51 @@ def train(
         resume=resume,
         force=force,
         device=device,
-        cache=cache,  # type: ignore[arg-type]  # checked above
+        cache=cache,
         val_frames=val_frames,
         limit_frames=limit_frames,
         command=_command(ctx),
     )
+    report = _run(job)
+    if json is not None:
+        console.emit_json(_result(report), json)
+
+
+def _training_modules() -> Any:
+    """What the command needs of torch and the training stage, imported now and not with the command line."""
+    try:
+        import torch
+
+        from spacecompile.train.recipe import Recipe
+        from spacecompile.train.run import TrainJob
+    except ModuleNotFoundError as error:
+        raise MissingPartError(
+            f"train needs the package {error.name!r}, which isn't installed. Run: pip install 'spacecompile[train]'"
+        ) from error
+    return SimpleNamespace(torch=torch, Recipe=Recipe, TrainJob=TrainJob)
+
+
+def _refuse_changes_on_resume(ctx: typer.Context, *, resume: bool) -> None:
+    clash = [name for name in (*RECIPE_FLAGS, *SPEC_FLAGS) if _is_given(ctx, name)]
+    if resume and clash:
+        flags = ", ".join("--" + name.replace("_", "-") for name in clash)
+        raise UsageError(f"--resume keeps the recipe and network of the run; leave out {flags}, or start anew.")
+
+
+def _run(job: TrainJob) -> TrainReport:
+    from spacecompile.train.loop import Callbacks
+    from spacecompile.train.run import train as run_training
+
     start_s = time.perf_counter()
     with _shown() as view:
+        callbacks = Callbacks(on_step=view.on_step, on_epoch=view.on_epoch)
         try:
-            report = run_training(
-                job, callbacks=Callbacks(on_step=view.on_step, on_epoch=view.on_epoch), progress=view.on_progress
-            )
+            report = run_training(job, callbacks=callbacks, progress=view.on_progress)
         except KeyboardInterrupt:
-            _say(_after_interrupt(output))
+            _say(_after_interrupt(job.data, job.output))
             raise
     _say_result(report, wall_s=time.perf_counter() - start_s)
-    if json:
-        console.emit_json(_result(report), json)
+    return report
 
 
 def _say(text: str) -> None:
@@ -226,9 +251,9 @@ def _channels(text: str, flag: str) -> tuple[float, ...]:
     return values
 
 
-def _after_interrupt(output: Path) -> str:
+def _after_interrupt(data: Path, output: Path) -> str:
     if (output / "last.pt").is_file():
-        return f"interrupted; go on with [bold]spacecompile train --data DIR -o {output} --resume[/]"
+        return f"interrupted; go on with [bold]spacecompile train --data {data} -o {output} --resume[/]"
     return "interrupted before the first epoch was done; nothing was kept."
 
 

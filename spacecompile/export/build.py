@@ -1,6 +1,6 @@
 """The pipeline: checkpoint to certified bundle.
 
-    plan -> rewrite -> for each variant: seal, export -> reference answers -> parity of each file -> self-test -> manifest
+plan -> rewrite -> for each variant: seal, export -> reference answers -> parity of each file -> self-test -> manifest
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 import torch
 from torch import nn
 
-from spacecompile import __version__
+from spacecompile._version import __version__
 from spacecompile.contract import (
     HEALTH_SIGNALS,
     SCHEMA_VERSION,
@@ -49,3 +49,277 @@ from spacecompile.runtime.backends.onnxruntime_ import OnnxRuntimeBackend
 from spacecompile.runtime.threads import usable_cores
 
 PARITY_PATH = "reports/parity.json"
+_AUGMENTED_SHARE = 4
+"""Variants with test-time augmentation are judged on every fourth of the frames that are not adversarial."""
+
+
+class BuildStep(Record):
+    """One finished step.
+
+    Attributes:
+        name: Of the step.
+        seconds: That it took.
+        bytes: Size of what it read or wrote; None when that says nothing.
+        note: What came out, in a few words; may be empty.
+    """
+
+    name: str
+    seconds: float
+    bytes: int | None = None
+    note: str = ""
+
+
+class BuildReport(Record):
+    """What a build made.
+
+    Attributes:
+        path: Folder of the bundle.
+        bytes: Size of all its files.
+        seconds: Of the whole build.
+        steps: In order.
+        variants: In the bundle.
+        rewrites: One report per pass.
+        cost_source, cost: Before and after the rewrites.
+        parity: The certificate.
+        licences: What the user must know.
+    """
+
+    path: str
+    bytes: int
+    seconds: float
+    steps: tuple[BuildStep, ...]
+    variants: tuple[Variant, ...]
+    rewrites: tuple[PassReport, ...]
+    cost_source: Cost
+    cost: Cost
+    parity: ParityReport
+    licences: tuple[str, ...]
+
+
+def no_steps(step: BuildStep) -> None:
+    """Ignore finished steps: the default of `run_build`."""
+
+
+def build(
+    checkpoint: str | Path,
+    *,
+    output: str | Path | None = None,
+    precision: Sequence[str] = ("fp32",),
+    tta: Sequence[str] = ("none", "d4"),
+    data: str | Path | None = None,
+    force: bool = False,
+    options: BuildOptions | None = None,
+    progress: Progress = no_progress,
+) -> BuildReport:
+    """Compile a checkpoint into a bundle whose every file is proven against PyTorch.
+
+    Until the last step the bundle lies in a hidden folder beside its place; an earlier bundle stays whole until then.
+
+    Args:
+        checkpoint: File to compile.
+        output: Folder of the bundle; `<checkpoint>.spacepkg` in the current folder if not given.
+        precision: Of the variants: `fp32`.
+        tta: Test-time augmentations inside the variants: `none`, `d4`, `d4-median`.
+        data: Real frames for the parity check: a SPARK-format folder or any folder of images of the frame size.
+        force: Replace a bundle that is there.
+        options: What few builds change.
+        progress: Called with the name of the long step that runs.
+
+    Raises:
+        CheckpointError, UsageError, DataError, OutputError: Before any work, if an argument can't be used.
+        BuildError: If a rewrite can't prove itself, or the network can't be exported.
+        ParityError: If a file differs from PyTorch by more than its tolerance.
+    """
+    plan = plan_build(checkpoint, output=output, precision=precision, tta=tta, data=data, force=force, options=options)
+    return run_build(plan, progress=progress)
+
+
+def run_build(
+    plan: BuildPlan, *, progress: Progress = no_progress, on_step: Callable[[BuildStep], None] = no_steps
+) -> BuildReport:
+    """Carry out a plan.
+
+    Args:
+        plan: Of `plan_build`.
+        progress: As in `build`.
+        on_step: Called after each step.
+
+    Raises:
+        SpacecompileError: As `build`.
+    """
+    clock = _Clock(on_step=on_step)
+    rewritten, rewrites, cost_source, cost = _rewritten(plan, clock, progress)
+    frames = _frames(plan, clock, progress)
+    with bundle_writer(plan.output) as writer:
+        for variant in plan.variants:
+            _export(plan, variant, rewritten, writer, clock)
+        expected = _references(plan, frames, clock, progress)
+        parity = _certificate(plan, expected, writer, clock, progress)
+        with clock.step("self-test") as step:
+            write_selftest(writer, expected)
+            step.bytes = sum(fact.bytes for path, fact in writer.facts.items() if path.startswith("selftest/"))
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            name=plan.name,
+            spec=plan.spec,
+            health_signals=HEALTH_SIGNALS,
+            variants=plan.variants,
+            files=dict(sorted(writer.facts.items())),
+            source_sha256=plan.checkpoint.sha256,
+            source_format=plan.checkpoint.format,
+            training=plan.checkpoint.training,
+            rewrites=rewrites,
+            cost_source=cost_source,
+            cost=cost,
+            tools=tool_versions(),
+            licences=licences_of(plan.spec),
+        )
+        writer.write_manifest(_json(manifest))
+    return BuildReport(
+        path=str(plan.output),
+        bytes=sum(fact.bytes for fact in writer.facts.values()),
+        seconds=clock.elapsed_s(),
+        steps=tuple(clock.steps),
+        variants=plan.variants,
+        rewrites=rewrites,
+        cost_source=cost_source,
+        cost=cost,
+        parity=parity,
+        licences=manifest.licences,
+    )
+
+
+@dataclass(kw_only=True)
+class _RunningStep:
+    bytes: int | None = None
+    note: str = ""
+
+
+@dataclass(kw_only=True)
+class _Clock:
+    """Times the steps of one build."""
+
+    on_step: Callable[[BuildStep], None]
+    start_s: float = field(default_factory=time.perf_counter)
+    steps: list[BuildStep] = field(default_factory=list)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[_RunningStep]:
+        running, start_s = _RunningStep(), time.perf_counter()
+        yield running
+        seconds = time.perf_counter() - start_s
+        finished = BuildStep(name=name, seconds=seconds, bytes=running.bytes, note=running.note)
+        self.steps.append(finished)
+        self.on_step(finished)
+
+    def elapsed_s(self) -> float:
+        return time.perf_counter() - self.start_s
+
+
+def _rewritten(
+    plan: BuildPlan, clock: _Clock, progress: Progress
+) -> tuple[nn.Module, tuple[PassReport, ...], Cost, Cost]:
+    """The network to export, the pass reports, and the cost before and after."""
+    network = plan.checkpoint.network
+    if not plan.options.rewrite:
+        with clock.step("count") as step:
+            cost = cost_of(network, plan.spec.input_size_px)
+            step.note = "no rewrites"
+        return network, (), cost, cost
+    with clock.step("rewrite") as step:
+        rewritten, reports = rewrite_network(network, progress=progress)
+        before, after = reports[0].before, reports[-1].after
+        step.note = (
+            f"{before.macs_fvcore / 1e9:.4f} -> {after.macs_fvcore / 1e9:.4f} GMAC (fvcore), "
+            f"{before.params / 1e6:.4f} -> {after.params / 1e6:.4f} M parameters"
+        )
+    return rewritten, reports, before, after
+
+
+def _frames(plan: BuildPlan, clock: _Clock, progress: Progress) -> tuple[ParityFrame, ...]:
+    with clock.step("frames") as step:
+        frames = parity_frames(
+            plan.spec.frame_size_px, data=plan.data, count=plan.options.parity_frames, progress=progress
+        )
+        kinds = [frame.kind for frame in frames]
+        step.note = " and ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+        if "real" not in kinds:
+            step.note += "; give real ones with --data"
+    return frames
+
+
+def _export(plan: BuildPlan, variant: Variant, network: nn.Module, writer: BundleWriter, clock: _Clock) -> None:
+    facts = {
+        "name": plan.name,
+        "variant": variant.name,
+        "classes": _compact(plan.spec.classes),
+        "spec": _compact(plan.spec),
+        "spacecompile": __version__,
+        "source_sha256": plan.checkpoint.sha256,
+    }
+    with clock.step(f"export {variant.name}") as step:
+        graph = SealedGraph(network, plan.spec, variant.tta)
+        model_bytes = export_onnx(graph, plan.spec.frame_size_px, facts=facts, opset=variant.opset)
+        writer.write(variant.path, model_bytes)
+        step.bytes = len(model_bytes)
+
+
+def _references(
+    plan: BuildPlan, frames: Sequence[ParityFrame], clock: _Clock, progress: Progress
+) -> dict[Tta, tuple[ExpectedAnswer, ...]]:
+    """PyTorch's answers for every augmentation that the bundle has."""
+    expected = {}
+    for tta in dict.fromkeys(variant.tta for variant in plan.variants):
+        with clock.step("reference" if tta == "none" else f"reference {tta}") as step:
+            graph = SealedGraph(plan.checkpoint.network, plan.spec, tta)
+            expected[tta] = expected_answers(graph, _frames_of(tta, frames), progress=progress)
+            step.note = f"{len(expected[tta])} frames in PyTorch"
+    return expected
+
+
+def _frames_of(tta: Tta, frames: Sequence[ParityFrame]) -> list[ParityFrame]:
+    natural = [frame for frame in frames if frame.kind != "adversarial"]
+    count = len(natural) if tta == "none" else -(-len(natural) // _AUGMENTED_SHARE)
+    return [*spread(natural, count), *(frame for frame in frames if frame.kind == "adversarial")]
+
+
+def _certificate(
+    plan: BuildPlan,
+    expected: dict[Tta, tuple[ExpectedAnswer, ...]],
+    writer: BundleWriter,
+    clock: _Clock,
+    progress: Progress,
+) -> ParityReport:
+    """Judge every file as it lies on the disk, and write the report."""
+    verdicts: list[VariantParity] = []
+    threads = usable_cores()
+    for variant in plan.variants:
+        with clock.step(f"parity {variant.name}") as step:
+            verdict = check_parity(
+                variant.name,
+                (writer.folder / variant.path).read_bytes(),
+                expected[variant.tta],
+                tolerance=variant.tolerance,
+                threads=threads,
+                progress=progress,
+            )
+            require_parity(verdict)
+            verdicts.append(verdict)
+            step.note = f"{sum(verdict.num_frames.values())} frames agree"
+    report = ParityReport(
+        reference=f"torch {torch.__version__}, eager, float32, before any rewrite",
+        backend=f"{OnnxRuntimeBackend.name} {OnnxRuntimeBackend.version}",
+        reference_threads=torch.get_num_threads(),
+        backend_threads=threads,
+        variants=tuple(verdicts),
+    )
+    writer.write(PARITY_PATH, _json(report))
+    return report
+
+
+def _json(record: Record) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(record, order="deterministic"), indent=2) + b"\n"
+
+
+def _compact(value: object) -> str:
+    return msgspec.json.encode(value, order="deterministic").decode()

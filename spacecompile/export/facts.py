@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
+from spacecompile._version import __version__
 from spacecompile.contract import ModelSpec
 
 _TOOLS = (
@@ -14,7 +15,6 @@ _TOOLS = (
     "onnxsim",
     "pillow",
     "segmentation-models-pytorch",
-    "spacecompile",
     "timm",
     "torch",
 )
@@ -36,7 +36,7 @@ _ENCODER_LICENCE = (
 
 def tool_versions() -> dict[str, str]:
     """Version of every package that shapes the bundle's bytes, by name."""
-    return {tool: version(tool) for tool in _TOOLS}
+    return {"spacecompile": __version__, **{tool: version(tool) for tool in _TOOLS}}
 
 
 def licences_of(spec: ModelSpec) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spacecompile.contract import PARTS, ModelSpec
+from spacecompile.contract import ModelSpec
 
 
 class FrameParts(NamedTuple):
@@ -94,7 +94,7 @@ class PartsInFrame(nn.Module):
         if phases > 1:
             # Beyond the edge a bilinear resize repeats the outermost cell.
             part_logits_1Khw = functional.pad(part_logits_1Khw, (1, 1, 1, 1), mode="replicate")
-        per_part_11hw = part_logits_1Khw.split(1, dim=1)
+        per_part_11hw = part_logits_1Khw.chunk(part_logits_1Khw.shape[1], dim=1)
         if phases == 1:
             return phases, list(per_part_11hw)
         kernel_P1hw = torch.tensor(_phase_kernel(phases), dtype=torch.float32).reshape(-1, 1, 3, 3)

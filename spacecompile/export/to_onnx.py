@@ -17,7 +17,7 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto
 from torch import nn
 
-from spacecompile import __version__
+from spacecompile._version import __version__
 from spacecompile.contract import INPUT_NAME, OUTPUT_NAMES
 from spacecompile.errors import BuildError
 
@@ -29,8 +29,10 @@ OPSET_MAX = 23
 
 # Not in TensorRT, or of a shape that depends on the data (DESIGN section 5).
 _ILLEGAL_OPS = frozenset(
-    "NonZero NonMaxSuppression Unique Compress BitwiseAnd BitwiseOr BitwiseXor BitwiseNot BitShift "
-    "If Loop Scan SequenceAt SequenceConstruct StringNormalizer".split()
+    (
+        *("BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Compress", "If", "Loop"),
+        *("NonMaxSuppression", "NonZero", "Scan", "SequenceAt", "SequenceConstruct", "Unique"),
+    )
 )
 _UNREDUCIBLE_TYPES = (TensorProto.BOOL, TensorProto.UINT8)
 
@@ -65,7 +67,8 @@ def export_onnx(
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise BuildError(f"onnx.checker refuses the exported graph: {_first_line(error)}") from error
-    return model.SerializeToString(deterministic=True)
+    model_bytes: bytes = model.SerializeToString(deterministic=True)
+    return model_bytes
 
 
 def _traced(graph: nn.Module, frame_size_px: tuple[int, int], opset: int) -> ModelProto:
@@ -97,9 +100,12 @@ def _traced(graph: nn.Module, frame_size_px: tuple[int, int], opset: int) -> Mod
 
 def _simplified(model: ModelProto) -> ModelProto:
     try:
+        simplified: ModelProto
         simplified, same = onnxsim.simplify(model)
     except (RuntimeError, ValueError) as error:
-        raise BuildError(f"onnxsim can't simplify the graph: {_first_line(error)} Install the pinned onnxsim.") from error
+        raise BuildError(
+            f"onnxsim can't simplify the graph: {_first_line(error)} Install the pinned onnxsim."
+        ) from error
     if not same:
         raise BuildError("onnxsim changed what the graph computes. Install the pinned onnxsim.")
     return simplified

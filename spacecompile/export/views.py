@@ -26,10 +26,13 @@ def d4_views(input_1CSS: Tensor) -> Tensor:
 
 def undone(part_logits_NKhw: Tensor) -> Tensor:
     """Part logits of `d4_views` turned back to the picture's own pose."""
-    straight_4Khw, transposed_4Kwh = part_logits_NKhw.split(len(_MIRRORED_AXES))
-    posed = [*straight_4Khw.split(1), *transposed_4Kwh.transpose(2, 3).split(1)]
+    straight_4Khw, transposed_4Kwh = part_logits_NKhw.chunk(2)
+    num_mirrored = len(_MIRRORED_AXES)
+    posed = [*straight_4Khw.chunk(num_mirrored), *transposed_4Kwh.transpose(2, 3).chunk(num_mirrored)]
     axes_of_views = _MIRRORED_AXES * 2
-    return torch.cat([torch.flip(view, axes) if axes else view for view, axes in zip(posed, axes_of_views, strict=True)])
+    return torch.cat(
+        [torch.flip(view, axes) if axes else view for view, axes in zip(posed, axes_of_views, strict=True)]
+    )
 
 
 def merged_class_probs(class_logits_NL: Tensor, tta: Tta) -> Tensor:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import warnings
 
 import torch
-from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from spacecompile.contract import Cost
+
+with warnings.catch_warnings():
+    # When imported, fvcore scripts a loss function that nothing here uses, and torch deprecates scripting.
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
+    from fvcore.nn import FlopCountAnalysis
 
 
 class _WithInputSizedMasks(nn.Module):

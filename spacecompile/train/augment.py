@@ -87,7 +87,9 @@ def random_affine(
     shift_N2 = torch.stack([uniform_N(-settings.shift, settings.shift) for _ in range(2)], 1) * is_moved_N[:, None]
 
     # Quarter turns as whole numbers: cos(pi / 2) in float32 would blur exact pixels.
-    cos_turn_N, sin_turn_N = ((torch.tensor(table)[turns_N]) for table in ([1.0, 0.0, -1.0, 0.0], [0.0, 1.0, 0.0, -1.0]))
+    cos_turn_N, sin_turn_N = (
+        (torch.tensor(table)[turns_N]) for table in ([1.0, 0.0, -1.0, 0.0], [0.0, 1.0, 0.0, -1.0])
+    )
     cos_N = (cos_turn_N * angle_N.cos() - sin_turn_N * angle_N.sin()) / scale_N
     sin_N = (sin_turn_N * angle_N.cos() + cos_turn_N * angle_N.sin()) / scale_N
     aspect = size_px[0] / size_px[1]

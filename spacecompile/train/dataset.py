@@ -187,11 +187,13 @@ class TrainingFrames:
             DataError: If a file is missing or sizes disagree.
             FrameError: If a file is damaged.
         """
-        groups = [group for group in order_N.split(batch_size) if len(group) == batch_size]
+        groups = [group for group in torch.split(order_N, batch_size) if len(group) == batch_size]
 
         def start(pool: ThreadPoolExecutor, group: Tensor) -> dict[int, Future[Tensor]]:
             missing = [index for index in group.tolist() if not self._is_kept[index]]
-            return {index: pool.submit(pixels_from_files, self._frames[index], self._input_size_px) for index in missing}
+            return {
+                index: pool.submit(pixels_from_files, self._frames[index], self._input_size_px) for index in missing
+            }
 
         for group, decoded in _ahead(groups, start, workers=self._workers):
             yield Batch(pixels_NCHW=self._pixels(group, decoded), class_N=self._class_N[group])

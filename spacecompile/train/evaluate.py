@@ -79,7 +79,8 @@ def box_from_profile(profile: BoxProfile, rule: BoxRule, frame_size_px: tuple[in
     growth_xyxy = np.array([-1, -1, 1, 1]) * np.asarray(rule.margins_px) * scale_xyxy
     box_xyxy = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64) + growth_xyxy
     limit_xyxy = np.array([width_px, height_px, width_px, height_px], np.float64)
-    return np.clip(box_xyxy, 0, limit_xyxy)
+    clipped_xyxy: NDArray[np.float64] = np.clip(box_xyxy, 0, limit_xyxy)
+    return clipped_xyxy
 
 
 def answer_from_logits(
@@ -175,7 +176,5 @@ def score_rules(
         truth = answer.truth
         for rule, meter in zip(rules, meters, strict=True):
             box_xyxy = box_from_profile(answer.profile, rule, spec.frame_size_px)
-            meter.add(
-                answer.class_index, truth.class_index, answer.parts_HW, truth.parts_HW, box_xyxy, truth.box_xyxy
-            )
+            meter.add(answer.class_index, truth.class_index, answer.parts_HW, truth.parts_HW, box_xyxy, truth.box_xyxy)
     return [meter.scores(cost) for meter in meters]

@@ -36,15 +36,15 @@ class TrainingForward(nn.Module):
             return class_logits_NL, part_logits_NKhw
         features = self.network.encoder(input_NCHW)
         class_logits_NL = self.network.classification_head(features[-1])
-        fused_NCHW = fused_decoder(self.network.decoder, features)
-        return class_logits_NL, self.network.segmentation_head(fused_NCHW)
+        part_logits_NKhw = self.network.segmentation_head(fused_decoder(self.network.decoder, features))
+        return class_logits_NL, part_logits_NKhw
 
 
-def fused_decoder(decoder: nn.Module, features: list[Tensor]) -> Tensor:
+def fused_decoder(decoder: SegformerDecoder, features: list[Tensor]) -> Tensor:
     """What `SegformerDecoder.forward` computes.
 
     Args:
-        decoder: A `SegformerDecoder`.
+        decoder: Whose parameters and running statistics are used.
         features: Of the encoder: the input itself first, then from large to small.
 
     Returns:
@@ -52,22 +52,20 @@ def fused_decoder(decoder: nn.Module, features: list[Tensor]) -> Tensor:
     """
     size_px = (features[0].shape[2] // 4, features[0].shape[3] // 4)
     scales = (features[2:] if features[1].shape[1] == 0 else features[1:])[::-1]
-    convolution, norm, activation = decoder.fuse_stage  # type: ignore[misc]
-    weights, bias_C = _merged(decoder.mlp_stage, convolution)
+    convolution, norm, activation = decoder.fuse_stage
+    weights, bias_C = _merged([stage.linear for stage in decoder.mlp_stage], convolution)
     projected = [
-        functional.linear(feature.permute(0, 2, 3, 1), weight)
-        for feature, weight in zip(scales, weights, strict=True)
+        functional.linear(feature.permute(0, 2, 3, 1), weight) for feature, weight in zip(scales, weights, strict=True)
     ]
     total_NHWC = _sum_at_size(projected, size_px) + bias_C.to(projected[0].dtype)
     fused: Tensor = activation(norm(total_NHWC.permute(0, 3, 1, 2)))
     return fused
 
 
-def _merged(projections: nn.Module, convolution: nn.Conv2d) -> tuple[list[Tensor], Tensor]:
+def _merged(linears: list[nn.Linear], convolution: nn.Conv2d) -> tuple[list[Tensor], Tensor]:
     """One weight per scale, and one bias for their sum: bilinear weights add up to 1, so biases pass through."""
     with torch.autocast(convolution.weight.device.type, enabled=False):
-        parts = convolution.weight[:, :, 0, 0].chunk(len(projections), 1)  # type: ignore[arg-type]
-        linears = [projection.linear for projection in projections]  # type: ignore[attr-defined, operator]
+        parts = convolution.weight[:, :, 0, 0].chunk(len(linears), 1)
         weights = [part @ linear.weight for part, linear in zip(parts, linears, strict=True)]
         bias_C = torch.stack([part @ linear.bias for part, linear in zip(parts, linears, strict=True)]).sum(0)
         return weights, bias_C if convolution.bias is None else bias_C + convolution.bias
@@ -86,7 +84,7 @@ def _sum_at_size(scales_NhwC: list[Tensor], size_px: tuple[int, int]) -> Tensor:
     widened = [_bilinear(scale, width_px, scale.shape[2]) @ scale for scale in small]
     rows_NrX = torch.cat([scale.flatten(2) for scale in widened], 1)
     heights_Hr = torch.cat([_bilinear(scale, height_px, scale.shape[1]) for scale in small], 1)
-    total_NHWC = (heights_Hr @ rows_NrX).unflatten(2, (width_px, -1))
+    total_NHWC: Tensor = (heights_Hr @ rows_NrX).reshape(-1, height_px, width_px, small[0].shape[3])
     for scale in full:
         total_NHWC = total_NHWC + scale
     return total_NHWC
@@ -94,6 +92,6 @@ def _sum_at_size(scales_NhwC: list[Tensor], size_px: tuple[int, int]) -> Tensor:
 
 def _bilinear(like: Tensor, target_px: int, source_px: int) -> Tensor:
     """Matrix [target, source] of one axis of bilinear upsampling with half-pixel centres."""
-    identity = torch.eye(source_px, device=like.device)[None]
+    identity = torch.eye(source_px, dtype=torch.float64, device=like.device)[None]
     matrix = functional.interpolate(identity, size=target_px, mode="linear", align_corners=False)
     return matrix[0].T.contiguous().to(like.dtype)

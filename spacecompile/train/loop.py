@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -133,7 +132,7 @@ def write_text(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     try:
         part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        part.replace(path)
     except OSError as error:
         raise OutputError(f"can't write {path}: {error.strerror}. Check the folder and its free space.") from error
 
@@ -219,9 +218,7 @@ def _run_epoch(state: TrainingState, inputs: LoopInputs, callbacks: Callbacks) -
     )
 
 
-def _train_step(
-    state: TrainingState, batch: Batch, plan: DevicePlan, generator: torch.Generator
-) -> dict[str, float]:
+def _train_step(state: TrainingState, batch: Batch, plan: DevicePlan, generator: torch.Generator) -> dict[str, float]:
     """One optimizer step; the losses as plain numbers."""
     losses = _losses(state, batch, plan, generator)
     state.optimizer.zero_grad(set_to_none=True)

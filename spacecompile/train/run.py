@@ -17,7 +17,7 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 
-from spacecompile import __version__
+from spacecompile._version import __version__
 from spacecompile.contract import BoxRule, Cost, ModelSpec, Progress, no_progress
 from spacecompile.data.spark import LabelledFrame, read_split
 from spacecompile.errors import CheckpointError, OutputError, UsageError
@@ -192,7 +192,9 @@ def _prepare_output(job: TrainJob) -> None:
             for name in RUN_FILES:
                 (job.output / name).unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"can't use output folder {job.output}: {error.strerror}. Choose another --output.") from error
+        raise OutputError(
+            f"can't use output folder {job.output}: {error.strerror}. Choose another --output."
+        ) from error
     # An output that can't be written is found now, not after the first epoch.
     write_text(job.output / "train.json", json.dumps({"command": job.command, "finished": False}) + "\n")
 
@@ -233,7 +235,7 @@ def _finish(
     start_s = time.perf_counter()
     network = load_checkpoint(job.output / "best.pt").network
     _round_to_half(network)
-    network = network.to(device=finals.plan.device, memory_format=torch.channels_last)
+    network = network.to(finals.plan.device).to(memory_format=torch.channels_last)
     plan = replace(finals.plan, autocast_dtype=None)  # the stored scores are those of float32 inference
     plain = network.spec.box
     rule = _calibrated(network, finals, plan, progress)

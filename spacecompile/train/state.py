@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +56,7 @@ class TrainingState:
 
 def new_state(network: MultiTaskNetwork, recipe: Recipe, plan: DevicePlan) -> TrainingState:
     """A run that has not begun. The network is moved to the plan's device."""
-    network = network.to(device=plan.device, memory_format=torch.channels_last)
+    network = network.to(plan.device).to(memory_format=torch.channels_last)
     return TrainingState(
         recipe=recipe,
         network=network,
@@ -86,7 +85,7 @@ def save_state(path: Path, state: TrainingState) -> None:
     part = path.with_name(path.name + ".part")
     try:
         torch.save(content, part)
-        os.replace(part, path)
+        part.replace(path)
     except (OSError, RuntimeError) as error:
         part.unlink(missing_ok=True)
         raise OutputError(f"can't write {path}: {error}. Check the folder and its free space.") from error
@@ -118,5 +117,7 @@ def load_state(path: Path, plan: DevicePlan) -> TrainingState:
             setattr(state, name, content[name])
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{path} is truncated or not a training state: {reason}. Start without --resume.") from error
+        raise CheckpointError(
+            f"{path} is truncated or not a training state: {reason}. Start without --resume."
+        ) from error
     return state

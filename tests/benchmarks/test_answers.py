@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spacecompile.benchmarks.answers import Answered, AgreementTolerance, compare
+from spacecompile.benchmarks.answers import AgreementTolerance, Answered, compare
 from spacecompile.benchmarks.peer_table import answered_from_peer
 
 

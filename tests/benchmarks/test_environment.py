@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spacecompile import __version__
+from spacecompile._version import __version__
 from spacecompile.benchmarks import environment
 from spacecompile.benchmarks.environment import read_environment
 

@@ -12,7 +12,11 @@ from spacecompile.benchmarks.latency import LatencySettings, Recording, balanced
 from spacecompile.errors import UsageError
 
 FRAMES_HWC = [np.full((4, 4, 3), value, np.uint8) for value in range(3)]
-QUICK = {"duration_s": 0.0, "warmup_rounds": 0, "warmup_s": 0.0, "settle_ms": 0.0}
+
+
+def quick(rounds: int, *, warmup_rounds: int = 0) -> LatencySettings:
+    """Exactly so many rounds, without pauses."""
+    return LatencySettings(rounds_min=rounds, duration_s=0, warmup_rounds=warmup_rounds, warmup_s=0, settle_ms=0)
 
 
 class Witness:
@@ -35,11 +39,11 @@ class Witness:
         return 0.25 if self.name == "with-engine" else None
 
 
-def run_rounds(rounds: int, *names: str, **options: object) -> tuple[list[tuple[str, int]], Recording]:
+def run_rounds(rounds: int, *names: str, warmup_rounds: int = 0) -> tuple[list[tuple[str, int]], Recording]:
     calls: list[tuple[str, int]] = []
     recording = Recording()
     contestants = [Witness(name, calls) for name in names]
-    measure(contestants, FRAMES_HWC, LatencySettings(rounds_min=rounds, **(QUICK | options)), recording)  # type: ignore[arg-type]
+    measure(contestants, FRAMES_HWC, quick(rounds, warmup_rounds=warmup_rounds), recording)
     return calls, recording
 
 
@@ -81,7 +85,7 @@ def test_a_slow_contestant_takes_part_in_every_nth_round_only() -> None:
     calls: list[tuple[str, int]] = []
     recording = Recording()
     contestants = [Witness("quick", calls), Witness("slow", calls, every=4)]
-    measure(contestants, FRAMES_HWC, LatencySettings(rounds_min=9, **QUICK), recording)
+    measure(contestants, FRAMES_HWC, quick(9), recording)
     assert list(recording.app_ms["slow"]) == [0, 4, 8]
     assert list(recording.app_ms["quick"]) == list(range(9))
 
@@ -102,7 +106,7 @@ def test_the_garbage_collector_is_off_during_a_call_and_on_again_afterwards() ->
     calls: list[tuple[str, int]] = []
     witness = Witness("a", calls)
     assert gc.isenabled()
-    measure([witness], FRAMES_HWC, LatencySettings(rounds_min=3, **QUICK), Recording())
+    measure([witness], FRAMES_HWC, quick(3), Recording())
     assert witness.collector_was_on == [False] * 3
     assert gc.isenabled()
 
@@ -112,7 +116,7 @@ def test_an_interrupt_leaves_the_samples_that_were_measured() -> None:
     recording = Recording()
     contestants = [Witness("a", calls), Witness("b", calls, stop_at=2)]
     with pytest.raises(KeyboardInterrupt):
-        measure(contestants, FRAMES_HWC, LatencySettings(rounds_min=10, **QUICK), recording)
+        measure(contestants, FRAMES_HWC, quick(10), recording)
     assert recording.rounds == 2
     assert list(recording.app_ms["b"]) == [0, 1]
     assert {0, 1} <= recording.app_ms["a"].keys() <= {0, 1, 2}

@@ -1,0 +1,149 @@
+"""A whole result made of recorded numbers, without any section having been measured here."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from spacecompile.benchmarks.records import (
+    Agreement,
+    BenchResult,
+    BudgetLine,
+    BudgetReport,
+    ColdStart,
+    Configuration,
+    Environment,
+    Peer,
+    Ratio,
+    ScoreReport,
+    Subject,
+)
+from spacecompile.benchmarks.summary import summarise
+from spacecompile.contract import Cost, PassReport
+from spacecompile.metrics import Scores
+
+BEFORE = Cost(params=3_454_060, macs_fvcore=4_482_700_000, macs_torch=4_411_600_000)
+AFTER = Cost(params=3_387_884, macs_fvcore=3_396_300_000, macs_torch=3_337_900_000)
+
+PARITY = {
+    "reference": "torch",
+    "backend": "onnxruntime",
+    "backend_threads": 2,
+    "variants": [
+        {
+            "variant": "fp32",
+            "sha256": "a" * 64,
+            "passed": True,
+            "num_frames": {"adversarial": 5, "real": 32},
+            "class_agreement": 1.0,
+            "class_probs_max": 2.1e-7,
+            "parts_iou_min": 0.99987,
+            "box_px_max": 0.25,
+        }
+    ],
+}
+
+
+def recorded(median_ms: float, samples: int) -> tuple[float, ...]:
+    return tuple(np.random.default_rng(samples).normal(median_ms, 0.05 * median_ms, samples).round(3).tolist())
+
+
+def _scores() -> Scores:
+    return Scores(
+        s_cls=0.95, s_det=0.91, s_seg=0.88, s_acc=0.906, s_flops=0.966, s_params=0.887, s_final=0.9122, frames=40
+    )
+
+
+@pytest.fixture
+def whole_result() -> BenchResult:
+    """Every section that a run can hold."""
+    app = {"fp32": recorded(80, 70), "fp32-d4": recorded(640, 20), "plain-export": recorded(120, 70)}
+    agreement = Agreement(
+        frames=16,
+        class_agreement=1.0,
+        class_probs_max=0.0012,
+        parts_iou_mean=0.981,
+        parts_iou_min=0.94,
+        box_px_median=1.0,
+        box_px_max=3.0,
+        same=True,
+    )
+    return BenchResult(
+        version="0.1.0",
+        created="2026-11-22T13:00:00+00:00",
+        partial=False,
+        subject=Subject(
+            bundle="net",
+            source_sha256="0123456789abcdef" * 4,
+            architecture="Segformer",
+            encoder="mit_b0",
+            input_size_px=(512, 512),
+            frame_size_px=(1024, 1024),
+            variant_bytes={"fp32": 13_530_000, "fp32-d4": 13_540_000},
+            checkpoint_training={"scores": {"s_final": 0.913}},
+        ),
+        configuration=Configuration(
+            backend="onnxruntime 1.20",
+            spinning=True,
+            frames=16,
+            frames_source="frames, split val",
+            rounds=70,
+            rounds_min=64,
+            duration_s=60.0,
+            warmup_rounds=3,
+            warmup_s=2.0,
+            settle_ms=5.0,
+        ),
+        environment=Environment(
+            cpu="Flight Processor 9",
+            cores=2,
+            threads=2,
+            governor=None,
+            load_average_start=0.4,
+            load_average_end=2.1,
+            memory_bytes=24 << 30,
+            platform="Linux",
+            versions={"python": "3.11", "numpy": "2"},
+            commit="f" * 40,
+            modified=False,
+        ),
+        budget=BudgetReport(
+            passed=True,
+            lines=(
+                BudgetLine(
+                    key="gmacs_max",
+                    label="Multiply-adds",
+                    value=3.3963,
+                    limit=100.0,
+                    margin=96.6037,
+                    unit="GMAC",
+                    passed=True,
+                ),
+            ),
+            counter="fvcore",
+            cost_source=BEFORE,
+            cost=AFTER,
+            rewrites=(
+                PassReport(name="fold_batchnorm", changed=True, before=BEFORE, after=AFTER, relative_error=1.5e-15),
+            ),
+        ),
+        score=ScoreReport(data="frames", split="val", variants={"fp32": _scores()}),
+        latency={
+            "engine": {"fp32": summarise(recorded(79, 70))},
+            "app": {name: summarise(samples_ms) for name, samples_ms in app.items()},
+        },
+        cold_start={"fp32": ColdStart(load_ms=250.0, first_answer_ms=400.0)},
+        peers={
+            "plain-export": Peer(
+                label="plain smp export",
+                ratios={
+                    "fp32": Ratio(ratio=0.667, spread=(0.64, 0.69), rounds=70),
+                    "fp32-d4": Ratio(ratio=5.3, spread=(5.1, 5.6), rounds=20),
+                },
+                agreement=agreement,
+            ),
+            "pytorch-eager": Peer(label="PyTorch eager", ratios={}, missing="the package torch is not installed"),
+        },
+        parity=PARITY,
+        warnings=("fp32: the samples vary",),
+    )

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from spacecompile.benchmarks.answers import Answered
+from spacecompile.benchmarks.frames import labelled_frames, stream_from_data
+from spacecompile.benchmarks.score import evaluate
+from spacecompile.contract import Cost, ModelSpec
+from spacecompile.data.spark import LabelledFrame, write_mask, write_split_csv
+from spacecompile.errors import DataError, UsageError
+
+SPEC = ModelSpec(input_size_px=(64, 64), frame_size_px=(96, 128))
+COST = Cost(params=3_000_000, macs_fvcore=10_000_000_000, macs_torch=0)
+CLASSES = ("Cheops", "Soho", "Proba2", "XMM Newton")
+
+
+def labels_of(index: int) -> tuple[NDArray[np.uint8], tuple[int, int, int, int]]:
+    parts_HW = np.zeros((96, 128), np.uint8)
+    parts_HW[16:48, 16 : 48 + 8 * index] = 1
+    parts_HW[48:64, 16:48] = 2
+    return parts_HW, (16, 16, 48 + 8 * index, 64)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four frames; the value of the first pixel says which one it is."""
+    root = tmp_path_factory.mktemp("data")
+    frames = []
+    for index, class_name in enumerate(CLASSES):
+        image_path = root / "images" / class_name / "val" / f"{index}_img.png"
+        mask_path = root / "mask" / class_name / "val" / f"{index}_layer.jpg"
+        image_path.parent.mkdir(parents=True)
+        Image.fromarray(np.full((96, 128, 3), index, np.uint8)).save(image_path)
+        parts_HW, box_xyxy = labels_of(index)
+        write_mask(mask_path, parts_HW)
+        frames.append(
+            LabelledFrame(image_path=image_path, mask_path=mask_path, class_name=class_name, box_xyxy=box_xyxy)
+        )
+    write_split_csv(root, "val", frames)
+    return root
+
+
+def right_answer(frame_HWC: NDArray[np.uint8]) -> Answered:
+    index = int(frame_HWC[0, 0, 0])
+    parts_HW, box_xyxy = labels_of(index)
+    probs_L = np.zeros(len(SPEC.classes), np.float32)
+    probs_L[SPEC.classes.index(CLASSES[index])] = 1
+    return Answered(class_probs_L=probs_L, parts_HW=parts_HW, box_xyxy=np.asarray(box_xyxy, np.float32))
+
+
+def test_right_answers_score_one_and_only_cost_is_charged(data: Path) -> None:
+    scores = evaluate(right_answer, labelled_frames(data, "val", None), spec=SPEC, cost=COST)
+    assert (scores.s_cls, scores.s_det, scores.s_seg, scores.s_acc) == (1, 1, 1, 1)
+    assert scores.s_final == pytest.approx(0.70 + 0.15 * 0.9 + 0.15 * 0.9)
+    assert scores.frames == 4
+
+
+def test_each_wrong_answer_lowers_its_own_score(data: Path) -> None:
+    def wrong_class_once(frame_HWC: NDArray[np.uint8]) -> Answered:
+        answer = right_answer(frame_HWC)
+        probs_L = np.roll(answer.class_probs_L, 1) if frame_HWC[0, 0, 0] == 2 else answer.class_probs_L
+        return Answered(class_probs_L=probs_L, parts_HW=answer.parts_HW, box_xyxy=np.zeros(4, np.float32))
+
+    scores = evaluate(wrong_class_once, labelled_frames(data, "val", None), spec=SPEC, cost=COST)
+    assert (scores.s_cls, scores.s_det, scores.s_seg) == (0.75, 0, 1)
+    assert scores.per_class["Proba2"].s_cls == 0
+
+
+def test_progress_counts_the_frames(data: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    evaluate(
+        right_answer,
+        labelled_frames(data, "val", None),
+        spec=SPEC,
+        cost=COST,
+        step="score fp32",
+        progress=lambda *step: told.append(step),
+    )
+    assert told == [("score fp32", done, 4) for done in range(5)]
+
+
+def test_a_label_that_the_network_does_not_know_is_refused(data: Path) -> None:
+    spec = ModelSpec(classes=("Cheops", "Soho"), input_size_px=(64, 64), frame_size_px=(96, 128))
+    with pytest.raises(DataError, match=r"Proba2, XMM Newton.*knows Cheops, Soho"):
+        evaluate(right_answer, labelled_frames(data, "val", None), spec=spec, cost=COST)
+
+
+def test_a_frame_of_another_size_is_refused(data: Path) -> None:
+    with pytest.raises(DataError, match=r"96x128.*64x64"):
+        stream_from_data(data, "val", (64, 64), 4)
+
+
+@pytest.mark.parametrize(("limit", "indices"), [(1, [0]), (2, [0, 3]), (3, [0, 2, 3]), (9, [0, 1, 2, 3])])
+def test_a_limit_spreads_over_the_split(data: Path, limit: int, indices: list[int]) -> None:
+    stream = stream_from_data(data, "val", (96, 128), limit)
+    assert [int(frame_HWC[0, 0, 0]) for frame_HWC in stream.frames_HWC] == indices
+    assert len(stream.names) == len(indices)
+
+
+def test_a_limit_below_one_is_refused(data: Path) -> None:
+    with pytest.raises(UsageError, match="--limit"):
+        labelled_frames(data, "val", 0)
