@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch
 
     from spacecompile.network.model import MultiTaskNetwork
 
-# Read by session fixtures of several workers alike; nothing is written to them.
 INPUT_SIZE_PX = (64, 64)
 FRAME_SIZE_PX = (128, 128)
 
@@ -22,8 +26,10 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of the reference architecture, 64x64 input, 128x128 frame; see `fitted_network`."""
     from spacecompile.network.checkpoint import save_checkpoint
 
-    path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
-    save_checkpoint(path, fitted_network(seed=0), training={"command": "tests/conftest.py"})
+    path = _shared_folder(tmp_path_factory) / "tiny.pt"
+    with _one_at_a_time(path):
+        if not path.exists():
+            save_checkpoint(path, fitted_network(seed=0), training={"note": "heads fitted to a toy world"})
     return path
 
 
@@ -33,9 +39,36 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     from spacecompile.export.build import build
     from spacecompile.export.plan import BuildOptions
 
-    path = tmp_path_factory.mktemp("bundle") / "tiny.spacepkg"
-    build(tiny_checkpoint, output=path, options=BuildOptions(parity_frames=4))
+    path = _shared_folder(tmp_path_factory) / "tiny.spacepkg"
+    with _one_at_a_time(path):
+        if not path.exists():
+            build(tiny_checkpoint, output=path, options=BuildOptions(parity_frames=4))
     return path
+
+
+@pytest.fixture(scope="session")
+def toy_frames() -> list[NDArray[np.uint8]]:
+    """Eight frames [128, 128, 3] of the world that `tiny_checkpoint` knows."""
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        scenes_NCHW, _, _ = toy_scenes(num_scenes=8)
+    frames_NCHW = torch.nn.functional.interpolate(scenes_NCHW, FRAME_SIZE_PX).round().to(torch.uint8)
+    return [frame_CHW.permute(1, 2, 0).contiguous().numpy() for frame_CHW in frames_NCHW]
+
+
+def _shared_folder(factory: pytest.TempPathFactory) -> Path:
+    """One folder for all workers of pytest-xdist, whose own folders lie side by side in it."""
+    base = factory.getbasetemp()
+    return base.parent if base.name.startswith("popen-") else base
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    with path.with_name(path.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def fitted_network(seed: int) -> MultiTaskNetwork:
@@ -62,7 +95,9 @@ def fitted_network(seed: int) -> MultiTaskNetwork:
         features = network.encoder(normalised(scenes_NCHW, spec.mean, spec.std))
         decoded_NChw = network.decoder(features)
         wanted_NKhw = torch.nn.functional.interpolate(parts_NKHW, decoded_NChw.shape[2:], mode="area")
-        _fit(network.segmentation_head, decoded_NChw.movedim(1, 3).flatten(0, 2), wanted_NKhw.movedim(1, 3).flatten(0, 2))
+        _fit(
+            network.segmentation_head, decoded_NChw.movedim(1, 3).flatten(0, 2), wanted_NKhw.movedim(1, 3).flatten(0, 2)
+        )
         wanted_NL = torch.nn.functional.one_hot(class_N, len(SPARK_CLASSES)).float()
         _fit(network.classification_head, features[-1].mean(dim=(2, 3)), wanted_NL)
     return network

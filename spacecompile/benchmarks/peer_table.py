@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spacecompile.benchmarks.answers import Answered
-from spacecompile.contract import Progress
+from spacecompile.contract import Progress, no_progress
 from spacecompile.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ PEERS = (
 
 
 def open_peers(
-    checkpoint: Path | str, *, threads: int, progress: Progress
+    checkpoint: Path | str, *, threads: int, progress: Progress = no_progress
 ) -> tuple[list[PeerContestant], dict[str, str]]:
     """Open every peer that can run here.
 

@@ -94,8 +94,8 @@ def bench_bundle(
 
     Raises:
         BudgetError: If a limit is exceeded, after everything was written.
-        typer.Exit: With 130 after an interrupt, once the partial result was written; also with 6 instead of the
-            BudgetError when the result went to stdout, which must hold one JSON document.
+        SystemExit: With 130 after an interrupt, once the partial result was written.
+        typer.Exit: With 6 instead of the BudgetError when the result went to stdout, which holds one JSON document.
     """
     from spacecompile.benchmarks.budget import budget_error
     from spacecompile.benchmarks.suite import check_settings, run_bench
@@ -117,7 +117,8 @@ def bench_bundle(
     console.say(f"measured in {time.perf_counter() - start_s:.0f} s" + _where(report, json))
     if result.partial:
         console.say("[yellow]interrupted[/]: the result is partial and marked as such")
-        raise typer.Exit(EXIT_INTERRUPTED)
+        # Not typer.Exit: what looks like a bare interrupt is reported once more, in a second JSON document.
+        raise SystemExit(EXIT_INTERRUPTED)
     if error and json == "-":
         console.say(f"[bold red]{type(error).__name__}:[/] {escape(str(error))}")
         raise typer.Exit(error.exit_code)
@@ -130,12 +131,13 @@ def bench_bundle(
 def _reference_bundle() -> Path:
     """A bundle of the committed reference checkpoint, built when there is none yet."""
     from spacecompile.benchmarks.checkpoints import reference_checkpoint
-    from spacecompile.benchmarks.reference import build_if_needed
+    from spacecompile.benchmarks.reference import is_current
+    from spacecompile.cli.build import build
 
     checkpoint = reference_checkpoint()
     console.say(f"no bundle was named: taking {escape(str(REFERENCE_BUNDLE))}, built from {escape(str(checkpoint))}")
-    with console.progress_bar() as progress:
-        build_if_needed(checkpoint, REFERENCE_BUNDLE, progress=progress)
+    if not is_current(REFERENCE_BUNDLE, checkpoint):
+        build(checkpoint, output=REFERENCE_BUNDLE, force=True)
     return REFERENCE_BUNDLE
 
 

@@ -20,6 +20,7 @@ from spacecompile.errors import OutputError
 # No checkpoint of ours was trained on this seed: what the demo shows are frames that the network has never seen.
 FRAMES_SEED = 2026
 NUM_FRAMES = 40
+FRAME_SIZE_PX = 1024
 NUM_PREDICTED = 12
 NUM_SCORED = 20
 BENCH_DURATION_S = 25.0
@@ -72,7 +73,7 @@ def demo(
     folder = _Folder(root=output)
     state = _State.read(output / STATE_NAME, forget=force)
     _frames(folder)
-    _step("build", lambda: _build(checkpoint, folder, force=force))
+    _build(checkpoint, folder, force=force)
     bundle_key = _bundle_key(folder)
     state.step("predict", [bundle_key, FRAMES_SEED, NUM_PREDICTED], folder.predictions, lambda: _predict(folder))
     bench_inputs = [bundle_key, FRAMES_SEED, NUM_SCORED, BENCH_DURATION_S, BENCH_ROUNDS_MIN]
@@ -123,16 +124,18 @@ def _frames(folder: _Folder) -> None:
     """Rendering resumes by itself: frames that are there are kept."""
     from spacecompile.cli.render import render
 
-    _step("render", lambda: render(output=folder.frames, frames=NUM_FRAMES, seed=FRAMES_SEED, split="val"))
+    settings = {"frames": NUM_FRAMES, "seed": FRAMES_SEED, "size": FRAME_SIZE_PX}
+    _step("render", lambda: render(output=folder.frames, split="val", **settings))
 
 
 def _build(checkpoint: Path, folder: _Folder, *, force: bool) -> None:
-    from spacecompile.benchmarks.reference import build_if_needed
+    from spacecompile.benchmarks.reference import is_current
+    from spacecompile.cli.build import build
 
-    with console.progress_bar() as progress:
-        built = build_if_needed(checkpoint, folder.bundle, data=folder.frames, force=force, progress=progress)
-    said = "built" if built else "skipped: it is up to date"
-    console.say(f"{escape(str(folder.bundle))} {said}")
+    if not force and is_current(folder.bundle, checkpoint):
+        console.say(f"[bold]build[/] skipped: {escape(str(folder.bundle))} is up to date")
+        return
+    _step("build", lambda: build(checkpoint, output=folder.bundle, data=folder.frames, force=True))
 
 
 def _bundle_key(folder: _Folder) -> str:

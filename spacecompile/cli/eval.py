@@ -41,6 +41,8 @@ def eval_(
     """
     from spacecompile.benchmarks.frames import labelled_frames
 
+    if not source.exists():
+        raise UsageError(f"{source} does not exist. Name a checkpoint file or a bundle folder.")
     start_s = time.perf_counter()
     frames = labelled_frames(data, split, limit)
     with console.progress_bar() as progress:

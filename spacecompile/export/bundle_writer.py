@@ -82,12 +82,16 @@ def check_output(output: Path, *, force: bool, needed_bytes: int) -> None:
             f"{output} exists and is no bundle: it has files but no {MANIFEST_NAME}. --force only replaces bundles; "
             "choose another --output."
         )
+    parent = next(folder for folder in output.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise OutputError(f"can't write {output}: {parent} is not a folder. Choose another --output.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"can't write {output}: {parent} is read-only. Choose another --output.")
     with _translated(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        free_bytes = shutil.disk_usage(output.parent).free
+        free_bytes = shutil.disk_usage(parent).free
     if free_bytes < needed_bytes:
         raise OutputError(
-            f"{output.parent} has {free_bytes / 1e6:.0f} MB free; the bundle needs about {needed_bytes / 1e6:.0f} MB. "
+            f"{parent} has {free_bytes / 1e6:.0f} MB free; the bundle needs about {needed_bytes / 1e6:.0f} MB. "
             "Free some space, or choose another --output."
         )
 
@@ -102,6 +106,7 @@ def bundle_writer(output: Path) -> Iterator[BundleWriter]:
         OutputError: If anything can't be written.
     """
     with _translated(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
         _remove_remains(output)
         folder = output.with_name(f"{_prefix(output)}{secrets.token_hex(4)}")
         folder.mkdir()

@@ -107,9 +107,12 @@ class PartsInFrame(nn.Module):
         left, right = _first_and_end(column_max_W > box_logit, self.column_W)
         tight_xyxy = torch.stack([left, top, right, bottom])
         grown_xyxy = torch.minimum(tight_xyxy + self.growth_xyxy, self.limits_xyxy).clamp(min=0)
+        low_xy, high_xy = grown_xyxy.chunk(2)
+        # Calibrated margins may be negative; a small box then ends where it begins, and not before.
+        ordered_xyxy = torch.cat([low_xy, torch.maximum(low_xy, high_xy)])
         # Without a set pixel `bottom` is 0, and nowhere else.
         found = (bottom > 0).to(torch.float32)
-        return grown_xyxy * found
+        return ordered_xyxy * found
 
 
 def _phase_kernel(phases: int) -> list[list[float]]:

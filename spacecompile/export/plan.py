@@ -44,8 +44,9 @@ class BuildPlan:
     """A build that is ready to start.
 
     Attributes:
+        checkpoint_path: Of the checkpoint's file.
+        checkpoint_bytes: Its size.
         checkpoint: In memory, its network carrying `spec`.
-        checkpoint_bytes: Size of its file.
         spec: The checkpoint's, with the changes that were asked for.
         output: Folder of the bundle.
         variants: To build, in order.
@@ -53,8 +54,9 @@ class BuildPlan:
         options: See there.
     """
 
-    checkpoint: LoadedCheckpoint
+    checkpoint_path: Path
     checkpoint_bytes: int
+    checkpoint: LoadedCheckpoint
     spec: ModelSpec
     output: Path
     variants: tuple[Variant, ...]
@@ -99,8 +101,9 @@ def plan_build(
     folder = Path(output) if output is not None else Path(path.stem + SUFFIX)
     check_output(folder, force=force, needed_bytes=_needed_bytes(loaded.network, len(combinations)))
     return BuildPlan(
-        checkpoint=loaded,
+        checkpoint_path=path,
         checkpoint_bytes=path.stat().st_size,
+        checkpoint=loaded,
         spec=spec,
         output=folder,
         variants=tuple(_variant(*combination) for combination in combinations),

@@ -54,6 +54,8 @@ def calibrated_box_rule(cases: Sequence[BoxCase], *, frame_size_px: tuple[int, i
         frame_size_px: (height, width) of the spec's frame, in whose pixels margins are given.
         start: Kept unless another rule is better on the cases.
     """
+    if not cases:
+        return start
     best, best_score = start, detection_score_of(start, cases, frame_size_px)
     for threshold in THRESHOLDS:
         rule = BoxRule(threshold=threshold, margins_px=_margins_px(threshold, cases, frame_size_px))

@@ -172,7 +172,9 @@ def _initial_network(job: TrainJob) -> MultiTaskNetwork:
     if job.init is None:
         return MultiTaskNetwork(_changed(ModelSpec(), job.spec_changes))
     loaded = load_checkpoint(job.init)
-    network = MultiTaskNetwork(_changed(loaded.spec, {"box": BoxRule(), **job.spec_changes}))
+    # Whatever its logits were made for: from here on they are trained and judged with half-pixel upsampling.
+    ours = {"box": BoxRule(), "mask_upsampling": "half_pixel"}
+    network = MultiTaskNetwork(_changed(loaded.spec, {**ours, **job.spec_changes}))
     try:
         network.load_state_dict(loaded.network.state_dict())
     except RuntimeError as error:

@@ -116,7 +116,7 @@ def load_state(path: Path, plan: DevicePlan) -> TrainingState:
         for name in _PLAIN:
             setattr(state, name, content[name])
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"{path} is truncated or not a training state: {reason}. Start without --resume."
         ) from error

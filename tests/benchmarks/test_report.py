@@ -114,7 +114,17 @@ def test_the_numbers_of_the_result_are_on_the_page(page: str, whole_result: Benc
     text = " ".join(outline_of(page).text)
     assert isinstance(whole_result.latency, dict)
     p50_ms = whole_result.latency["app"]["fp32"].p50_ms
-    for number in (f"{p50_ms:.1f}", "592 more", "0.667", "3.3963", "3,387,884", "1.5e-15", "0.9122", "0.99987", "2.1e-07"):
+    for number in (
+        f"{p50_ms:.1f}",
+        "592 more",
+        "0.667",
+        "3.3963",
+        "3,387,884",
+        "1.5e-15",
+        "0.9122",
+        "0.99987",
+        "2.1e-07",
+    ):
         assert number in text, number
     for name in ("fp32-d4", "plain-export", "the package torch is not installed", "Flight Processor 9", "f" * 40):
         assert name in text, name

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from spacecompile.data import spark
 
@@ -37,6 +38,12 @@ def write_tiny_split(root: Path, split: str, *, frames: int, size_px: int, seed:
         spark.write_mask(frame.mask_path, parts_HW)
         labelled.append(frame)
     spark.write_split_csv(root, split, labelled)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tensors this small are slower on several threads, the more so when other tests run beside them."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

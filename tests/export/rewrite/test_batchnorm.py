@@ -9,7 +9,9 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
+from spacecompile.export.rewrite.base import in_float64
 from spacecompile.export.rewrite.batchnorm import FoldBatchNorm, _fold, _what_remains
+from spacecompile.export.rewrite.proof import ProofSettings, relative_errors
 from spacecompile.network.model import MultiTaskNetwork
 
 
@@ -48,30 +50,29 @@ def test_the_reference_network_has_no_batch_norm_left(reference_network: MultiTa
     assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     assert report.changed
     assert report.before.params - report.after.params == 128
-    assert report.relative_error <= 1e-9
-    again, second = FoldBatchNorm().run(network)
-    assert again is network
-    assert not second.changed
+    assert 0.0 < report.relative_error <= 1e-9
+    assert not FoldBatchNorm().requires(in_float64(network))
 
 
 @pytest.mark.parametrize(
-    ("architecture", "encoder", "params_saved", "norms_left"),
+    ("architecture", "encoder", "left"),
     [
-        pytest.param("Unet", "resnet18", 5792, 0, id="unet-resnet18"),
-        pytest.param("Unet", "mobileone_s0", None, None, id="unet-mobileone"),
-        pytest.param("DeepLabV3Plus", "efficientnet-b0", 21824, 0, id="deeplab-efficientnet"),
-        pytest.param("FPN", "tu-mobilenetv4_conv_small", None, 0, id="fpn-timm-mobilenetv4"),
+        pytest.param("Unet", "resnet18", set(), id="unet-resnet18"),
+        pytest.param("DeepLabV3Plus", "efficientnet-b0", set(), id="deeplab-efficientnet"),
+        pytest.param("FPN", "tu-mobilenetv4_conv_small", set(), id="fpn-timm-mobilenetv4"),
+        # Its identity branches are batch norms without a convolution; reparameterisation is another pass's work.
+        pytest.param("Linknet", "mobileone_s1", {"rbr_skip"}, id="linknet-mobileone"),
     ],
 )
-def test_norms_of_other_networks_fold_wherever_a_convolution_alone_feeds_them(
-    make_network: Callable[..., MultiTaskNetwork],
-    architecture: str,
-    encoder: str,
-    params_saved: int | None,
-    norms_left: int | None,
+def test_every_norm_behind_a_convolution_folds_in_other_networks(
+    make_network: Callable[..., MultiTaskNetwork], architecture: str, encoder: str, left: set[str]
 ) -> None:
-    network = make_network(architecture=architecture, encoder=encoder, decoder_options={})
-    norms_before = sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-    folded, report = FoldBatchNorm().run(network)
-    norms_after = sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
-    print(report, norms_before, norms_after)
+    before = in_float64(make_network(architecture=architecture, encoder=encoder, decoder_options={}))
+    after = FoldBatchNorm().apply(in_float64(before))
+    norms = [path for path, module in after.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    assert {path.rpartition(".")[2] for path in norms} == left
+    assert sum(parameter.numel() for parameter in after.parameters()) < sum(
+        parameter.numel() for parameter in before.parameters()
+    )
+    errors = relative_errors(before, after, ProofSettings(input_size_px=(64, 128)))
+    assert 0.0 < max(errors.values()) <= 1e-9

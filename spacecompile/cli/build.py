@@ -1,0 +1,163 @@
+"""`spacecompile build`: checkpoint to certified bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from spacecompile.cli import console
+from spacecompile.cli.extras import require_extra
+from spacecompile.cli.values import channels_from_text, names_from_text, size_px_from_text
+
+if TYPE_CHECKING:
+    from spacecompile.contract import PassReport
+    from spacecompile.export.build import BuildReport, BuildStep
+    from spacecompile.export.parity import VariantParity
+    from spacecompile.export.plan import BuildPlan
+
+
+def build(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="Checkpoint to compile: .pt or .safetensors.")],
+    *,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="Folder of the bundle.  [default: CHECKPOINT.spacepkg]", show_default=False
+        ),
+    ] = None,
+    imgsz: Annotated[str | None, typer.Option(help="Input size in pixels instead of the checkpoint's.")] = None,
+    frame: Annotated[str | None, typer.Option(help="Camera frame size in pixels, HEIGHTxWIDTH, likewise.")] = None,
+    mean: Annotated[str | None, typer.Option(help="Per channel r,g,b of frames scaled to 0..1, likewise.")] = None,
+    std: Annotated[str | None, typer.Option(help="Likewise.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Class names a,b,... in the classifier's order.")] = None,
+    precision: Annotated[str, typer.Option(help="Of the variants, a list with commas: fp32.")] = "fp32",
+    tta: Annotated[
+        str, typer.Option(help="Test-time augmentation inside the variants, a list: none, d4, d4-median.")
+    ] = "none,d4",
+    data: Annotated[
+        Path | None, typer.Option(help="Real frames for the parity check: a SPARK-format folder or one of images.")
+    ] = None,
+    parity_frames: Annotated[int, typer.Option(min=0, help="How many of them at most.")] = 32,
+    rewrite: Annotated[bool, typer.Option("--rewrite/--no-rewrite", help="Run the exact rewrites.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")] = False,
+    json: Annotated[str | None, typer.Option("--json", help="Write the report to FILE, or - for stdout.")] = None,
+) -> None:
+    """Compile a checkpoint into a bundle, and prove every file in it against PyTorch.
+
+    Each file must give PyTorch's answers from raw frame to box, on real and on adversarial frames; otherwise nothing is
+    written and the exit code is 5.
+
+    Example: spacecompile build ckpt.pt -o net.spacepkg --data frames
+    """
+    require_extra("compile", "build")
+    from spacecompile.export.build import run_build
+    from spacecompile.export.plan import BuildOptions, plan_build
+
+    changes = _spec_changes(imgsz=imgsz, frame=frame, mean=mean, std=std, classes=classes)
+    plan = plan_build(
+        checkpoint,
+        output=output,
+        precision=names_from_text(precision),
+        tta=names_from_text(tta),
+        data=data,
+        force=force,
+        options=BuildOptions(rewrite=rewrite, spec_changes=changes, parity_frames=parity_frames),
+    )
+    _say_plan(plan)
+    if dry_run:
+        console.say("dry run: nothing was written")
+        if json is not None:
+            console.emit_json({"dry_run": _plan_facts(plan)}, json)
+        return
+    with console.progress_bar() as progress:
+        report = run_build(plan, progress=progress, on_step=_say_step)
+    _say_report(report)
+    if json is not None:
+        console.emit_json(report, json)
+
+
+def _spec_changes(
+    *, imgsz: str | None, frame: str | None, mean: str | None, std: str | None, classes: str | None
+) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    if imgsz is not None:
+        changes["input_size_px"] = size_px_from_text(imgsz, "--imgsz")
+    if frame is not None:
+        changes["frame_size_px"] = size_px_from_text(frame, "--frame")
+    if mean is not None:
+        changes["mean"] = channels_from_text(mean, "--mean")
+    if std is not None:
+        changes["std"] = channels_from_text(std, "--std")
+    if classes is not None:
+        changes["classes"] = names_from_text(classes)
+    return changes
+
+
+def _say_plan(plan: BuildPlan) -> None:
+    spec = plan.spec
+    sizes = f"frame {_size(spec.frame_size_px)}, input {_size(spec.input_size_px)}, {len(spec.classes)} classes"
+    _say(f"{plan.checkpoint_path}: {_megabytes(plan.checkpoint_bytes)}, {spec.architecture}, {spec.encoder}, {sizes}")
+    _say(f"variants {', '.join(variant.name for variant in plan.variants)} -> {plan.output}")
+
+
+def _plan_facts(plan: BuildPlan) -> dict[str, Any]:
+    return {
+        "checkpoint": str(plan.checkpoint_path),
+        "output": str(plan.output),
+        "variants": plan.variants,
+        "spec": plan.spec,
+    }
+
+
+def _say_step(step: BuildStep) -> None:
+    size = "" if step.bytes is None else _megabytes(step.bytes)
+    _say(f"  {step.name:<20} {step.seconds:6.1f} s {size:>9}  {step.note}".rstrip())
+
+
+def _say_report(report: BuildReport) -> None:
+    for step in report.rewrites:
+        _say(_pass_line(step))
+    for verdict in report.parity.variants:
+        _say(_parity_line(verdict))
+    for licence in report.licences:
+        _say(f"licence: {licence}")
+    _say(f"{report.path}: {_megabytes(report.bytes)} in {report.seconds:.1f} s")
+    console.stderr.print(f"next: [bold]spacecompile predict {escape(report.path)} IMAGES -o out[/]", soft_wrap=True)
+
+
+def _pass_line(report: PassReport) -> str:
+    if not report.changed:
+        return f"rewrite {report.name}: nothing to do"
+    before, after = report.before, report.after
+    return (
+        f"rewrite {report.name}: {before.macs_fvcore / 1e9:.4f} -> {after.macs_fvcore / 1e9:.4f} GMAC (fvcore), "
+        f"{before.macs_torch / 1e9:.4f} -> {after.macs_torch / 1e9:.4f} GMAC (torch), "
+        f"{before.params / 1e6:.4f} -> {after.params / 1e6:.4f} M parameters, "
+        f"relative error {report.relative_error:.1e}"
+    )
+
+
+def _parity_line(verdict: VariantParity) -> str:
+    frames = " + ".join(f"{count} {kind}" for kind, count in verdict.num_frames.items())
+    return (
+        f"parity {verdict.variant}: {frames} frames, same class on {verdict.class_agreement:.1%}, class probabilities "
+        f"within {verdict.class_probs_max:.1e} (worst {verdict.worst_frames['class_probs']}), parts IoU >= "
+        f"{verdict.parts_iou_min:.6f}, box within {verdict.box_px_max:.3f} px"
+    )
+
+
+def _say(text: str) -> None:
+    """One line, however long: a log file has no width to wrap at."""
+    console.stderr.print(text, markup=False, soft_wrap=True)
+
+
+def _size(size_px: tuple[int, int]) -> str:
+    return f"{size_px[0]}x{size_px[1]}"
+
+
+def _megabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:.1f} MB"

@@ -1,0 +1,34 @@
+"""Saying which command adds a missing extra, before anything of it is imported."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from spacecompile.errors import MissingPartError
+
+# What an import of each extra's packages is called.
+_MODULES = {
+    "compile": (
+        *("fvcore", "onnx", "onnxscript", "onnxsim", "safetensors", "segmentation_models_pytorch", "timm", "torch"),
+    ),
+    "render": ("embreex", "scipy", "trimesh"),
+    "report": ("jinja2", "matplotlib", "psutil"),
+}
+
+
+def require_extra(extra: str, command: str) -> None:
+    """Check that the packages of an extra are installed, without importing them.
+
+    Args:
+        extra: Name in `pip install 'spacecompile[extra]'`.
+        command: That needs it.
+
+    Raises:
+        MissingPartError: With the command that adds it.
+    """
+    missing = [module for module in _MODULES[extra] if find_spec(module) is None]
+    if missing:
+        raise MissingPartError(
+            f"{command} needs {', '.join(missing)}, which this environment lacks. "
+            f"Run: pip install 'spacecompile[{extra}]'"
+        )

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import json
+import shutil
+from itertools import count
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from msgspec import UNSET
+from numpy.typing import NDArray
+
+from spacecompile.benchmarks import suite
+from spacecompile.benchmarks.contest import ContestSettings
+from spacecompile.benchmarks.latency import LatencySettings
+from spacecompile.benchmarks.records import BenchResult, read_result
+from spacecompile.benchmarks.suite import BenchRun, BenchSettings, run_bench
+from spacecompile.benchmarks.variants import LoadSettings, VariantContestant
+from spacecompile.data.render.dataset import render_dataset
+from spacecompile.data.render.settings import RenderSettings
+from spacecompile.errors import CheckpointError, DataError, UsageError
+from spacecompile.runtime.answer import Answer
+from spacecompile.runtime.bundle import open_bundle
+from spacecompile.runtime.session import load
+
+ROUNDS = 12
+
+
+def settings(*, rounds: int = ROUNDS, **changes: object) -> BenchSettings:
+    contest = ContestSettings(
+        how=LoadSettings(backend="auto", threads=1, spinning=False),
+        latency=LatencySettings(rounds_min=rounds, duration_s=0, warmup_rounds=1, warmup_s=0, settle_ms=0),
+    )
+    return BenchSettings(contest=contest, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("frames")
+    render_dataset(root, RenderSettings(num_frames=6, seed=11, split="val", frame_size_px=128))
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole_run(tiny_bundle: Path, tiny_checkpoint: Path, data: Path) -> BenchRun:
+    """A real run with every contestant and every section."""
+    return run_bench(open_bundle(tiny_bundle), settings(data=data, checkpoint=tiny_checkpoint, score_limit=4))
+
+
+def test_a_whole_run_measures_every_contestant_in_both_scopes(whole_run: BenchRun) -> None:
+    latency = whole_run.result.latency
+    assert isinstance(latency, dict)
+    contestants = ["fp32", "fp32-d4", "plain-export", "pytorch-eager"]
+    assert [list(latency[scope]) for scope in ("engine", "app")] == [contestants] * 2
+    assert [latency["app"][name].samples for name in contestants] == [ROUNDS, ROUNDS // 4, ROUNDS, ROUNDS]
+    for name in contestants:
+        engine, app = latency["engine"][name].samples_ms, latency["app"][name].samples_ms
+        assert all(0 < inner <= outer for inner, outer in zip(engine, app, strict=True))
+
+
+def test_a_whole_run_compares_every_variant_with_every_peer(whole_run: BenchRun) -> None:
+    peers = whole_run.result.peers
+    assert isinstance(peers, dict)
+    for peer in peers.values():
+        assert peer.missing is None
+        assert {name: ratio.rounds for name, ratio in peer.ratios.items()} == {"fp32": ROUNDS, "fp32-d4": ROUNDS // 4}
+        assert all(ratio.spread[0] <= ratio.ratio <= ratio.spread[1] for ratio in peer.ratios.values())
+        assert peer.agreement is not UNSET
+
+
+def test_a_whole_run_scores_the_shipped_files(whole_run: BenchRun, tiny_bundle: Path, data: Path) -> None:
+    score = whole_run.result.score
+    assert not isinstance(score, type(UNSET))
+    assert list(score.variants) == ["fp32", "fp32-d4"]
+    assert score.variants["fp32"].frames == 4
+    with load(tiny_bundle, threads=1) as session:
+        assert score.variants["fp32"].s_params == pytest.approx(
+            1 - open_bundle(tiny_bundle).manifest.cost.params / 30e6
+        )
+        assert session.choice.variant == "fp32"
+
+
+def test_a_whole_run_carries_its_circumstances_and_the_certificate(whole_run: BenchRun, tiny_bundle: Path) -> None:
+    result = whole_run.result
+    assert not result.partial
+    assert result.configuration is not UNSET
+    assert result.configuration.frames == 6
+    assert result.configuration.rounds == ROUNDS
+    assert result.environment.threads == 1
+    assert result.parity == json.loads((tiny_bundle / "reports" / "parity.json").read_bytes())
+    assert set(result.cold_start or {}) == {"fp32", "fp32-d4"}
+    assert read_result(msgspec.json.encode(result)) == result
+
+
+def test_the_answers_of_the_run_are_kept_for_pictures(whole_run: BenchRun, tiny_bundle: Path) -> None:
+    assert len(whole_run.samples) == 6
+    frame_HWC, answer = whole_run.samples[2]
+    with load(tiny_bundle, threads=1, spinning=False) as session:
+        expected = session(frame_HWC)
+    assert np.array_equal(answer.parts_HW, expected.parts_HW)
+    assert answer.class_name == expected.class_name
+
+
+def test_without_labelled_frames_the_bundle_s_own_are_timed_and_the_score_says_what_is_needed(
+    tiny_bundle: Path,
+) -> None:
+    result = run_bench(open_bundle(tiny_bundle), settings(peers=False, variants=("fp32",), rounds=1)).result
+    assert result.configuration is not UNSET
+    assert result.configuration.frames_source == "self-test frames of the bundle"
+    assert result.score is UNSET
+    assert "--data" in str(result.score_note)
+    assert isinstance(result.latency, dict)
+    assert list(result.latency["app"]) == ["fp32"]
+
+
+def test_a_checkpoint_that_is_nowhere_leaves_the_peers_missing_with_the_command(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "alone.spacepkg"
+    shutil.copytree(tiny_bundle, bundle)
+    result = run_bench(open_bundle(bundle), settings(variants=("fp32",), rounds=1)).result
+    assert isinstance(result.peers, dict)
+    assert len(result.peers) == 2
+    for peer in result.peers.values():
+        assert "--checkpoint" in str(peer.missing)
+        assert peer.ratios == {}
+
+
+def interrupted(bundle: Path, at_call: int, monkeypatch: pytest.MonkeyPatch, data: Path | None = None) -> BenchResult:
+    """A run of one real variant in which Ctrl-C is pressed at one of its calls."""
+    run, calls = VariantContestant.run, count(1)
+
+    def run_or_interrupt(contestant: VariantContestant, frame_HWC: NDArray[np.uint8]) -> Answer:
+        if next(calls) == at_call:
+            raise KeyboardInterrupt
+        return run(contestant, frame_HWC)
+
+    monkeypatch.setattr(VariantContestant, "run", run_or_interrupt)
+    return run_bench(open_bundle(bundle), settings(peers=False, variants=("fp32",), data=data)).result
+
+
+def test_an_interrupt_during_the_latency_run_keeps_its_samples(
+    tiny_bundle: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Six calls to compare answers, one to warm up, then the fifth round.
+    result = interrupted(tiny_bundle, 6 + 1 + 5, monkeypatch, data)
+    assert result.partial
+    assert isinstance(result.latency, dict)
+    assert result.latency["app"]["fp32"].samples == 4
+    assert result.score is UNSET
+    assert any("interrupted" in warning for warning in result.warnings)
+    assert read_result(msgspec.json.encode(result)) == result
+
+
+def test_an_interrupt_before_the_latency_run_leaves_its_section_out(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = interrupted(tiny_bundle, 1, monkeypatch)
+    assert result.partial
+    assert result.latency is UNSET
+    assert result.peers is UNSET
+    assert result.budget.passed
+    assert read_result(msgspec.json.encode(result)) == result
+
+
+def test_an_interrupt_during_the_scores_keeps_the_latency(
+    tiny_bundle: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluate(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(suite, "evaluate", evaluate)
+    result = run_bench(open_bundle(tiny_bundle), settings(peers=False, variants=("fp32",), data=data, rounds=1)).result
+    assert result.partial
+    assert isinstance(result.latency, dict)
+    assert result.latency["app"]["fp32"].samples == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"variants": ("fp16",)}, UsageError, "it has fp32, fp32-d4"),
+        ({"data": Path("nowhere")}, DataError, "nowhere"),
+        ({"checkpoint": Path("nowhere.pt")}, CheckpointError, "nowhere.pt does not exist"),
+    ],
+    ids=["variant", "data", "checkpoint"],
+)
+def test_an_input_that_can_t_be_used_is_one_sentence(
+    tiny_bundle: Path, changes: dict[str, object], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        run_bench(open_bundle(tiny_bundle), settings(**changes))  # type: ignore[arg-type]

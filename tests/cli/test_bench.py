@@ -1,0 +1,177 @@
+"""`bench` and `eval` as a user runs them, on a real bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spacecompile.benchmarks.records import read_result
+from spacecompile.benchmarks.variants import VariantContestant
+from spacecompile.cli.main import main
+
+QUICK = ("--no-peers", "--variant", "fp32", "--duration", "0", "--samples", "12", "--warmup", "1", "--threads", "1")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("frames")
+    assert main(["render", "-o", str(root), "--frames", "4", "--split", "val", "--size", "128", "--workers", "1"]) == 0
+    return root
+
+
+def test_json_on_stdout_is_one_document_and_talk_is_on_stderr(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", str(tiny_bundle), *QUICK, "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    result = read_result(captured.out.encode())
+    assert result.latency["app"]["fp32"].samples == 12  # type: ignore[index,union-attr]
+    for said in ("Budget", "Latency in ms", "650 more", "next: spacecompile bench"):
+        assert said in " ".join(captured.err.split())
+
+
+def test_report_and_json_are_written_with_every_section(
+    tiny_bundle: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, results = tmp_path / "bench.html", tmp_path / "bench.json"
+    arguments = [*QUICK, "--data", str(data), "--limit", "2", "--report", str(page), "--json", str(results)]
+    assert main(["bench", str(tiny_bundle), *arguments]) == 0
+    result = read_result(results.read_bytes())
+    assert result.score.variants["fp32"].frames == 2  # type: ignore[union-attr]
+    html = page.read_text(encoding="utf-8")
+    assert html.count("data:image/jpeg") == 4
+    assert "http" not in html
+    assert {path.name for path in tmp_path.iterdir()} == {"bench.html", "bench.json"}
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "s_final" in captured.err
+
+
+@pytest.fixture
+def small_budget(tmp_path: Path) -> Path:
+    path = tmp_path / "budgets.toml"
+    path.write_text("mparams_max = 1.0\n")
+    return path
+
+
+def test_an_exceeded_budget_exits_6_after_everything_is_written(
+    tiny_bundle: Path, small_budget: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "bench.json"
+    arguments = ["bench", str(tiny_bundle), *QUICK, "--budget", str(small_budget), "--json", str(results)]
+    assert main(arguments) == 6
+    document = json.loads(results.read_bytes())
+    assert document["budget"]["passed"] is False
+    assert document["latency"]["app"]["fp32"]["samples"] == 12
+    assert document["error"]["exit_code"] == 6
+    assert "BudgetError" in capsys.readouterr().err
+
+
+def test_an_exceeded_budget_leaves_one_document_on_stdout(
+    tiny_bundle: Path, small_budget: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", str(tiny_bundle), *QUICK, "--budget", str(small_budget), "--json", "-"]) == 6
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert document["error"]["kind"] == "BudgetError"
+    assert document["budget"]["lines"][1]["margin"] < 0
+    assert "parameters" in captured.err
+
+
+@pytest.mark.parametrize("destination", ["-", "partial.json"])
+def test_an_interrupt_leaves_a_valid_partial_result_and_exits_130(
+    tiny_bundle: Path,
+    destination: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run, calls = VariantContestant.run, iter(range(100))
+
+    def run_or_interrupt(*arguments: Any) -> Any:
+        if next(calls) == 9:
+            raise KeyboardInterrupt
+        return run(*arguments)
+
+    monkeypatch.setattr(VariantContestant, "run", run_or_interrupt)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", str(tiny_bundle), *QUICK, "--json", destination])
+    assert stopped.value.code == 130
+    captured = capsys.readouterr()
+    content = captured.out.encode() if destination == "-" else (tmp_path / destination).read_bytes()
+    result = read_result(content)
+    assert result.partial
+    assert 0 < result.latency["app"]["fp32"].samples < 12  # type: ignore[index,union-attr]
+    assert "partial" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--percentiles", "50,many"], 2, "50,many"),
+        (["--percentiles", "100"], 2, "between 0 and 100"),
+        (["--samples", "0"], 2, "--samples"),
+        (["--duration", "-1"], 2, "--duration"),
+        (["--threads", "0"], 2, "--threads"),
+        (["--variant", "fp16"], 2, "it has fp32, fp32-d4"),
+        (["--backend", "tensorflow"], 2, "tensorflow"),
+        (["--budget", "none.toml"], 2, "none.toml"),
+        (["--checkpoint", "none.pt"], 2, "none.pt"),
+        (["--data", "none"], 2, "none"),
+        (["--report", "none/bench.html"], 2, "--report"),
+        (["--json", "none/bench.json"], 2, "--json"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_bad_argument_is_one_sentence_with_its_exit_code(
+    tiny_bundle: Path,
+    arguments: list[str],
+    code: int,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", str(tiny_bundle), "--duration", "0", "--samples", "1", *arguments]) == code
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_eval_gives_a_checkpoint_and_its_bundle_the_same_scores(
+    tiny_checkpoint: Path, tiny_bundle: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    documents = {}
+    for source in (tiny_checkpoint, tiny_bundle):
+        assert main(["eval", str(source), "--data", str(data), "--variant", "fp32", "--json", "-"]) == 0
+        documents[source] = json.loads(capsys.readouterr().out)
+    ours, torch_s = documents[tiny_bundle], documents[tiny_checkpoint]
+    assert set(ours["scores"]) == {"s_cls", "s_det", "s_seg", "s_acc", "s_flops", "s_params", "s_final"}
+    for name in ("s_cls", "s_det", "s_seg"):
+        assert ours["scores"][name] == pytest.approx(torch_s["scores"][name], abs=1e-3)
+    assert ours["scores"]["s_params"] > torch_s["scores"]["s_params"]  # rewritten
+    assert ours["source_sha256"] == torch_s["source_sha256"]
+    assert (torch_s["kind"], ours["kind"]) == ("checkpoint", "bundle")
+    assert ours["frames"] == 4
+
+
+@pytest.mark.parametrize(
+    "flag", [["--variant", "fp16"], ["--backend", "onnxruntime"], ["--precision", "int8"]], ids=str
+)
+def test_eval_of_a_checkpoint_refuses_what_only_a_bundle_has(
+    tiny_checkpoint: Path, data: Path, flag: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", str(tiny_checkpoint), "--data", str(data), *flag]) == 2
+    assert "float32 on PyTorch" in " ".join(capsys.readouterr().err.split())
+
+
+def test_eval_of_nothing_names_it(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(tmp_path / "none.pt"), "--data", str(data)]) == 2
+    assert "none.pt does not exist" in " ".join(capsys.readouterr().err.split())

@@ -1,0 +1,154 @@
+"""All passes together: golden costs, an untouched source, and a result that exports."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from spacecompile.contract import Cost
+from spacecompile.errors import BuildError
+from spacecompile.export.rewrite import PASSES, rewrite_network
+from spacecompile.export.rewrite.base import Pass
+from spacecompile.network.model import MultiTaskNetwork
+
+
+class Wrong(Pass):
+    """Claims to be exact and is not."""
+
+    name = "wrong_for_test"
+
+    def requires(self, network: MultiTaskNetwork) -> bool:
+        return True
+
+    def apply(self, network: MultiTaskNetwork) -> MultiTaskNetwork:
+        with torch.no_grad():
+            next(network.decoder.parameters()).mul_(1.01)
+        return network
+
+
+def _input(size_px: tuple[int, int] = (64, 96)) -> torch.Tensor:
+    return torch.randn(2, 3, *size_px, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="module")
+def rewritten(reference_network: MultiTaskNetwork) -> MultiTaskNetwork:
+    return rewrite_network(reference_network)[0]
+
+
+def test_the_reference_network_meets_its_golden_costs(make_network: Callable[..., MultiTaskNetwork]) -> None:
+    _, reports = rewrite_network(make_network(input_size_px=(512, 512)))
+    source = Cost(params=3_454_060, macs_fvcore=4_482_664_960, macs_torch=4_411_623_936)
+    folded = Cost(params=3_453_932, macs_fvcore=4_478_470_656, macs_torch=4_411_623_936)
+    collapsed = Cost(params=3_387_884, macs_fvcore=3_396_340_224, macs_torch=3_337_882_112)
+    assert [(report.name, report.changed, report.before, report.after) for report in reports] == [
+        ("remove_dropout", True, source, source),
+        ("fold_batchnorm", True, source, folded),
+        ("collapse_segformer_head", True, folded, collapsed),
+    ]
+    assert max(report.relative_error for report in reports) <= 1e-9
+
+
+def test_the_source_stays_as_it_is(reference_network: MultiTaskNetwork) -> None:
+    before = copy.deepcopy(reference_network.state_dict())
+    rewritten, _ = rewrite_network(reference_network)
+    assert list(reference_network.state_dict()) == list(before)
+    assert all(torch.equal(value, before[key]) for key, value in reference_network.state_dict().items())
+    assert rewritten is not reference_network
+    assert rewritten.spec == reference_network.spec
+
+
+def test_the_result_is_float32_frozen_and_differs_by_rounding_only(
+    reference_network: MultiTaskNetwork, rewritten: MultiTaskNetwork
+) -> None:
+    assert {parameter.dtype for parameter in rewritten.parameters()} == {torch.float32}
+    assert not any(parameter.requires_grad for parameter in rewritten.parameters())
+    assert not rewritten.training
+    with torch.no_grad():
+        for expected, seen in zip(reference_network(_input()), rewritten(_input()), strict=True):
+            assert float((seen - expected).abs().max()) <= 5e-6
+
+
+def test_the_result_exports_and_onnx_runtime_agrees(
+    reference_network: MultiTaskNetwork, rewritten: MultiTaskNetwork
+) -> None:
+    input_NCHW = _input()
+    program = torch.onnx.export(rewritten, (input_NCHW,), dynamo=True, input_names=["input"], verbose=False)
+    assert program is not None
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    answers = session.run(None, {"input": input_NCHW.numpy()})
+    with torch.no_grad():
+        for expected, seen in zip(reference_network(input_NCHW), answers, strict=True):
+            np.testing.assert_allclose(seen, expected.numpy(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "changed"),
+    [
+        pytest.param(
+            {"architecture": "Unet", "encoder": "efficientnet-b0", "decoder_options": {}},
+            {"remove_dropout", "fold_batchnorm"},
+            id="unet-efficientnet",
+        ),
+        pytest.param(
+            {"architecture": "FPN", "encoder": "mobileone_s1", "decoder_options": {}},
+            {"remove_dropout", "fold_batchnorm"},
+            id="fpn-mobileone",
+        ),
+        pytest.param(
+            {"encoder": "tu-hgnetv2_b0"},
+            {"remove_dropout", "fold_batchnorm", "collapse_segformer_head"},
+            id="segformer-timm-hgnet",
+        ),
+        pytest.param({"architecture": "Unet", "decoder_options": {}, "dropout": 0.0}, set(), id="unet-mit"),
+    ],
+)
+def test_other_networks_keep_their_answers_and_say_what_changed(
+    make_network: Callable[..., MultiTaskNetwork], fields: dict[str, object], changed: set[str]
+) -> None:
+    network = make_network(**fields)
+    rewritten, reports = rewrite_network(network)
+    assert {report.name for report in reports if report.changed} >= changed
+    assert max(report.relative_error for report in reports) <= 1e-9
+    for report in reports:
+        assert report.after.params <= report.before.params
+        assert report.after.macs_fvcore <= report.before.macs_fvcore
+    with torch.no_grad():
+        for expected, seen in zip(network(_input()), rewritten(_input()), strict=True):
+            assert float((seen - expected).abs().max()) <= 2e-5 * float(expected.abs().max())
+
+
+def test_each_report_starts_where_the_one_before_ended(reference_network: MultiTaskNetwork) -> None:
+    _, reports = rewrite_network(reference_network)
+    assert [report.name for report in reports] == [step.name for step in PASSES]
+    assert all(second.before == first.after for first, second in zip(reports, reports[1:], strict=False))
+
+
+def test_a_wrong_pass_stops_the_rewrite_by_name(reference_network: MultiTaskNetwork) -> None:
+    with pytest.raises(BuildError, match="rewrite pass wrong_for_test changed the part logits"):
+        rewrite_network(reference_network, passes=(Wrong(),))
+
+
+def test_a_wrong_pass_can_be_skipped_with_a_warning_that_names_it(
+    reference_network: MultiTaskNetwork, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        rewritten, (report,) = rewrite_network(reference_network, passes=(Wrong(),), skip_unproven=True)
+    assert "wrong_for_test" in caplog.text
+    assert not report.changed
+    assert report.after == report.before
+    for key, value in rewritten.state_dict().items():
+        assert torch.equal(value, reference_network.state_dict()[key])
+
+
+def test_progress_runs_from_zero_to_the_number_of_passes(reference_network: MultiTaskNetwork) -> None:
+    seen: list[tuple[str, int, int]] = []
+    rewrite_network(reference_network, passes=(), progress=lambda *step: seen.append(step))
+    assert seen == [("rewrite", 0, 0)]
+    rewrite_network(reference_network, passes=PASSES[:1], progress=lambda *step: seen.append(step))
+    assert seen[1:] == [("rewrite", 0, 1), ("rewrite", 1, 1)]

@@ -1,0 +1,124 @@
+"""Frames as batches: what is decoded, what is kept, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from spacecompile.contract import SPARK_CLASSES
+from spacecompile.data.spark import LabelledFrame, parts_HW_from_mask, read_frame_HWC, read_split
+from spacecompile.errors import DataError, FrameError
+from spacecompile.network.preprocess import input_from_frame
+from spacecompile.train.dataset import (
+    Cache,
+    TrainingFrames,
+    ValidationFrames,
+    keeps_in_memory,
+    pixels_from_files,
+)
+
+INPUT_SIZE_PX = (64, 64)
+
+
+def training_frames(frames: list[LabelledFrame], cache: Cache = "auto") -> TrainingFrames:
+    return TrainingFrames(frames, classes=SPARK_CLASSES, input_size_px=INPUT_SIZE_PX, cache=cache)
+
+
+def test_pixels_are_the_reduced_frame_and_the_covered_share_of_each_pixel(tiny_data: Path) -> None:
+    frame = read_split(tiny_data, "train")[3]
+    pixels_CHW = pixels_from_files(frame, (48 + 16, 32 + 64))
+    frame_NCHW = torch.tensor(read_frame_HWC(frame.image_path)).permute(2, 0, 1)[None].float()
+    parts_HW = parts_HW_from_mask(frame.mask_path)
+    panel_NCHW = torch.tensor(parts_HW // 2 * 255.0)[None, None].float()
+    assert pixels_CHW.dtype == torch.uint8
+    assert pixels_CHW.shape == (5, 64, 96)
+    assert (pixels_CHW[:3] - input_from_frame(frame_NCHW, (64, 96))[0]).abs().max() <= 0.5
+    assert (pixels_CHW[4] - input_from_frame(panel_NCHW, (64, 96))[0, 0]).abs().max() <= 0.5
+
+
+@pytest.mark.parametrize("cache", ["ram", "none"])
+def test_every_epoch_gives_the_same_batches_whether_kept_or_not(tiny_data: Path, cache: Cache) -> None:
+    frames = read_split(tiny_data, "train")[:10]
+    store = training_frames(frames, cache)
+    order_N = torch.tensor([4, 1, 9, 0, 3, 2, 8])
+    for _ in range(2):
+        batches = list(store.batches(order_N, 3))
+        assert len(batches) == 2
+        assert [SPARK_CLASSES[index] for index in batches[0].class_N] == [frames[index].class_name for index in (4, 1, 9)]
+        assert torch.equal(batches[1].pixels_NCHW[2], pixels_from_files(frames[2], INPUT_SIZE_PX))
+
+
+def test_frames_in_memory_are_not_read_again(tmp_path: Path, tiny_data: Path) -> None:
+    frame = read_split(tiny_data, "train")[0]
+    copy = LabelledFrame(
+        image_path=tmp_path / "frame.jpg",
+        mask_path=frame.mask_path,
+        class_name=frame.class_name,
+        box_xyxy=frame.box_xyxy,
+    )
+    copy.image_path.write_bytes(frame.image_path.read_bytes())
+    store = training_frames([copy], "ram")
+    (first,) = store.batches(torch.tensor([0]), 1)
+    copy.image_path.unlink()
+    (second,) = store.batches(torch.tensor([0]), 1)
+    assert torch.equal(first.pixels_NCHW, second.pixels_NCHW)
+
+
+@pytest.mark.parametrize("cache", ["ram", "none"])
+def test_validation_frames_keep_their_order_and_full_size(tiny_data: Path, cache: Cache) -> None:
+    frames = read_split(tiny_data, "val")
+    store = ValidationFrames(
+        frames, classes=SPARK_CLASSES, input_size_px=INPUT_SIZE_PX, frame_size_px=(96, 96), cache=cache
+    )
+    for _ in range(2):
+        batches = list(store.batches(4))
+        assert [len(batch) for batch in batches] == [4, 4, 2]
+        for frame, truth in zip(frames, [truth for batch in batches for truth in batch], strict=True):
+            assert SPARK_CLASSES[truth.class_index] == frame.class_name
+            assert truth.box_xyxy == frame.box_xyxy
+            assert np.array_equal(truth.parts_HW, parts_HW_from_mask(frame.mask_path))
+            assert truth.input_CHW.shape == (3, *INPUT_SIZE_PX)
+
+
+def test_a_class_that_the_network_lacks_is_refused_by_name(tiny_data: Path) -> None:
+    with pytest.raises(DataError, match="XMM Newton"):
+        TrainingFrames(read_split(tiny_data, "train"), classes=SPARK_CLASSES[:9], input_size_px=INPUT_SIZE_PX)
+
+
+def test_a_damaged_file_is_named_when_its_batch_comes(tmp_path: Path, tiny_data: Path) -> None:
+    frame = read_split(tiny_data, "train")[0]
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(frame.image_path.read_bytes()[:200])
+    damaged = LabelledFrame(
+        image_path=broken, mask_path=frame.mask_path, class_name=frame.class_name, box_xyxy=frame.box_xyxy
+    )
+    with pytest.raises(FrameError, match=r"broken\.jpg"):
+        list(training_frames([damaged]).batches(torch.tensor([0]), 1))
+
+
+def test_a_mask_of_another_size_is_refused(tmp_path: Path, tiny_data: Path) -> None:
+    frame = read_split(tiny_data, "train")[0]
+    small = tmp_path / "small.jpg"
+    Image.new("RGB", (50, 50)).save(small)
+    mismatched = LabelledFrame(
+        image_path=frame.image_path, mask_path=small, class_name=frame.class_name, box_xyxy=frame.box_xyxy
+    )
+    with pytest.raises(DataError, match=r"small\.jpg is \(50, 50\)"):
+        pixels_from_files(mismatched, INPUT_SIZE_PX)
+
+
+@pytest.mark.parametrize(
+    ("cache", "needed_bytes", "kept"),
+    [("auto", 1, True), ("auto", 1 << 60, False), ("ram", 1, True), ("none", 1, False)],
+)
+def test_auto_keeps_frames_only_if_they_fit(cache: Cache, needed_bytes: int, kept: bool) -> None:
+    assert keeps_in_memory(cache, needed_bytes) is kept
+
+
+def test_ram_that_does_not_suffice_is_refused() -> None:
+    with pytest.raises(DataError, match="--cache none"):
+        keeps_in_memory("ram", 1 << 60)

@@ -1,0 +1,232 @@
+"""Whole tiny runs of the reference network: learning, resuming, stopping, refusing, storing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from spacecompile.contract import BoxRule
+from spacecompile.data.spark import read_split
+from spacecompile.errors import CheckpointError, DataError, OutputError, UsageError
+from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
+from spacecompile.train.dataset import ValidationFrames
+from spacecompile.train.device import plan_device
+from spacecompile.train.evaluate import score_rules
+from spacecompile.train.loop import Callbacks, EpochReport, StepReport
+from spacecompile.train.optimise import lr_factor
+from spacecompile.train.recipe import Recipe
+from spacecompile.train.run import RUN_FILES, TrainJob, spread, train
+
+RECIPE = Recipe(epochs=2, batch_size=8, lr=1e-3, encoder_lr_scale=1.0, ema=0.9, seed=4)
+SPEC_CHANGES = {"input_size_px": (64, 64), "frame_size_px": (96, 96)}
+
+
+def tiny_job(data: Path, output: Path, **changes: Any) -> TrainJob:
+    job = TrainJob(data=data, output=output, recipe=RECIPE, spec_changes=SPEC_CHANGES, device="cpu", val_frames=4)
+    return replace(job, **changes)
+
+
+def history_of(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    return [{key: line[key] for key in ("epoch", "losses", "scores", "lr")} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs") / "finished"
+    train(tiny_job(tiny_data, output, command="spacecompile train --data tiny"))
+    return output
+
+
+def test_a_run_leaves_its_files_and_facts(finished: Path) -> None:
+    assert sorted(path.name for path in finished.iterdir()) == sorted(RUN_FILES)
+    assert (finished / "model.pt").stat().st_size < 8e6
+    training = load_checkpoint(finished / "model.pt").training
+    assert training["command"] == "spacecompile train --data tiny"
+    assert training["recipe"]["lr"] == RECIPE.lr
+    assert (training["epochs"], training["steps"], training["frames"]) == (2, 10, 40)
+    assert set(training["scores"]) >= {"s_cls", "s_det", "s_seg", "s_acc", "s_flops", "s_params", "s_final"}
+    assert training["validation"] == {"split": "val", "frames": 10, "frame_size_px": [96, 96]}
+    assert json.loads((finished / "train.json").read_text())["finished"] is True
+
+
+def test_stored_scores_are_those_of_the_stored_bytes(finished: Path, tiny_data: Path) -> None:
+    loaded = load_checkpoint(finished / "model.pt")
+    frames = ValidationFrames(
+        read_split(tiny_data, "val"), classes=loaded.spec.classes, input_size_px=(64, 64), frame_size_px=(96, 96)
+    )
+    stored = loaded.training["scores"]
+    cost = json.loads((finished / "history.jsonl").read_text().splitlines()[0])["scores"]
+    from spacecompile.network.count import cost_of
+
+    (scores,) = score_rules(
+        loaded.network.to(memory_format=torch.channels_last),
+        frames,
+        (loaded.spec.box,),
+        cost=cost_of(loaded.network, loaded.spec.input_size_px),
+        plan=plan_device("cpu", amp=False),
+    )
+    for name in ("s_cls", "s_det", "s_seg", "s_final"):
+        assert getattr(scores, name) == pytest.approx(stored[name], abs=1e-9), name
+    assert cost["s_params"] == stored["s_params"]
+
+
+def test_weights_move_and_losses_fall(finished: Path) -> None:
+    first, second = history_of(finished)
+    assert second["losses"]["loss"] < first["losses"]["loss"]
+    assert second["losses"]["bce"] < first["losses"]["bce"]
+
+
+@pytest.mark.parametrize("epochs_before", [0, 1], ids=["mid second epoch", "between epochs"])
+def test_an_interrupted_run_resumes_as_if_never_interrupted(
+    finished: Path, tiny_data: Path, tmp_path: Path, epochs_before: int
+) -> None:
+    def stop_in_second_epoch(report: StepReport) -> None:
+        if (report.epoch, report.step) == (2, 2):
+            raise KeyboardInterrupt
+
+    def stop_after_first_epoch(report: EpochReport) -> None:
+        raise KeyboardInterrupt
+
+    stop = (
+        Callbacks(on_epoch=stop_after_first_epoch) if epochs_before else Callbacks(on_step=stop_in_second_epoch)
+    )
+    job = tiny_job(tiny_data, tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        train(job, callbacks=stop)
+    assert [line["epoch"] for line in history_of(job.output)] == [1]
+    train(replace(job, resume=True, recipe=Recipe()))
+    assert history_of(job.output) == history_of(finished)
+    weights, expected = (load_checkpoint(run / "model.pt").network.state_dict() for run in (job.output, finished))
+    assert all(torch.equal(weights[key], expected[key]) for key in expected)
+
+
+def test_a_time_limit_ends_the_run_and_the_learning_rate_follows_the_clock(tiny_data: Path, tmp_path: Path) -> None:
+    recipe = Recipe(epochs=10_000, batch_size=8, lr=1e-3, time_limit_min=2 / 60, warmup_epochs=0)
+    reports: list[StepReport] = []
+    train(
+        tiny_job(tiny_data, tmp_path / "run", recipe=recipe, limit_frames=16), callbacks=Callbacks(on_step=reports.append)
+    )
+    assert reports[-1].run_share == 1.0
+    assert all(report.run_share < 1 for report in reports[:-1])
+    for before, report in zip(reports, reports[1:], strict=False):
+        expected = recipe.lr * lr_factor(step=0, warmup_steps=0, progress=before.run_share)
+        # A validation between two steps moves the clock on, so the rate may only be lower.
+        assert 0 <= report.lr <= expected * (1 + 1e-9)
+    assert (tmp_path / "run" / "model.pt").is_file()
+
+
+def test_divergence_stops_with_one_sentence_and_keeps_the_last_good_epoch(tiny_data: Path, tmp_path: Path) -> None:
+    job = tiny_job(tiny_data, tmp_path / "run", recipe=Recipe(epochs=2, batch_size=8, lr=1e-3))
+
+    def stop(report: EpochReport) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(job, callbacks=Callbacks(on_epoch=stop))
+    state = torch.load(job.output / "last.pt", weights_only=True)
+    for tensor in state["network"].values():
+        if tensor.is_floating_point():
+            tensor.mul_(float("inf"))
+    torch.save(state, job.output / "last.pt")
+    kept = {name: (job.output / name).read_bytes() for name in ("last.pt", "best.pt", "history.jsonl")}
+    with pytest.raises(UsageError, match=r"diverged in epoch 2: .* is not finite.*last\.pt holds epoch 1"):
+        train(replace(job, resume=True))
+    assert kept == {name: (job.output / name).read_bytes() for name in kept}
+
+
+def test_weights_start_from_another_checkpoint_at_another_size(finished: Path, tiny_data: Path, tmp_path: Path) -> None:
+    start = load_checkpoint(finished / "model.pt")
+    start.network.spec = replace_spec(start.network.spec, mean=(0.1, 0.2, 0.3), box=BoxRule(threshold=0.3))
+    save_checkpoint(tmp_path / "start.pt", start.network, training={})
+    job = tiny_job(
+        tiny_data,
+        tmp_path / "run",
+        init=tmp_path / "start.pt",
+        spec_changes={"input_size_px": (96, 96), "frame_size_px": (96, 96)},
+        recipe=Recipe(epochs=1, batch_size=8, lr=1e-9),
+        limit_frames=8,
+    )
+    train(job)
+    tuned = load_checkpoint(job.output / "best.pt")
+    assert tuned.spec.input_size_px == (96, 96)
+    assert tuned.spec.mean == (0.1, 0.2, 0.3)
+    assert tuned.spec.box == BoxRule()
+    for (name, value), origin in zip(
+        tuned.network.named_parameters(), start.network.parameters(), strict=True
+    ):
+        assert torch.allclose(value, origin, atol=1e-6), name
+
+
+def replace_spec(spec: Any, **changes: Any) -> Any:
+    import msgspec
+
+    return msgspec.structs.replace(spec, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        pytest.param({}, OutputError, "--resume, overwrite with --force", id="existing run"),
+        pytest.param({"resume": True, "force": True}, UsageError, "can't be combined", id="resume and force"),
+        pytest.param({"data": Path("nowhere")}, DataError, "nowhere", id="no data"),
+        pytest.param({"init": Path("none.pt"), "force": True}, CheckpointError, "none.pt", id="no start weights"),
+    ],
+)
+def test_what_can_not_work_is_refused_and_nothing_is_touched(
+    finished: Path, tiny_data: Path, changes: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    before = {path.name: path.read_bytes() for path in finished.iterdir()}
+    with pytest.raises(error, match=words):
+        train(tiny_job(**{"data": tiny_data, "output": finished, **changes}))
+    assert before == {path.name: path.read_bytes() for path in finished.iterdir()}
+
+
+def test_nothing_to_resume_is_said(tiny_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        train(tiny_job(tiny_data, tmp_path / "run", resume=True))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a state", b"PK\x03\x04 truncated"], ids=["empty", "foreign", "cut"])
+def test_a_damaged_state_is_refused(tiny_data: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "last.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"last\.pt is truncated or not a training state"):
+        train(tiny_job(tiny_data, tmp_path, resume=True))
+
+
+def test_a_checkpoint_is_no_state_to_resume(finished: Path, tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "last.pt").write_bytes((finished / "model.pt").read_bytes())
+    with pytest.raises(CheckpointError, match="spacecompile-checkpoint-1"):
+        train(tiny_job(tiny_data, tmp_path, resume=True))
+
+
+def test_too_few_frames_are_refused_before_a_folder_is_made(tiny_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--batch-size"):
+        train(tiny_job(tiny_data, tmp_path / "run", limit_frames=7))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_output_that_is_a_file_is_refused(tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(OutputError, match="is a file"):
+        train(tiny_job(tiny_data, tmp_path / "run", force=True))
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_force_replaces_only_a_runs_own_files(finished: Path, tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(b"old")
+    (tmp_path / "notes.txt").write_text("mine")
+    train(tiny_job(tiny_data, tmp_path, force=True, recipe=Recipe(epochs=1, batch_size=8), limit_frames=8))
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert load_checkpoint(tmp_path / "model.pt").training["frames"] == 8
+
+
+def test_spread_keeps_every_class_of_a_sorted_split(tiny_data: Path) -> None:
+    frames = sorted(read_split(tiny_data, "train"), key=lambda frame: frame.class_name)
+    assert len({frame.class_name for frame in spread(frames, 10)}) == 10
+    assert spread(frames, 0) == frames == spread(frames, 1000)
