@@ -124,8 +124,10 @@ def _frames(folder: _Folder) -> None:
     """Rendering resumes by itself: frames that are there are kept."""
     from spacecompile.cli.render import render
 
-    settings = {"frames": NUM_FRAMES, "seed": FRAMES_SEED, "size": FRAME_SIZE_PX}
-    _step("render", lambda: render(output=folder.frames, split="val", **settings))
+    def run() -> None:
+        render(output=folder.frames, frames=NUM_FRAMES, seed=FRAMES_SEED, split="val", size=FRAME_SIZE_PX)
+
+    _step("render", run)
 
 
 def _build(checkpoint: Path, folder: _Folder, *, force: bool) -> None:

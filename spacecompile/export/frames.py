@@ -77,7 +77,8 @@ def real_frames(
             frame_HWC = reader.read(image.path)
         except FrameError as error:
             raise DataError(f"--data can't be used: {error}") from error
-        frames.append(ParityFrame(name=image.name, kind="real", frame_HWC=frame_HWC))
+        # Pillow's pixels are read-only, which torch refuses to share.
+        frames.append(ParityFrame(name=image.name, kind="real", frame_HWC=frame_HWC.copy()))
         progress("frames", done, len(chosen))
     return tuple(frames)
 

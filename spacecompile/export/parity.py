@@ -111,13 +111,6 @@ class ExpectedAnswer:
     answer: RawAnswer
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Pair:
-    frame: ParityFrame
-    expected: RawAnswer
-    given: RawAnswer
-
-
 def expected_answers(
     reference: SealedGraph, frames: Sequence[ParityFrame], *, progress: Progress = no_progress
 ) -> tuple[ExpectedAnswer, ...]:
@@ -166,12 +159,13 @@ def check_parity(
         IntegrityError: If ONNX Runtime refuses the file.
     """
     backend: Backend = OnnxRuntimeBackend(model_bytes, threads=threads, spinning=False)
-    pairs = []
+    given = []
     for done, case in enumerate(expected, start=1):
-        pairs.append(_Pair(frame=case.frame, expected=case.answer, given=backend.run(case.frame.frame_HWC)))
+        given.append(backend.run(case.frame.frame_HWC))
         progress(f"parity {variant}", done, len(expected))
     backend.close()
-    return _verdict(variant, hashlib.sha256(model_bytes).hexdigest(), pairs, tolerance)
+    sha256 = hashlib.sha256(model_bytes).hexdigest()
+    return verdict_on(variant, sha256=sha256, expected=expected, given=given, tolerance=tolerance)
 
 
 def require_parity(verdict: VariantParity) -> None:
@@ -187,8 +181,20 @@ def require_parity(verdict: VariantParity) -> None:
         )
 
 
-def _verdict(variant: str, sha256: str, pairs: Sequence[_Pair], tolerance: Tolerance) -> VariantParity:
-    frames = tuple(_frame_parity(pair) for pair in pairs)
+def verdict_on(
+    variant: str, *, sha256: str, expected: Sequence[ExpectedAnswer], given: Sequence[RawAnswer], tolerance: Tolerance
+) -> VariantParity:
+    """Compare answers frame by frame.
+
+    Args:
+        variant: Name of the variant.
+        sha256: Of its file.
+        expected: At least one.
+        given: One per expected answer.
+        tolerance: The limits.
+    """
+    pairs = list(zip(expected, given, strict=True))
+    frames = tuple(_frame_parity(case, answer) for case, answer in pairs)
     kinds = [frame.kind for frame in frames]
     disagreeing = [frame for frame in frames if not frame.class_agrees]
     worst = {
@@ -215,11 +221,11 @@ def _verdict(variant: str, sha256: str, pairs: Sequence[_Pair], tolerance: Toler
     )
 
 
-def _frame_parity(pair: _Pair) -> FrameParity:
-    expected, given = pair.expected, pair.given
+def _frame_parity(case: ExpectedAnswer, given: RawAnswer) -> FrameParity:
+    expected = case.answer
     return FrameParity(
-        frame=pair.frame.name,
-        kind=pair.frame.kind,
+        frame=case.frame.name,
+        kind=case.frame.kind,
         class_agrees=bool(expected.class_probs_L.argmax() == given.class_probs_L.argmax()),
         class_probs_error=float(_errors(expected.class_probs_L, given.class_probs_L).max()),
         parts_iou=tuple(_iou(expected.parts_HW, given.parts_HW, bit) for bit in range(len(PARTS))),
@@ -269,12 +275,12 @@ def _failures(
     return tuple(failures)
 
 
-def _output_errors(pairs: Sequence[_Pair]) -> dict[str, ErrorStats]:
+def _output_errors(pairs: Sequence[tuple[ExpectedAnswer, RawAnswer]]) -> dict[str, ErrorStats]:
     def stacked(name: str) -> NDArray[np.float64]:
-        return np.stack([_errors(getattr(pair.expected, name), getattr(pair.given, name)) for pair in pairs])
+        return np.stack([_errors(getattr(case.answer, name), getattr(given, name)) for case, given in pairs])
 
     health_NS = stacked("health")
-    share = float(np.mean([np.mean(pair.expected.parts_HW != pair.given.parts_HW) for pair in pairs]))
+    share = float(np.mean([np.mean(case.answer.parts_HW != given.parts_HW) for case, given in pairs]))
     return {
         "class_probs": _stats(stacked("class_probs_L")),
         # Errors of one bit per pixel are 0 or 1, so the share of ones says all.

@@ -28,7 +28,7 @@ def test_json_on_stdout_is_one_document_and_talk_is_on_stderr(
     assert main(["bench", str(tiny_bundle), *QUICK, "--json", "-"]) == 0
     captured = capsys.readouterr()
     result = read_result(captured.out.encode())
-    assert result.latency["app"]["fp32"].samples == 12  # type: ignore[index,union-attr]
+    assert result.latency["app"]["fp32"].samples == 12  # type: ignore[index]
     for said in ("Budget", "Latency in ms", "650 more", "next: spacecompile bench"):
         assert said in " ".join(captured.err.split())
 
@@ -105,7 +105,7 @@ def test_an_interrupt_leaves_a_valid_partial_result_and_exits_130(
     content = captured.out.encode() if destination == "-" else (tmp_path / destination).read_bytes()
     result = read_result(content)
     assert result.partial
-    assert 0 < result.latency["app"]["fp32"].samples < 12  # type: ignore[index,union-attr]
+    assert 0 < result.latency["app"]["fp32"].samples < 12  # type: ignore[index]
     assert "partial" in captured.err
 
 

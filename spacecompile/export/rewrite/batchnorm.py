@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from spacecompile.export.rewrite.base import Pass
-from spacecompile.export.rewrite.dataflow import foldable_pairs
+from spacecompile.export.rewrite.dataflow import Convolution, foldable_pairs
 from spacecompile.network.model import MultiTaskNetwork
 
 
@@ -33,9 +33,15 @@ class FoldBatchNorm(Pass):
 
 
 @torch.no_grad()
-def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+def _fold(convolution: Convolution, norm: nn.BatchNorm2d) -> None:
     scale, shift = _scale_and_shift(norm)
-    convolution.weight = nn.Parameter(convolution.weight * scale[:, None, None, None])
+    weight, groups = convolution.weight, convolution.groups
+    if isinstance(convolution, nn.ConvTranspose2d):
+        # Its weights are [inputs, outputs / groups, h, w], with the groups along the inputs.
+        grouped = weight.reshape(groups, -1, *weight.shape[1:]) * scale.reshape(groups, 1, -1, 1, 1)
+        convolution.weight = nn.Parameter(grouped.flatten(0, 1))
+    else:
+        convolution.weight = nn.Parameter(weight * scale[:, None, None, None])
     convolution.bias = nn.Parameter(shift if convolution.bias is None else convolution.bias * scale + shift)
 
 

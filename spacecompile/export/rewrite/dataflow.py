@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from spacecompile.export.rewrite.proof import ProofSettings, proof_input
-from spacecompile.network.model import MultiTaskNetwork
+
+Convolution = nn.Conv2d | nn.ConvTranspose2d
 
 _CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.conv2d.default)
 
@@ -57,7 +58,7 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
 class _Calls:
     """Modules in the order of their calls: convolutions with what they return, batch norms with what they read."""
 
-    convolutions: list[tuple[nn.Conv2d, Tensor]] = field(default_factory=list)
+    convolutions: list[tuple[Convolution, Tensor]] = field(default_factory=list)
     norms: list[tuple[nn.BatchNorm2d, Tensor]] = field(default_factory=list)
 
 
@@ -65,7 +66,7 @@ class _Calls:
 def _recorded(network: nn.Module) -> Iterator[_Calls]:
     calls = _Calls()
 
-    def after_convolution(module: nn.Conv2d, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def after_convolution(module: Convolution, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
         calls.convolutions.append((module, output))
 
     def before_norm(module: nn.BatchNorm2d, inputs: tuple[Tensor, ...]) -> None:
@@ -73,7 +74,7 @@ def _recorded(network: nn.Module) -> Iterator[_Calls]:
 
     handles = []
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, Convolution):
             handles.append(module.register_forward_hook(after_convolution))
         elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
             handles.append(module.register_forward_pre_hook(before_norm))
@@ -85,7 +86,7 @@ def _recorded(network: nn.Module) -> Iterator[_Calls]:
 
 
 @torch.no_grad()
-def foldable_pairs(network: MultiTaskNetwork) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+def foldable_pairs(network: nn.Module) -> list[tuple[Convolution, nn.BatchNorm2d]]:
     """Every convolution whose output one batch norm reads and nothing else, with that batch norm.
 
     Args:

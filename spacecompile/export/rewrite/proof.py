@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-
-from spacecompile.network.model import MultiTaskNetwork
+from torch import Tensor, nn
 
 OUTPUT_NAMES = ("class logits", "part logits")
 
@@ -33,7 +31,7 @@ class ProofSettings:
     relative_error_max: float = 1e-9
 
 
-def proof_input(network: MultiTaskNetwork, settings: ProofSettings) -> Tensor:
+def proof_input(network: nn.Module, settings: ProofSettings) -> Tensor:
     """Seeded float64 input [N, 3, H, W] on the network's device."""
     generator = torch.Generator().manual_seed(settings.seed)
     shape = (settings.batch, 3, *settings.input_size_px)
@@ -42,7 +40,7 @@ def proof_input(network: MultiTaskNetwork, settings: ProofSettings) -> Tensor:
 
 
 @torch.no_grad()
-def relative_errors(before: MultiTaskNetwork, after: MultiTaskNetwork, settings: ProofSettings) -> dict[str, float]:
+def relative_errors(before: nn.Module, after: nn.Module, settings: ProofSettings) -> dict[str, float]:
     """Largest |after - before| over largest |before| of each output.
 
     Args:

@@ -26,7 +26,7 @@ class Scaled(Pass):
         self.head = head
         self.factor = factor
 
-    def requires(self, network: MultiTaskNetwork) -> bool:
+    def requires(self, _network: MultiTaskNetwork) -> bool:
         return True
 
     def apply(self, network: MultiTaskNetwork) -> MultiTaskNetwork:
@@ -51,7 +51,7 @@ class Idle(Scaled):
 
     name = "idle_for_test"
 
-    def requires(self, network: MultiTaskNetwork) -> bool:
+    def requires(self, _network: MultiTaskNetwork) -> bool:
         return False
 
 

@@ -93,8 +93,9 @@ def _without_statistics() -> Toy:
     ("network", "foldable"),
     [
         pytest.param(Toy(), True, id="convolution-then-norm"),
-        pytest.param(_with_convolution(nn.Conv2d(3, 4, 3, groups=1, bias=False)), True, id="without-bias"),
+        pytest.param(_with_convolution(nn.Conv2d(3, 4, 3, bias=False)), True, id="without-bias"),
         pytest.param(_with_convolution(Conv2dSame(3, 4, 3, stride=2)), True, id="dynamic-padding"),
+        pytest.param(_with_convolution(nn.ConvTranspose2d(3, 4, 2, stride=2)), True, id="transposed"),
         pytest.param(_with_convolution(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Identity())), True, id="nested"),
         pytest.param(_with_convolution(StdConv2d(3, 4, 3)), False, id="standardised-weights"),
         pytest.param(_with_convolution(parametrizations.weight_norm(nn.Conv2d(3, 4, 3))), False, id="parametrised"),

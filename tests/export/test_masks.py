@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+
+from spacecompile.contract import BoxRule, ModelSpec
+from spacecompile.export.masks import PartsInFrame, logit
+
+
+def parts_of(logits: Tensor, **fields: Any) -> tuple[NDArray[np.uint8], list[float], list[float], float]:
+    spec = ModelSpec(**({"input_size_px": (64, 64), "frame_size_px": (64, 64)} | fields))
+    parts_HW, box_xyxy, parts_px, logit_max = PartsInFrame(spec)(logits)
+    assert parts_HW.dtype == torch.uint8
+    assert box_xyxy.dtype == torch.float32
+    return parts_HW.numpy(), box_xyxy.tolist(), parts_px.tolist(), logit_max.item()
+
+
+def plain(logits: Tensor, spec: ModelSpec) -> tuple[NDArray[np.uint8], list[float]]:
+    """What a user writes: torch's resize, then NumPy."""
+    resize = torch.nn.functional.interpolate
+    if spec.mask_upsampling == "align_corners":
+        logits = resize(logits, spec.input_size_px, mode="bilinear", align_corners=True)
+    probs_KHW = torch.sigmoid(resize(logits, spec.frame_size_px, mode="bilinear"))[0].numpy()
+    masks_KHW = probs_KHW > np.array(spec.part_thresholds, np.float32)[:, None, None]
+    rows, columns = np.nonzero(probs_KHW.max(0) > spec.box.threshold)
+    if not rows.size:
+        return masks_KHW[0] + 2 * masks_KHW[1], [0.0] * 4
+    left, top, right, bottom = spec.box.margins_px
+    height, width = spec.frame_size_px
+    box = [columns.min() - left, rows.min() - top, columns.max() + 1 + right, rows.max() + 1 + bottom]
+    return masks_KHW[0] + 2 * masks_KHW[1], np.clip(box, 0, [width, height, width, height]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("grid_px", "fields"),
+    [
+        pytest.param((16, 16), {"frame_size_px": (128, 128)}, id="8 phases"),
+        pytest.param((16, 16), {"frame_size_px": (48, 48)}, id="3 phases"),
+        pytest.param((16, 24), {"frame_size_px": (64, 96)}, id="not square, 4 phases"),
+        pytest.param((16, 16), {"frame_size_px": (128, 64)}, id="another ratio per axis"),
+        pytest.param((16, 16), {"frame_size_px": (200, 168)}, id="ratio that is not whole"),
+        pytest.param((64, 64), {"frame_size_px": (64, 64)}, id="no upsampling"),
+        pytest.param((64, 64), {"frame_size_px": (48, 40)}, id="frame smaller than the grid"),
+        pytest.param((16, 16), {"frame_size_px": (128, 128), "mask_upsampling": "align_corners"}, id="aligned corners"),
+        pytest.param(
+            (16, 16), {"frame_size_px": (100, 90), "mask_upsampling": "align_corners"}, id="aligned, not whole"
+        ),
+        pytest.param((16, 16), {"part_thresholds": (0.2, 0.7)}, id="a threshold per part"),
+        pytest.param((16, 16), {"box": BoxRule(threshold=0.9, margins_px=(1, 2.5, 3, 4))}, id="box rule of its own"),
+    ],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_parts_and_box_equal_a_plain_resize_and_numpy(
+    grid_px: tuple[int, int], fields: dict[str, Any], seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.full((1, 2, *grid_px), -4.0)
+    logits[..., 3:-5, 4:-3] = 5 * torch.randn(1, 2, grid_px[0] - 8, grid_px[1] - 7, generator=generator)
+    spec = ModelSpec(**({"input_size_px": (64, 64), "frame_size_px": (64, 64)} | fields))
+    expected_HW, expected_box = plain(logits, spec)
+    parts_HW, box_xyxy, parts_px, _ = parts_of(logits, **fields)
+    # Where torch adds four products in another order, a pixel on the threshold may fall to the other side.
+    assert np.count_nonzero(parts_HW != expected_HW) <= 1
+    assert box_xyxy == pytest.approx(expected_box, abs=1e-4)
+    assert parts_px == [np.count_nonzero(parts_HW & 1), np.count_nonzero(parts_HW & 2)]
+    assert 0 < parts_px[0] < parts_HW.size
+
+
+@pytest.mark.parametrize(
+    ("body", "panel", "box"),
+    [
+        pytest.param((5, 9, 20, 30), None, [9, 5, 30, 20], id="body only"),
+        pytest.param(None, (0, 0, 1, 1), [0, 0, 1, 1], id="one corner pixel"),
+        pytest.param((63, 63, 64, 64), None, [63, 63, 64, 64], id="the other corner"),
+        pytest.param((10, 10, 12, 12), (40, 30, 50, 60), [10, 10, 60, 50], id="both parts apart"),
+        pytest.param((0, 0, 64, 64), (0, 0, 64, 64), [0, 0, 64, 64], id="everything"),
+        pytest.param(None, None, [0, 0, 0, 0], id="nothing"),
+    ],
+)
+def test_the_box_is_half_open_around_every_part_pixel(
+    body: tuple[int, ...] | None, panel: tuple[int, ...] | None, box: list[int]
+) -> None:
+    logits = torch.full((1, 2, 64, 64), -3.0)
+    for part, area in enumerate((body, panel)):
+        if area is not None:
+            top, left, bottom, right = area
+            logits[0, part, top:bottom, left:right] = 3.0
+    parts_HW, box_xyxy, _, logit_max = parts_of(logits)
+    assert box_xyxy == box
+    assert int((parts_HW & 1).sum()) == (0 if body is None else (body[2] - body[0]) * (body[3] - body[1]))
+    assert logit_max == (3.0 if body or panel else -3.0)
+
+
+@pytest.mark.parametrize(
+    ("margins_px", "box"),
+    [
+        pytest.param((1, 2, 3, 4), [19, 8, 43, 34], id="grown"),
+        pytest.param((100, 100, 100, 100), [0, 0, 64, 64], id="clipped to the frame"),
+        pytest.param((-2, -3, -4, -5), [22, 13, 36, 25], id="shrunk"),
+        pytest.param((-30, -15, -30, -15), [50, 25, 50, 25], id="shrunk to nothing, never inside out"),
+    ],
+)
+def test_margins_grow_each_side_on_its_own(margins_px: tuple[float, ...], box: list[float]) -> None:
+    logits = torch.full((1, 2, 64, 64), -3.0)
+    logits[0, 0, 10:30, 20:40] = 3.0
+    assert parts_of(logits, box=BoxRule(margins_px=margins_px))[1] == box  # type: ignore[arg-type]
+
+
+def test_without_a_pixel_margins_make_no_box() -> None:
+    logits = torch.full((1, 2, 64, 64), -3.0)
+    assert parts_of(logits, box=BoxRule(margins_px=(5, 5, 5, 5)))[1] == [0, 0, 0, 0]
+
+
+def test_a_pixel_on_the_threshold_is_not_set() -> None:
+    logits = torch.full((1, 2, 64, 64), np.float32(logit(0.3)).item())
+    assert not parts_of(logits, part_thresholds=(0.3, 0.3))[0].any()
+
+
+@given(
+    rows=st.lists(st.integers(0, 15), min_size=1, max_size=4),
+    columns=st.lists(st.integers(0, 15), min_size=1, max_size=4),
+)
+@settings(max_examples=30, deadline=None)
+def test_the_box_always_holds_exactly_the_set_pixels(rows: list[int], columns: list[int]) -> None:
+    logits = torch.full((1, 2, 16, 16), -2.0)
+    for row, column in zip(rows, columns, strict=False):
+        logits[0, row % 2, row, column] = 7.0
+    parts_HW, box_xyxy, _, _ = parts_of(logits, frame_size_px=(128, 128))
+    set_rows, set_columns = np.nonzero(parts_HW)
+    assert box_xyxy == [set_columns.min(), set_rows.min(), set_columns.max() + 1, set_rows.max() + 1]
