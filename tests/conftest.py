@@ -34,6 +34,32 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def quick_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of another architecture, a U-Net on timm's smallest network, that compiles in a few seconds."""
+    import torch
+
+    from spacecompile.contract import ModelSpec
+    from spacecompile.network.checkpoint import save_checkpoint
+    from spacecompile.network.model import MultiTaskNetwork
+
+    spec = ModelSpec(
+        architecture="Unet",
+        encoder="tu-test_resnet",
+        encoder_depth=4,
+        decoder_options={"decoder_channels": [32, 16, 16, 8]},
+        classes=("Red", "Green", "Blue"),
+        input_size_px=INPUT_SIZE_PX,
+        frame_size_px=FRAME_SIZE_PX,
+    )
+    path = _shared_folder(tmp_path_factory) / "quick.pt"
+    with _one_at_a_time(path), torch.random.fork_rng():
+        torch.manual_seed(0)
+        if not path.exists():
+            save_checkpoint(path, MultiTaskNetwork(spec).eval(), training={})
+    return path
+
+
+@pytest.fixture(scope="session")
 def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle that the real build makes of `tiny_checkpoint`, variants fp32 and fp32-d4. Copy it to change it."""
     from spacecompile.export.build import build

@@ -34,9 +34,7 @@ REFERENCE_COST = Cost(params=3_454_060, macs_fvcore=4_482_700_000, macs_torch=4_
 )
 def test_published_rows_are_reproduced(s_cls: float, s_det: float, s_seg: float, s_acc: float, s_final: float) -> None:
     accuracy = accuracy_score(s_cls=s_cls, s_det=s_det, s_seg=s_seg)
-    final = final_score(
-        s_acc=accuracy, s_flops=flops_score(REFERENCE_COST), s_params=params_score(REFERENCE_COST)
-    )
+    final = final_score(s_acc=accuracy, s_flops=flops_score(REFERENCE_COST), s_params=params_score(REFERENCE_COST))
     assert round(accuracy, 3) == s_acc
     assert round(final, 3) == s_final
 

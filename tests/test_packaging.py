@@ -35,7 +35,8 @@ def slim_bin(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     uv = Path(sys.executable).with_name("uv")
     (wheel,) = dist.glob("*.whl")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
-    install = [uv, "pip", "install", "--quiet", "--python", venv / "bin" / "python", "-c", ROOT / "constraints.txt", wheel]
+    python = venv / "bin" / "python"
+    install = [uv, "pip", "install", "--quiet", "--python", python, "-c", ROOT / "constraints.txt", wheel]
     subprocess.run(install, check=True)
     return venv / "bin"
 

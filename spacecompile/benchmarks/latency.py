@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -22,6 +22,10 @@ from spacecompile.contract import Progress, no_progress
 from spacecompile.errors import UsageError
 
 NS_PER_MS = 1e6
+
+IDLE_WINDOW_MS = 3.0
+IDLE_SHARE = 0.15
+"""Processor time over wall time in such a window below which the process counts as idle; a look costs some of it."""
 
 
 class Contestant(Protocol):
@@ -50,15 +54,15 @@ class LatencySettings:
         rounds_min: Rounds to measure at least, whatever they take.
         duration_s: Go on with rounds until this long.
         warmup_rounds, warmup_s: Unrecorded rounds before, until both are reached.
-        settle_ms: Pause before every call. The last contestant's idle threads may still spin, and would take a core
-            from the next one.
+        settle_max_ms: Before every call, wait until the process is idle, at most so long: the last contestant's idle
+            threads may still spin, for some 50 ms in ONNX Runtime, and would take a core from the next one.
     """
 
     rounds_min: int = 64
     duration_s: float = 60.0
     warmup_rounds: int = 3
     warmup_s: float = 2.0
-    settle_ms: float = 5.0
+    settle_max_ms: float = 150.0
 
     def __post_init__(self) -> None:
         """Check the settings once.
@@ -66,7 +70,7 @@ class LatencySettings:
         Raises:
             UsageError: If a number is negative, or nothing would be measured.
         """
-        numbers = (self.rounds_min, self.duration_s, self.warmup_rounds, self.warmup_s, self.settle_ms)
+        numbers = (self.rounds_min, self.duration_s, self.warmup_rounds, self.warmup_s, self.settle_max_ms)
         if not all(np.isfinite(number) and number >= 0 for number in numbers):
             raise UsageError(
                 f"the latency settings hold a negative or infinite number: {numbers}. Check --duration, "
@@ -129,7 +133,7 @@ def measure(
         frames_HWC: Round i uses frame i modulo their number.
         settings: How long.
         recording: Is filled round by round; still valid after a KeyboardInterrupt, which is passed on.
-        progress: Told the milliseconds done of the whole duration.
+        progress: Told the percent done.
 
     Raises:
         UsageError: If there is no contestant or no frame.
@@ -137,14 +141,25 @@ def measure(
     if not contestants or not frames_HWC:
         raise UsageError(f"nothing to measure: {len(contestants)} contestants and {len(frames_HWC)} frames.")
     _warm_up(contestants, frames_HWC, settings, progress)
+    with _collector_kept_away() as collect:
+        _rounds(contestants, frames_HWC, settings, recording, collect=collect, progress=progress)
+
+
+def _rounds(
+    contestants: Sequence[Contestant],
+    frames_HWC: Sequence[NDArray[np.uint8]],
+    settings: LatencySettings,
+    recording: Recording,
+    *,
+    collect: Callable[[], object],
+    progress: Progress,
+) -> None:
     start_s = time.perf_counter()
-    total_ms = int(settings.duration_s * 1e3)
     while recording.rounds < settings.rounds_min or time.perf_counter() - start_s < settings.duration_s:
-        with _collected_before():
-            _round(contestants, frames_HWC, settings, recording)
-        share = max((time.perf_counter() - start_s) * 1e3 / max(total_ms, 1), 1e-9)
-        share = min(share, recording.rounds / settings.rounds_min)
-        progress("latency", min(int(share * total_ms), total_ms), total_ms)
+        collect()
+        _round(contestants, frames_HWC, settings, recording)
+        elapsed = (time.perf_counter() - start_s) / settings.duration_s if settings.duration_s else 1.0
+        progress("latency", int(100 * min(elapsed, recording.rounds / settings.rounds_min, 1.0)), 100)
 
 
 def _warm_up(
@@ -174,21 +189,35 @@ def _round(
     for place in balanced_order(len(contestants), index):
         contestant = contestants[place]
         if index % contestant.every == 0:
-            time.sleep(settings.settle_ms / 1e3)
+            _settle(settings.settle_max_ms)
             start_ns = time.perf_counter_ns()
             contestant.run(frame_HWC)
             recording.add(contestant, index, (time.perf_counter_ns() - start_ns) / NS_PER_MS)
     recording.rounds += 1
 
 
+def _settle(limit_ms: float) -> None:
+    """Wait until no thread of this process is busy, or the time is up."""
+    start_ns = time.perf_counter_ns()
+    while time.perf_counter_ns() - start_ns < limit_ms * NS_PER_MS:
+        window_ns, cpu_ns = time.perf_counter_ns(), time.process_time_ns()
+        time.sleep(IDLE_WINDOW_MS / 1e3)
+        window_ns, cpu_ns = time.perf_counter_ns() - window_ns, time.process_time_ns() - cpu_ns
+        if cpu_ns < IDLE_SHARE * window_ns:
+            return
+
+
 @contextmanager
-def _collected_before() -> Iterator[None]:
-    """Collect garbage now, and keep the collector away until the end of the block."""
-    gc.collect()
+def _collector_kept_away() -> Iterator[Callable[[], object]]:
+    """Python's garbage collector off until the end of the block; yields what collects between two rounds."""
     was_enabled = gc.isenabled()
+    gc.collect()
+    # What is there now stays: with torch loaded, to look through it would take longer than the round.
+    gc.freeze()
     gc.disable()
     try:
-        yield
+        yield gc.collect
     finally:
+        gc.unfreeze()
         if was_enabled:
             gc.enable()

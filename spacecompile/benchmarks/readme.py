@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec import UNSET
 
-from spacecompile.benchmarks.records import BenchResult, Latency, Peer, read_result
+from spacecompile.benchmarks.records import BenchResult, Peer, read_result
 from spacecompile.errors import DataError
 
 BEGIN = "<!-- results: begin, written by `make docs` -->"
@@ -35,7 +36,7 @@ def results_block(result: BenchResult) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [header, ("---",) + ("---:",) * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -72,7 +73,7 @@ def _own_ratios(variant: str, peers: dict[str, Peer]) -> str:
     )
 
 
-def _ms(value: Latency | float | None) -> str:
+def _ms(value: float | None) -> str:
     return f"{value:.0f} ms" if isinstance(value, float) else "too few samples"
 
 

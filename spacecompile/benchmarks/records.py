@@ -69,7 +69,7 @@ class Configuration(Record):
         backend: Name and version of the engine that ran the variants.
         spinning: Whether the variants' idle threads waited busily.
         frames, frames_source: Number and origin of the frames of the latency run.
-        rounds, rounds_min, duration_s, warmup_rounds, warmup_s, settle_ms: Of the latency run.
+        rounds, rounds_min, duration_s, warmup_rounds, warmup_s, settle_max_ms: Of the latency run.
         percentile_method: numpy's name of it.
         garbage_collector: How it was kept out of the samples.
     """
@@ -83,7 +83,7 @@ class Configuration(Record):
     duration_s: float
     warmup_rounds: int
     warmup_s: float
-    settle_ms: float
+    settle_max_ms: float
     percentile_method: str = "higher"
     garbage_collector: str = "off during a call, run between rounds"
 

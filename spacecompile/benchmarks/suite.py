@@ -231,7 +231,7 @@ def _configuration(settings: BenchSettings, draft: _Draft) -> Configuration:
         duration_s=latency.duration_s,
         warmup_rounds=latency.warmup_rounds,
         warmup_s=latency.warmup_s,
-        settle_ms=latency.settle_ms,
+        settle_max_ms=latency.settle_max_ms,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from itertools import pairwise
 from typing import Annotated
 
 import typer
@@ -95,7 +96,7 @@ def _fail(given: list[str], *, kind: str, text: str, code: int) -> int:
     stderr.quiet = False
     stderr.print(f"[bold red]{kind}:[/] ", end="")
     stderr.print(text, markup=False, soft_wrap=True)
-    if any(flag == "--json" and value == "-" for flag, value in zip(given, given[1:], strict=False)) or "--json=-" in given:
+    if ("--json", "-") in pairwise(given) or "--json=-" in given:
         emit_json({"error": {"kind": kind, "message": text, "exit_code": code}}, "-")
     return code
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 RECIPE_FLAGS = (
     *("epochs", "batch_size", "lr", "encoder_lr_scale", "weight_decay", "warmup_epochs", "clip", "augment"),
-    *("label_smoothing", "ema", "seed", "amp", "time_limit_min"),
+    *("zoom", "zoom_until", "label_smoothing", "ema", "seed", "amp", "time_limit_min", "class_weight"),
 )
 SPEC_FLAGS = ("imgsz", "frame", "mean", "std", "dropout")
 
@@ -49,6 +49,12 @@ def train(
         str,
         typer.Option(help="none; light: flips, quarter turns, small rotations; medium: also scale, exposure, noise."),
     ] = "light",
+    class_weight: Annotated[float, typer.Option(help="Weight of the classification loss.")] = 1.0,
+    zoom: Annotated[
+        float,
+        typer.Option(help="Share of views cut around the craft at the start, falling to 0; 1 helps from scratch."),
+    ] = 0.0,
+    zoom_until: Annotated[float, typer.Option(help="Part of the run after which only whole frames are shown.")] = 0.7,
     dropout: Annotated[float, typer.Option(help="In the classification head.")] = 0.2,
     label_smoothing: Annotated[float, typer.Option(help="Of the class targets.")] = 0.0,
     ema: Annotated[float, typer.Option(help="Decay per step of averaged weights, e.g. 0.998; 0 for none.")] = 0.0,
@@ -74,7 +80,8 @@ def train(
     """Train the network on labelled frames and store a checkpoint that `build` takes.
 
     The defaults are the published recipe, which starts from pretrained weights. Nothing is downloaded here: from
-    scratch, use --encoder-lr-scale 1. Interrupt at any time and go on with --resume.
+    scratch, use --encoder-lr-scale 1 --zoom 1 and a learning rate near 5e-4. Interrupt at any time and go on with
+    --resume.
 
     Example: spacecompile train --data frames -o runs/first --imgsz 256 --encoder-lr-scale 1 --ema 0.998
     """
@@ -92,11 +99,14 @@ def train(
         warmup_epochs=warmup_epochs,
         clip_norm=clip,
         augment=augment,
+        zoom=zoom,
+        zoom_until=zoom_until,
         label_smoothing=label_smoothing,
         ema=ema,
         seed=seed,
         amp=amp,
         time_limit_min=time_limit_min,
+        class_weight=class_weight,
     )
     job = modules.TrainJob(
         data=data,

@@ -291,4 +291,6 @@ def _output_errors(pairs: Sequence[tuple[ExpectedAnswer, RawAnswer]]) -> dict[st
 
 
 def _stats(errors: NDArray[np.float64]) -> ErrorStats:
-    return ErrorStats(max=float(errors.max()), mean=float(errors.mean()), p999=float(np.quantile(errors, 0.999)))
+    # "higher" takes a value that occurred, and does not interpolate between infinities.
+    p999 = float(np.quantile(errors, 0.999, method="higher"))
+    return ErrorStats(max=float(errors.max()), mean=float(errors.mean()), p999=p999)

@@ -88,6 +88,8 @@ def plan_build(
         OutputError: If something is in the way at the output.
     """
     options = options or BuildOptions()
+    if options.parity_frames < 0:
+        raise UsageError(f"the number of parity frames is {options.parity_frames}; it can't be below 0.")
     path = Path(checkpoint)
     combinations = _combinations(precision, tta)
     loaded = load_checkpoint(path)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +43,7 @@ class LoadedCheckpoint:
     format: str
 
 
-def save_checkpoint(
-    path: Path, network: MultiTaskNetwork, *, training: dict[str, Any], half: bool = False
-) -> None:
+def save_checkpoint(path: Path, network: MultiTaskNetwork, *, training: dict[str, Any], half: bool = False) -> None:
     """Write a checkpoint atomically: an earlier file stays whole until the new one is complete.
 
     Args:
@@ -74,7 +71,7 @@ def save_checkpoint(
                 "state_dict": state_dict,
             }
             torch.save(content, part)
-        os.replace(part, path)
+        part.replace(path)
     except (OSError, RuntimeError, SafetensorError) as error:
         part.unlink(missing_ok=True)
         raise OutputError(f"can't write checkpoint {path}: {error}. Check the folder and its free space.") from error
@@ -152,7 +149,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            content: dict[str, Any] = {key: json.loads(metadata[key]) for key in ("spec", "training") if key in metadata}
+            content: dict[str, Any] = {
+                key: json.loads(metadata[key]) for key in ("spec", "training") if key in metadata
+            }
             content["format"] = metadata.get("format")
             content["state_dict"] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, json.JSONDecodeError) as error:

@@ -5,6 +5,8 @@ Layout legend: N batch, C channels, H W input rows and columns, L classes, K par
 
 from __future__ import annotations
 
+from typing import Any
+
 import segmentation_models_pytorch as smp
 from torch import Tensor, nn
 
@@ -49,7 +51,7 @@ class MultiTaskNetwork(nn.Module):
         return class_logits_NL, part_logits_NKhw
 
 
-def _smp_model(spec: ModelSpec) -> nn.Module:
+def _smp_model(spec: ModelSpec) -> Any:
     architecture = getattr(smp, spec.architecture, None)
     if not (isinstance(architecture, type) and issubclass(architecture, smp.base.SegmentationModel)):
         raise CheckpointError(
@@ -57,7 +59,7 @@ def _smp_model(spec: ModelSpec) -> nn.Module:
             "Name one of its classes, for example Segformer or Unet."
         )
     try:
-        model: nn.Module = architecture(
+        model = architecture(
             encoder_name=spec.encoder,
             encoder_depth=spec.encoder_depth,
             encoder_weights=None,

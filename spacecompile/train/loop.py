@@ -163,6 +163,12 @@ def _run_share(state: TrainingState, steps: int) -> float:
     return min(1.0, share)
 
 
+def _craft_share(state: TrainingState, steps: int) -> float:
+    """Of the epoch that begins: falls linearly from the recipe's `zoom` to 0."""
+    recipe = state.recipe
+    return recipe.zoom * max(0.0, 1 - _run_share(state, steps) / recipe.zoom_until) if recipe.zoom_until else 0.0
+
+
 def _run_epoch(state: TrainingState, inputs: LoopInputs, callbacks: Callbacks) -> EpochReport:
     recipe, epoch = state.recipe, state.epochs_done + 1
     steps = steps_per_epoch(state, inputs.train_frames)
@@ -172,7 +178,10 @@ def _run_epoch(state: TrainingState, inputs: LoopInputs, callbacks: Callbacks) -
     start_s, elapsed_before_s = time.perf_counter(), state.elapsed_s
     sums, report = dict.fromkeys(LOSS_NAMES, 0.0), None
     state.network.train()
-    for step, batch in enumerate(inputs.train_frames.batches(order_N, recipe.batch_size), 1):
+    batches = inputs.train_frames.batches(
+        order_N, recipe.batch_size, craft_share=_craft_share(state, steps), generator=generator
+    )
+    for step, batch in enumerate(batches, 1):
         factor = lr_factor(
             step=state.steps_done, warmup_steps=recipe.warmup_epochs * steps, progress=_run_share(state, steps)
         )

@@ -22,6 +22,9 @@ class Recipe(Record):
         warmup_epochs: Linear ramp from zero, before the cosine.
         clip_norm: Largest gradient norm.
         augment: `light` is flips, quarter turns and small rotations; `medium` adds scale, shift, exposure and noise.
+        zoom: Share of the frames that are shown as a view cut around the craft when training starts; it falls linearly.
+            From scratch 1.0 teaches shapes and classes several times faster; 0 for none.
+        zoom_until: Part of the run after which only whole frames are shown.
         dice_weight, bce_weight, class_weight: Of the three losses.
         label_smoothing: Of the classifier's targets.
         ema: Decay per step of the averaged weights that are validated and kept; 0 for none.
@@ -38,6 +41,8 @@ class Recipe(Record):
     warmup_epochs: float = 1.0
     clip_norm: float = 1.0
     augment: Augmentation = "light"
+    zoom: float = 0.0
+    zoom_until: float = 0.7
     dice_weight: float = 1.0
     bce_weight: float = 1.0
     class_weight: float = 1.0
@@ -59,10 +64,12 @@ class Recipe(Record):
             *("dice_weight", "bce_weight", "class_weight"),
         )
         fractions = ("label_smoothing", "ema")
+        shares = ("zoom", "zoom_until")
         rules = (
             *((name, getattr(self, name) > 0, "above zero") for name in positive),
             *((name, getattr(self, name) >= 0, "zero or more") for name in not_negative),
             *((name, 0 <= getattr(self, name) < 1, "at least 0 and below 1") for name in fractions),
+            *((name, 0 <= getattr(self, name) <= 1, "at least 0 and at most 1") for name in shares),
         )
         for name, holds, rule in rules:
             if not holds:

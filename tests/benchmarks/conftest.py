@@ -92,7 +92,7 @@ def whole_result() -> BenchResult:
             duration_s=60.0,
             warmup_rounds=3,
             warmup_s=2.0,
-            settle_ms=5.0,
+            settle_max_ms=5.0,
         ),
         environment=Environment(
             cpu="Flight Processor 9",

@@ -16,7 +16,7 @@ FRAMES_HWC = [np.full((4, 4, 3), value, np.uint8) for value in range(3)]
 
 def quick(rounds: int, *, warmup_rounds: int = 0) -> LatencySettings:
     """Exactly so many rounds, without pauses."""
-    return LatencySettings(rounds_min=rounds, duration_s=0, warmup_rounds=warmup_rounds, warmup_s=0, settle_ms=0)
+    return LatencySettings(rounds_min=rounds, duration_s=0, warmup_rounds=warmup_rounds, warmup_s=0, settle_max_ms=0)
 
 
 class Witness:
@@ -125,7 +125,7 @@ def test_an_interrupt_leaves_the_samples_that_were_measured() -> None:
 
 def test_progress_ends_at_its_total_and_never_goes_back() -> None:
     told: list[tuple[str, int, int]] = []
-    settings = LatencySettings(rounds_min=5, duration_s=0.02, warmup_rounds=2, warmup_s=0.0, settle_ms=0.0)
+    settings = LatencySettings(rounds_min=5, duration_s=0.02, warmup_rounds=2, warmup_s=0.0, settle_max_ms=0.0)
     measure([Witness("a", [])], FRAMES_HWC, settings, Recording(), progress=lambda *step: told.append(step))
     for name in ("warm-up", "latency"):
         done = [step[1] for step in told if step[0] == name]
@@ -139,7 +139,7 @@ def test_progress_ends_at_its_total_and_never_goes_back() -> None:
         {"rounds_min": 0},
         {"duration_s": -1.0},
         {"warmup_rounds": -1},
-        {"settle_ms": float("nan")},
+        {"settle_max_ms": float("nan")},
         {"duration_s": np.inf},
     ],
     ids=str,

@@ -17,8 +17,9 @@ from spacecompile.train.dataset import (
     Cache,
     TrainingFrames,
     ValidationFrames,
+    craft_window,
     keeps_in_memory,
-    pixels_from_files,
+    views_from_files,
 )
 
 INPUT_SIZE_PX = (64, 64)
@@ -30,7 +31,7 @@ def training_frames(frames: list[LabelledFrame], cache: Cache = "auto") -> Train
 
 def test_pixels_are_the_reduced_frame_and_the_covered_share_of_each_pixel(tiny_data: Path) -> None:
     frame = read_split(tiny_data, "train")[3]
-    pixels_CHW = pixels_from_files(frame, (48 + 16, 32 + 64))
+    pixels_CHW = views_from_files(frame, (64, 96))[0]
     frame_NCHW = torch.tensor(read_frame_HWC(frame.image_path)).permute(2, 0, 1)[None].float()
     parts_HW = parts_HW_from_mask(frame.mask_path)
     panel_NCHW = torch.tensor(parts_HW // 2 * 255.0)[None, None].float()
@@ -48,8 +49,10 @@ def test_every_epoch_gives_the_same_batches_whether_kept_or_not(tiny_data: Path,
     for _ in range(2):
         batches = list(store.batches(order_N, 3))
         assert len(batches) == 2
-        assert [SPARK_CLASSES[index] for index in batches[0].class_N] == [frames[index].class_name for index in (4, 1, 9)]
-        assert torch.equal(batches[1].pixels_NCHW[2], pixels_from_files(frames[2], INPUT_SIZE_PX))
+        assert [SPARK_CLASSES[index] for index in batches[0].class_N] == [
+            frames[index].class_name for index in (4, 1, 9)
+        ]
+        assert torch.equal(batches[1].pixels_NCHW[2], views_from_files(frames[2], INPUT_SIZE_PX)[0])
 
 
 def test_frames_in_memory_are_not_read_again(tmp_path: Path, tiny_data: Path) -> None:
@@ -108,7 +111,7 @@ def test_a_mask_of_another_size_is_refused(tmp_path: Path, tiny_data: Path) -> N
         image_path=frame.image_path, mask_path=small, class_name=frame.class_name, box_xyxy=frame.box_xyxy
     )
     with pytest.raises(DataError, match=r"small\.jpg is \(50, 50\)"):
-        pixels_from_files(mismatched, INPUT_SIZE_PX)
+        views_from_files(mismatched, INPUT_SIZE_PX)
 
 
 @pytest.mark.parametrize(
@@ -122,3 +125,35 @@ def test_auto_keeps_frames_only_if_they_fit(cache: Cache, needed_bytes: int, kep
 def test_ram_that_does_not_suffice_is_refused() -> None:
     with pytest.raises(DataError, match="--cache none"):
         keeps_in_memory("ram", 1 << 60)
+
+
+@pytest.mark.parametrize(
+    ("box", "growth", "rows", "columns"),
+    [
+        pytest.param((400, 300, 600, 400), 1.5, (200, 500), (350, 650), id="square around the longer side"),
+        pytest.param((500, 500, 510, 510), 1.5, (473, 537), (473, 537), id="never below half the input"),
+        pytest.param((0, 0, 200, 200), 2.0, (0, 400), (0, 400), id="moved into the frame"),
+        pytest.param((900, 900, 1000, 1000), 2.0, (800, 1000), (800, 1000), id="moved in at the far corner"),
+        pytest.param((0, 100, 1000, 900), 1.3, (0, 1000), (0, 1000), id="never beyond the frame"),
+    ],
+)
+def test_a_craft_view_is_a_window_around_the_craft(
+    box: tuple[int, int, int, int], growth: float, rows: tuple[int, int], columns: tuple[int, int]
+) -> None:
+    window = craft_window(box, (1000, 1000), (128, 128), growth)
+    assert window == (slice(*rows), slice(*columns))
+
+
+def test_craft_views_show_more_of_the_craft_and_are_chosen_by_their_share(tiny_data: Path) -> None:
+    frames = read_split(tiny_data, "train")[:8]
+    store = TrainingFrames(frames, classes=SPARK_CLASSES, input_size_px=INPUT_SIZE_PX, craft_views=True)
+    plain = training_frames(frames)
+    order_N = torch.arange(8)
+    (whole,) = store.batches(order_N, 8, craft_share=0.0)
+    (craft,) = store.batches(order_N, 8, craft_share=1.0)
+    (ignored,) = plain.batches(order_N, 8, craft_share=1.0)
+    assert torch.equal(whole.pixels_NCHW, ignored.pixels_NCHW)
+    covered_whole_N, covered_craft_N = (batch.pixels_NCHW[:, 3:].float().sum((1, 2, 3)) for batch in (whole, craft))
+    assert (covered_craft_N >= covered_whole_N).all()
+    assert covered_craft_N.sum() > 1.2 * covered_whole_N.sum()
+    assert torch.equal(craft.class_N, whole.class_N)

@@ -64,7 +64,7 @@ def test_frames_of_another_size_than_the_specs_are_judged_at_their_own_size(tiny
         assert answer.parts_HW.shape == (96, 96)
         bare = box_from_profile(answer.profile, BoxRule(), spec.frame_size_px)
         grown = box_from_profile(answer.profile, spec.box, spec.frame_size_px)
-        assert np.allclose(grown, np.clip(bare + [-2, -2, 2, 2], 0, 96))
+        assert np.allclose(grown, np.clip(bare + np.array([-2, -2, 2, 2]), 0, 96))
 
 
 def test_several_rules_are_scored_in_one_pass_and_differ_only_in_boxes(tiny_data: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from spacecompile.train.optimise import lr_factor
 from spacecompile.train.recipe import Recipe
 from spacecompile.train.run import RUN_FILES, TrainJob, spread, train
 
-RECIPE = Recipe(epochs=2, batch_size=8, lr=1e-3, encoder_lr_scale=1.0, ema=0.9, seed=4)
+RECIPE = Recipe(epochs=2, batch_size=8, lr=1e-3, encoder_lr_scale=1.0, ema=0.9, zoom=1.0, seed=4)
 SPEC_CHANGES = {"input_size_px": (64, 64), "frame_size_px": (96, 96)}
 
 
@@ -93,9 +94,7 @@ def test_an_interrupted_run_resumes_as_if_never_interrupted(
     def stop_after_first_epoch(report: EpochReport) -> None:
         raise KeyboardInterrupt
 
-    stop = (
-        Callbacks(on_epoch=stop_after_first_epoch) if epochs_before else Callbacks(on_step=stop_in_second_epoch)
-    )
+    stop = Callbacks(on_epoch=stop_after_first_epoch) if epochs_before else Callbacks(on_step=stop_in_second_epoch)
     job = tiny_job(tiny_data, tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         train(job, callbacks=stop)
@@ -110,11 +109,12 @@ def test_a_time_limit_ends_the_run_and_the_learning_rate_follows_the_clock(tiny_
     recipe = Recipe(epochs=10_000, batch_size=8, lr=1e-3, time_limit_min=2 / 60, warmup_epochs=0)
     reports: list[StepReport] = []
     train(
-        tiny_job(tiny_data, tmp_path / "run", recipe=recipe, limit_frames=16), callbacks=Callbacks(on_step=reports.append)
+        tiny_job(tiny_data, tmp_path / "run", recipe=recipe, limit_frames=16),
+        callbacks=Callbacks(on_step=reports.append),
     )
     assert reports[-1].run_share == 1.0
     assert all(report.run_share < 1 for report in reports[:-1])
-    for before, report in zip(reports, reports[1:], strict=False):
+    for before, report in pairwise(reports):
         expected = recipe.lr * lr_factor(step=0, warmup_steps=0, progress=before.run_share)
         # A validation between two steps moves the clock on, so the rate may only be lower.
         assert 0 <= report.lr <= expected * (1 + 1e-9)
@@ -157,9 +157,7 @@ def test_weights_start_from_another_checkpoint_at_another_size(finished: Path, t
     assert tuned.spec.input_size_px == (96, 96)
     assert tuned.spec.mean == (0.1, 0.2, 0.3)
     assert tuned.spec.box == BoxRule()
-    for (name, value), origin in zip(
-        tuned.network.named_parameters(), start.network.parameters(), strict=True
-    ):
+    for (name, value), origin in zip(tuned.network.named_parameters(), start.network.parameters(), strict=True):
         assert torch.allclose(value, origin, atol=1e-6), name
 
 

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from torch import nn
+
+from spacecompile.contract import FP32_TOLERANCE, ModelSpec, Tolerance
+from spacecompile.errors import ParityError
+from spacecompile.export.frames import ParityFrame, adversarial_frames
+from spacecompile.export.parity import (
+    ExpectedAnswer,
+    ParityReport,
+    VariantParity,
+    check_parity,
+    expected_answers,
+    require_parity,
+    verdict_on,
+)
+from spacecompile.export.sealed import SealedGraph
+from spacecompile.export.to_onnx import export_onnx
+from spacecompile.runtime.backends import RawAnswer
+
+SPEC = ModelSpec(input_size_px=(64, 64), frame_size_px=(128, 128))
+SIDE_PX = 100
+
+
+def raw_answer(**changes: Any) -> RawAnswer:
+    """An answer with a 20x50 px body and no panel."""
+    parts_HW = np.zeros((SIDE_PX, SIDE_PX), np.uint8)
+    parts_HW[10:30, 20:70] = 1
+    fields: dict[str, Any] = {
+        "class_probs_L": np.array([0.2, 0.7, 0.1], np.float32),
+        "parts_HW": parts_HW,
+        "box_xyxy": np.array([20, 10, 70, 30], np.float32),
+        "health": np.array([10, 200, 1000, 0, 0.9, 0], np.float32),
+    }
+    return RawAnswer(**(fields | changes))
+
+
+def with_pixels(count: int, bits: int) -> NDArray[np.uint8]:
+    """The parts of `raw_answer` with some pixels of row 50 set besides."""
+    parts_HW = raw_answer().parts_HW.copy()
+    parts_HW[50, :count] = bits
+    return parts_HW
+
+
+def judged(*given: RawAnswer, tolerance: Tolerance = FP32_TOLERANCE) -> VariantParity:
+    """The verdict on answers to frames `frame-0`, `frame-1`, ..., to all of which PyTorch gives `raw_answer()`."""
+    blank_HWC = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
+    expected = [
+        ExpectedAnswer(frame=ParityFrame(name=f"frame-{index}", kind="real", frame_HWC=blank_HWC), answer=raw_answer())
+        for index in range(len(given))
+    ]
+    return verdict_on("fp32", sha256="0" * 64, expected=expected, given=given, tolerance=tolerance)
+
+
+def test_equal_answers_pass_with_no_error_anywhere() -> None:
+    verdict = judged(raw_answer(), raw_answer())
+    assert verdict.passed
+    assert (verdict.class_agreement, verdict.class_probs_max, verdict.parts_iou_min, verdict.box_px_max) == (1, 0, 1, 0)
+    assert all((stats.max, stats.mean, stats.p999) == (0, 0, 0) for stats in verdict.outputs.values())
+    assert verdict.num_frames == {"real": 2}
+    require_parity(verdict)
+
+
+@pytest.mark.parametrize(
+    ("changes", "failure"),
+    [
+        pytest.param(
+            {"class_probs_L": np.array([0.2, 0.6998, 0.1], np.float32)},
+            r"a class probability is off by 0\.0002 \(most 0\.0001\) on frame-1",
+            id="class probability",
+        ),
+        pytest.param(
+            {"class_probs_L": np.array([0.8, 0.1, 0.1], np.float32)},
+            r"the class agrees on 66\.67% of the frames \(least 100\.00%\), not on frame-1",
+            id="class",
+        ),
+        pytest.param(
+            {"parts_HW": with_pixels(2, 1)},
+            r"a part has IoU 0\.9980 \(least 0\.999\), 2 pixels differ, on frame-1",
+            id="body IoU",
+        ),
+        pytest.param(
+            {"parts_HW": with_pixels(1, 2)},
+            r"a part has IoU 0\.0000 .*1 pixels differ, on frame-1",
+            id="panel where there is none",
+        ),
+        pytest.param(
+            {"box_xyxy": np.array([20, 10, 70.75, 30], np.float32)},
+            r"a box edge is off by 0\.75 px \(most 0\.5\) on frame-1",
+            id="box",
+        ),
+        pytest.param(
+            {"box_xyxy": np.array([20, np.nan, 70, 30], np.float32)},
+            r"a box edge is off by inf px",
+            id="box that is NaN",
+        ),
+        pytest.param(
+            {"class_probs_L": np.full(3, np.nan, np.float32)},
+            r"a class probability is off by inf",
+            id="class probabilities that are NaN",
+        ),
+    ],
+)
+def test_one_bad_frame_of_three_fails_the_variant_and_is_named(changes: dict[str, Any], failure: str) -> None:
+    verdict = judged(raw_answer(), raw_answer(**changes), raw_answer())
+    assert not verdict.passed
+    with pytest.raises(ParityError, match=failure) as raised:
+        require_parity(verdict)
+    assert "variant fp32 " in str(raised.value)
+    assert raised.value.exit_code == 5
+
+
+def test_errors_within_the_tolerance_pass_and_are_reported() -> None:
+    slightly = raw_answer(
+        class_probs_L=np.array([0.20005, 0.69995, 0.1], np.float32),
+        parts_HW=with_pixels(1, 1),
+        box_xyxy=np.array([20.25, 10, 70, 30], np.float32),
+    )
+    verdict = judged(raw_answer(), slightly)
+    assert verdict.passed
+    assert verdict.class_probs_max == pytest.approx(5e-5, rel=1e-2)
+    assert verdict.parts_iou_min == pytest.approx(1000 / 1001)
+    assert verdict.box_px_max == 0.25
+    assert verdict.worst_frames == {"class_probs": "frame-1", "parts_iou": "frame-1", "box_px": "frame-1"}
+    assert verdict.frames[1].parts_differing_px == 1
+    assert verdict.outputs["parts"].mean == pytest.approx(1 / (2 * SIDE_PX**2))
+    assert verdict.outputs["box_xyxy"].max == 0.25
+    assert verdict.outputs["box_xyxy"].mean == pytest.approx(0.25 / 8)
+
+
+@pytest.fixture
+def reference(small_network: nn.Module) -> SealedGraph:
+    return SealedGraph(small_network, SPEC)
+
+
+def test_an_exported_file_passes_on_adversarial_frames(reference: SealedGraph) -> None:
+    model_bytes = export_onnx(reference, SPEC.frame_size_px, facts={})
+    expected = expected_answers(reference, adversarial_frames(SPEC.frame_size_px))
+    seen: list[tuple[str, int, int]] = []
+    verdict = check_parity(
+        "fp32",
+        model_bytes,
+        expected,
+        tolerance=FP32_TOLERANCE,
+        threads=1,
+        progress=lambda step, done, total: seen.append((step, done, total)),
+    )
+    assert verdict.passed, verdict.failures
+    assert verdict.sha256 == hashlib.sha256(model_bytes).hexdigest()
+    assert verdict.num_frames == {"adversarial": 8}
+    assert seen[-1] == ("parity fp32", 8, 8)
+
+
+def test_one_changed_weight_in_the_file_is_found(reference: SealedGraph) -> None:
+    model = onnx.load_from_string(export_onnx(reference, SPEC.frame_size_px, facts={}))
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "network.classes.bias")
+    changed = numpy_helper.to_array(weight).copy()
+    changed[0] += 0.01
+    weight.CopyFrom(numpy_helper.from_array(changed, weight.name))
+    expected = expected_answers(reference, adversarial_frames(SPEC.frame_size_px))
+    verdict = check_parity("fp32", model.SerializeToString(), expected, tolerance=FP32_TOLERANCE, threads=1)
+    assert not verdict.passed
+    assert "a class probability is off by" in verdict.failures[0]
+
+
+def test_the_report_survives_json(reference: SealedGraph) -> None:
+    report = ParityReport(
+        reference="torch",
+        backend="onnxruntime",
+        reference_threads=1,
+        backend_threads=2,
+        variants=(judged(raw_answer()),),
+    )
+    assert msgspec.json.decode(msgspec.json.encode(report), type=ParityReport) == report

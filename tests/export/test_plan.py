@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from spacecompile.contract import BoxRule, ModelSpec
+from spacecompile.errors import CheckpointError, DataError, OutputError, UsageError
+from spacecompile.export.plan import BuildOptions, changed_spec, plan_build
+from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
+
+SPEC = ModelSpec(box=BoxRule(margins_px=(8.0, 4.0, -2.0, 0.0)))
+
+
+@pytest.mark.parametrize(
+    ("tta", "names"),
+    [
+        pytest.param(("none",), ["fp32"], id="one"),
+        pytest.param(("none", "d4"), ["fp32", "fp32-d4"], id="the default"),
+        pytest.param(("d4-median", "none", "none"), ["fp32-d4-median", "fp32"], id="in the given order and once"),
+    ],
+)
+def test_variants_are_named_after_precision_and_augmentation(
+    quick_checkpoint: Path, tmp_path: Path, tta: tuple[str, ...], names: list[str]
+) -> None:
+    plan = plan_build(quick_checkpoint, output=tmp_path / "net.spacepkg", tta=tta)
+    assert [variant.name for variant in plan.variants] == names
+    assert plan.variants[0].path == f"variants/{names[0]}/model.onnx"
+    assert plan.name == "net"
+    assert not (tmp_path / "net.spacepkg").exists()
+
+
+def test_without_an_output_the_bundle_is_named_after_the_checkpoint(
+    quick_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = plan_build(quick_checkpoint)
+    assert plan.output == Path("quick.spacepkg")
+    assert plan.name == "quick"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        pytest.param({"precision": ("fp16",)}, UsageError, "fp16 can't be built by this version", id="fp16"),
+        pytest.param({"precision": ("fp32", "int8")}, UsageError, "int8 can't be built by this version", id="int8"),
+        pytest.param({"precision": ("fp8",)}, UsageError, "--precision is 'fp8'; choose from fp32", id="precision"),
+        pytest.param({"precision": ()}, UsageError, "--precision is empty", id="no precision"),
+        pytest.param({"tta": ("none", "d8")}, UsageError, "--tta is 'd8'; choose from none, d4", id="tta"),
+        pytest.param({"data": "nowhere"}, DataError, "nowhere is not a folder", id="data"),
+        pytest.param({"output": "."}, OutputError, r"\. exists", id="output"),
+        pytest.param(
+            {"options": BuildOptions(spec_changes={"classes": ("a", "b")})},
+            UsageError,
+            "names 2 classes, but the checkpoint's classifier has 3. Name them all, in its order: Red, Green, Blue",
+            id="number of classes",
+        ),
+        pytest.param(
+            {"options": BuildOptions(spec_changes={"classes": ("a", "b", "a")})},
+            UsageError,
+            "at least two different names",
+            id="repeated class",
+        ),
+        pytest.param(
+            {"options": BuildOptions(spec_changes={"input_size_px": (100, 100)})},
+            UsageError,
+            "multiples of 32",
+            id="input size",
+        ),
+        pytest.param(
+            {"options": BuildOptions(spec_changes={"input_size_px": (64, 96)})},
+            UsageError,
+            "variant d4 .* not square",
+            id="d4 of an input that is not square",
+        ),
+        pytest.param(
+            {"options": BuildOptions(parity_frames=-1)}, UsageError, "parity frames is -1; it can't", id="parity frames"
+        ),
+    ],
+)
+def test_arguments_that_can_not_be_used_are_refused_before_any_work(
+    quick_checkpoint: Path, tmp_path: Path, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        plan_build(quick_checkpoint, **({"output": tmp_path / "net.spacepkg"} | arguments))
+    assert list(tmp_path.iterdir()) == []
+
+
+def not_a_number(path: Path, source: Path) -> None:
+    loaded = load_checkpoint(source)
+    next(loaded.network.parameters()).data[0] = float("nan")
+    save_checkpoint(path, loaded.network, training={})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        pytest.param(lambda path, source: None, "does not exist", id="missing"),
+        pytest.param(lambda path, source: path.write_bytes(source.read_bytes()[:9000]), "is truncated", id="truncated"),
+        pytest.param(lambda path, source: path.write_bytes(b"GIF89a" * 50), "could run code|not a", id="a picture"),
+        pytest.param(lambda path, source: torch.save([1, 2], path), "holds a list", id="a list"),
+        pytest.param(lambda path, source: torch.save({"a": Path("x")}, path), "could run code", id="a pickle"),
+        pytest.param(lambda path, source: torch.save({"a": torch.ones(1)}, path), "not a spacecompile", id="foreign"),
+        pytest.param(not_a_number, "NaN or infinity", id="NaN weights"),
+    ],
+)
+def test_a_checkpoint_that_can_not_be_used_is_refused(
+    quick_checkpoint: Path, tmp_path: Path, make: Any, message: str
+) -> None:
+    path = tmp_path / "bad.pt"
+    make(path, quick_checkpoint)
+    with pytest.raises(CheckpointError, match=message):
+        plan_build(path, output=tmp_path / "net.spacepkg")
+    assert not (tmp_path / "net.spacepkg").exists()
+
+
+def test_changes_of_the_spec_reach_the_network(quick_checkpoint: Path, tmp_path: Path) -> None:
+    changes = {"input_size_px": (96, 96), "classes": ("a", "b", "c"), "mean": (0.0, 0.1, 0.2)}
+    options = BuildOptions(spec_changes=changes)
+    plan = plan_build(quick_checkpoint, output=tmp_path / "net.spacepkg", options=options)
+    assert plan.spec.input_size_px == (96, 96)
+    assert plan.spec.classes == ("a", "b", "c")
+    assert plan.spec.mean == (0.0, 0.1, 0.2)
+    assert plan.spec.frame_size_px == (128, 128)
+    assert plan.checkpoint.network.spec == plan.spec
+
+
+def test_box_margins_follow_the_size_of_the_frame() -> None:
+    changed = changed_spec(SPEC, {"frame_size_px": (512, 2048)})
+    assert changed.box.margins_px == (16.0, 2.0, -4.0, 0.0)
+    assert changed_spec(SPEC, {"mean": (0.0, 0.0, 0.0)}).box == SPEC.box

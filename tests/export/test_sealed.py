@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from spacecompile.contract import HEALTH_SIGNALS, BoxRule, ModelSpec, Tta
+from spacecompile.errors import UsageError
+from spacecompile.export.frames import adversarial_frames
+from spacecompile.export.sealed import SealedGraph
+from spacecompile.export.to_onnx import export_onnx
+from spacecompile.network.checkpoint import load_checkpoint
+from spacecompile.runtime.backends.onnxruntime_ import OnnxRuntimeBackend
+
+INPUT_SIZE_PX = (64, 64)
+
+
+def random_frame(size_px: tuple[int, int], seed: int = 0) -> NDArray[np.uint8]:
+    """Bright blobs on a dark sky."""
+    rng = np.random.default_rng(seed)
+    cells = rng.integers(0, 256, (size_px[0] // 8 + 1, size_px[1] // 8 + 1, 3)) * (rng.random(3) < 0.7)
+    frame_HWC = cells.repeat(8, axis=0).repeat(8, axis=1)[: size_px[0], : size_px[1]]
+    return (frame_HWC * 0.8 + rng.integers(0, 40, frame_HWC.shape)).astype(np.uint8)
+
+
+def answer(graph: SealedGraph, frame_HWC: NDArray[np.uint8]) -> tuple[NDArray[Any], ...]:
+    with torch.inference_mode():
+        return tuple(output.numpy() for output in graph(torch.from_numpy(frame_HWC.copy())))
+
+
+@pytest.mark.parametrize(
+    ("tta", "fields"),
+    [
+        pytest.param("none", {"frame_size_px": (128, 128)}, id="none"),
+        pytest.param("d4", {"frame_size_px": (128, 128)}, id="d4"),
+        pytest.param("d4-median", {"frame_size_px": (128, 128)}, id="d4-median"),
+        pytest.param("d4", {"frame_size_px": (200, 168)}, id="d4, ratios that are not whole"),
+        pytest.param(
+            "none",
+            {
+                "frame_size_px": (128, 192),
+                "input_size_px": (64, 96),
+                "mask_upsampling": "align_corners",
+                "part_thresholds": (0.3, 0.6),
+                "box": BoxRule(threshold=0.7, margins_px=(3.0, -1.0, 2.5, 4.0)),
+            },
+            id="not square, aligned corners, its own thresholds and margins",
+        ),
+    ],
+)
+def test_the_exported_file_answers_as_the_module_does(
+    small_network: nn.Module, tta: Tta, fields: dict[str, Any]
+) -> None:
+    spec = ModelSpec(**({"input_size_px": INPUT_SIZE_PX} | fields))
+    graph = SealedGraph(small_network, spec, tta)
+    model_bytes = export_onnx(graph, spec.frame_size_px, facts={})
+    backend = OnnxRuntimeBackend(model_bytes, threads=1, spinning=False)
+    compiled = openvino_model(model_bytes)
+    frames = [random_frame(spec.frame_size_px), *(frame.frame_HWC for frame in adversarial_frames(spec.frame_size_px))]
+    for frame_HWC in frames:
+        expected = answer(graph, frame_HWC)
+        raw = backend.run(frame_HWC)
+        check_close((raw.class_probs_L, raw.parts_HW, raw.box_xyxy, raw.health), expected)
+        given = compiled(frame_HWC)
+        check_close(tuple(given[name] for name in ("class_probs", "parts", "box_xyxy", "health")), expected)
+    assert 0 < np.count_nonzero(answer(graph, frames[0])[1]) < frames[0][..., 0].size
+
+
+def openvino_model(model_bytes: bytes) -> Any:
+    """The same bytes in OpenVINO on the CPU, in full precision."""
+    openvino = pytest.importorskip("openvino", reason="the openvino extra is not installed")
+    core = openvino.Core()
+    return core.compile_model(core.read_model(model_bytes), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+
+def check_close(given: tuple[NDArray[Any], ...], expected: tuple[NDArray[Any], ...]) -> None:
+    for output, wanted in zip(given, expected, strict=True):
+        assert output.dtype == wanted.dtype
+        assert output.shape == wanted.shape
+    np.testing.assert_allclose(given[0], expected[0], atol=1e-5)
+    assert np.count_nonzero(given[1] != expected[1]) <= 1
+    np.testing.assert_allclose(given[2], expected[2], atol=1e-3)
+    np.testing.assert_allclose(given[3], expected[3], rtol=1e-4, atol=1.001)
+
+
+def test_the_module_answers_as_a_plain_pipeline_does(
+    tiny_checkpoint: Path, toy_frames: list[NDArray[np.uint8]]
+) -> None:
+    """The reference network at twice its input: NumPy pooling, the bare network, torch's resize, NumPy for the rest."""
+    loaded = load_checkpoint(tiny_checkpoint)
+    spec = loaded.spec
+    graph = SealedGraph(loaded.network, spec)
+    for frame_HWC in toy_frames[:3]:
+        pooled_HWC = frame_HWC.reshape(64, 2, 64, 2, 3).astype(np.float64).mean(axis=(1, 3)) / 255
+        input_HWC = (pooled_HWC - spec.mean) / spec.std
+        with torch.inference_mode():
+            class_logits, part_logits = loaded.network(torch.from_numpy(input_HWC).float().permute(2, 0, 1)[None])
+            probs_KHW = torch.sigmoid(torch.nn.functional.interpolate(part_logits, (128, 128), mode="bilinear"))[
+                0
+            ].numpy()
+        class_probs_L, parts_HW, box_xyxy, health = answer(graph, frame_HWC)
+        np.testing.assert_allclose(class_probs_L, torch.softmax(class_logits[0], 0).numpy(), atol=1e-4)
+        expected_HW = (probs_KHW[0] > 0.5) + 2 * (probs_KHW[1] > 0.5)
+        assert np.count_nonzero(parts_HW != expected_HW) <= 1
+        rows, columns = np.nonzero(expected_HW)
+        tight = [columns.min() - 1, rows.min() - 2, columns.max() + 1.5, rows.max() + 2.5]
+        np.testing.assert_allclose(box_xyxy, np.clip(tight, 0, 128))
+        signals = dict(zip(HEALTH_SIGNALS, health.tolist(), strict=True))
+        assert signals["frame_mean"] == pytest.approx(frame_HWC.mean(), abs=1e-3)
+        assert signals["frame_max"] == frame_HWC.max()
+        assert signals["body_px"] == np.count_nonzero(parts_HW & 1)
+        assert signals["panel_px"] == np.count_nonzero(parts_HW & 2)
+        assert signals["part_confidence"] == pytest.approx(probs_KHW.max(), abs=1e-4)
+        assert signals["view_disagreement"] == 0
+
+
+@pytest.mark.parametrize("tta", ["d4", "d4-median"])
+def test_with_d4_a_turned_frame_gets_the_turned_answer(small_network: nn.Module, tta: Tta) -> None:
+    spec = ModelSpec(input_size_px=INPUT_SIZE_PX, frame_size_px=(128, 128))
+    graph = SealedGraph(small_network, spec, tta)
+    frame_HWC = random_frame((128, 128), seed=3)
+    probs_L, parts_HW, box_xyxy, health = answer(graph, frame_HWC)
+    turned_probs_L, turned_parts_HW, turned_box_xyxy, turned_health = answer(graph, np.rot90(frame_HWC))
+    assert np.count_nonzero(parts_HW) > 100
+    np.testing.assert_allclose(turned_probs_L, probs_L, atol=1e-5)
+    assert np.count_nonzero(turned_parts_HW != np.rot90(parts_HW)) <= 2
+    left, top, right, bottom = box_xyxy
+    np.testing.assert_allclose(turned_box_xyxy, [top, 128 - right, bottom, 128 - left], atol=1)
+    np.testing.assert_allclose(turned_health, health, rtol=1e-3, atol=2)
+    assert health[5] > 0.01
+
+
+def test_without_d4_the_network_does_not_turn_with_its_frame(small_network: nn.Module) -> None:
+    """Else the test above could not fail."""
+    graph = SealedGraph(small_network, ModelSpec(input_size_px=INPUT_SIZE_PX, frame_size_px=(128, 128)))
+    frame_HWC = random_frame((128, 128), seed=3)
+    parts_HW, turned_parts_HW = answer(graph, frame_HWC)[1], answer(graph, np.rot90(frame_HWC))[1]
+    assert np.count_nonzero(turned_parts_HW != np.rot90(parts_HW)) > 100
+
+
+def test_d4_of_an_input_that_is_not_square_is_refused_by_name(small_network: nn.Module) -> None:
+    spec = ModelSpec(input_size_px=(64, 96), frame_size_px=(128, 192))
+    with pytest.raises(UsageError, match=r"variant d4 turns .* 64x96, not square"):
+        SealedGraph(small_network, spec, "d4")
