@@ -18,6 +18,7 @@ from spacecompile.export.to_onnx import OPSET
 from spacecompile.network.checkpoint import LoadedCheckpoint, load_checkpoint
 from spacecompile.network.model import MultiTaskNetwork
 
+_BUILDABLE: tuple[Precision, ...] = ("fp32",)
 _OTHER_FILES_BYTES = 32 << 20
 _BYTES_PER_WEIGHT = 4
 
@@ -138,14 +139,11 @@ def changed_spec(spec: ModelSpec, changes: Mapping[str, Any]) -> ModelSpec:
 
 def _combinations(precision: Sequence[str], tta: Sequence[str]) -> list[tuple[Precision, Tta]]:
     """Every asked precision with every asked augmentation, in order and once."""
-    for kind, given, known in (("precision", precision, get_args(Precision)), ("tta", tta, get_args(Tta))):
+    for kind, given, known in (("precision", precision, _BUILDABLE), ("tta", tta, get_args(Tta))):
         unknown = [name for name in given if name not in known]
         if unknown or not given:
-            seen = unknown[0] if unknown else "empty"
-            raise UsageError(f"--{kind} is {seen!r}; choose from {', '.join(known)}.")
-    late = [name for name in precision if name != "fp32"]
-    if late:
-        raise UsageError(f"--precision {late[0]} can't be built by this version, only fp32. Leave it out.")
+            seen = repr(unknown[0]) if unknown else "empty"
+            raise UsageError(f"--{kind} is {seen}; this version builds {', '.join(known)}.")
     pairs = dict.fromkeys((bits, augmentation) for bits in precision for augmentation in tta)
     return [msgspec.convert(pair, tuple[Precision, Tta]) for pair in pairs]
 

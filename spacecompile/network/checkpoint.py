@@ -139,7 +139,9 @@ def _read_torch(path: Path) -> dict[str, Any]:
             "Save a state dict, or convert it to safetensors."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path} is truncated or not a torch checkpoint: {str(error).splitlines()[0]}") from error
+        # An empty file raises an EOFError without a message.
+        reason = (str(error) or "the file is empty").splitlines()[0]
+        raise CheckpointError(f"{path} is truncated or not a torch checkpoint: {reason}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a dict with format and state_dict.")
     return content

@@ -6,6 +6,7 @@ A *pixels* tensor stacks RGB and the coverage of body and panel, five channels, 
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,12 @@ Cache = Literal["auto", "ram", "none"]
 
 PIXEL_CHANNELS = 3 + len(PARTS)
 BATCHES_AHEAD = 2
+
+CRAFT_GROWTH = (1.3, 3.0)
+"""Side of a craft view over the craft's own extent: smallest and largest."""
+
+GOLDEN_RATIO = 0.618034
+"""Its multiples spread evenly over 0..1, so that neighbouring frames get different growths, always the same."""
 
 _Item = TypeVar("_Item")
 
@@ -113,18 +120,54 @@ def _parts_and_frame(frame: LabelledFrame) -> tuple[NDArray[np.uint8], NDArray[n
     return parts_HW, frame_HWC
 
 
-def pixels_from_files(frame: LabelledFrame, input_size_px: tuple[int, int]) -> Tensor:
-    """Decode and reduce one frame and its mask: uint8 [5, H, W], see `Batch`.
+def views_from_files(
+    frame: LabelledFrame, input_size_px: tuple[int, int], *, craft_growth: float | None = None
+) -> Tensor:
+    """Decode and reduce one frame and its mask.
 
     Coverage instead of a hard mask: a boom thinner than an input pixel keeps its share of it.
+
+    Args:
+        frame: With files on disk.
+        input_size_px: (height, width) of each view.
+        craft_growth: Side of the craft view over the craft's extent; None for the whole frame only.
+
+    Returns:
+        uint8 [V, 5, H, W], see `Batch`: the whole frame, then the craft view.
     """
     parts_HW, frame_HWC = _parts_and_frame(frame)
     pixels_HWC = np.empty((*parts_HW.shape, PIXEL_CHANNELS), np.uint8)
     pixels_HWC[..., :3] = frame_HWC
     for part in range(len(PARTS)):
         pixels_HWC[..., 3 + part] = (parts_HW >> part & 1) * 255
-    pixels_NCHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1)[None].float()
-    return input_from_frame(pixels_NCHW, input_size_px)[0].round().to(torch.uint8)
+    windows: list[tuple[slice, slice]] = [(slice(None), slice(None))]
+    if craft_growth is not None:
+        windows.append(craft_window(frame.box_xyxy, parts_HW.shape, input_size_px, craft_growth))
+    views = [torch.from_numpy(pixels_HWC[window]).permute(2, 0, 1)[None].float() for window in windows]
+    return torch.cat([input_from_frame(view_NCHW, input_size_px) for view_NCHW in views]).round().to(torch.uint8)
+
+
+def craft_window(
+    box_xyxy: tuple[int, int, int, int],
+    frame_size_px: tuple[int, ...],
+    input_size_px: tuple[int, int],
+    growth: float,
+) -> tuple[slice, slice]:
+    """Rows and columns of a window around a craft, inside the frame, with the input's aspect where the frame allows.
+
+    It is never smaller than half the input: more than twofold magnification would only show blur.
+    """
+    x_min, y_min, x_max, y_max = box_xyxy
+    aspect = input_size_px[1] / input_size_px[0]
+    height = max(growth * max(y_max - y_min, (x_max - x_min) / aspect), input_size_px[0] / 2)
+    sides_px = (round(height), round(height * aspect))
+    centres_px = ((y_min + y_max) / 2, (x_min + x_max) / 2)
+    slices = []
+    for side_px, centre_px, limit_px in zip(sides_px, centres_px, frame_size_px, strict=True):
+        kept_px = min(side_px, limit_px)
+        start_px = min(max(round(centre_px - kept_px / 2), 0), limit_px - kept_px)
+        slices.append(slice(start_px, start_px + kept_px))
+    return slices[0], slices[1]
 
 
 def validation_frame_from_files(
@@ -151,6 +194,7 @@ class TrainingFrames:
         *,
         classes: Sequence[str],
         input_size_px: tuple[int, int],
+        craft_views: bool = False,
         cache: Cache = "auto",
         workers: int | None = None,
     ) -> None:
@@ -160,6 +204,7 @@ class TrainingFrames:
             frames: With files on disk.
             classes: Of the network, in order.
             input_size_px: (height, width).
+            craft_views: Whether views cut around the craft are wanted beside whole frames.
             cache: Where decoded frames stay.
             workers: Decoding threads; one per processor when None.
 
@@ -170,41 +215,57 @@ class TrainingFrames:
         self._class_N = torch.tensor(class_indices(frames, classes))
         self._input_size_px = input_size_px
         self._workers = workers or os.cpu_count() or 1
-        needed_bytes = len(self._frames) * PIXEL_CHANNELS * input_size_px[0] * input_size_px[1]
-        self.in_memory = keeps_in_memory(cache, needed_bytes)
-        self._kept_NCHW = torch.empty(
-            (len(self._frames) if self.in_memory else 0, PIXEL_CHANNELS, *input_size_px), dtype=torch.uint8
-        )
+        self._views = 2 if craft_views else 1
+        shape = (len(self._frames), self._views, PIXEL_CHANNELS, *input_size_px)
+        self.in_memory = keeps_in_memory(cache, math.prod(shape))
+        self._kept_NVCHW = torch.empty(shape if self.in_memory else (0, *shape[1:]), dtype=torch.uint8)
         self._is_kept = [False] * len(self._frames)
 
     def __len__(self) -> int:
         return len(self._frames)
 
-    def batches(self, order_N: Tensor, batch_size: int) -> Iterator[Batch]:
+    def batches(
+        self, order_N: Tensor, batch_size: int, *, craft_share: float = 0.0, generator: torch.Generator | None = None
+    ) -> Iterator[Batch]:
         """Batches in the given order of frame indices; an incomplete last one is left out.
+
+        Args:
+            order_N: Frame indices.
+            batch_size: Frames per batch.
+            craft_share: Share of craft views; without such views all are whole frames.
+            generator: Draws which frame is shown how.
 
         Raises:
             DataError: If a file is missing or sizes disagree.
             FrameError: If a file is damaged.
         """
         groups = [group for group in torch.split(order_N, batch_size) if len(group) == batch_size]
+        is_craft_N = torch.rand(len(order_N), generator=generator) < craft_share * (self._views > 1)
+        views = torch.split(is_craft_N.long(), batch_size)[: len(groups)]
 
         def start(pool: ThreadPoolExecutor, group: Tensor) -> dict[int, Future[Tensor]]:
             missing = [index for index in group.tolist() if not self._is_kept[index]]
-            return {
-                index: pool.submit(pixels_from_files, self._frames[index], self._input_size_px) for index in missing
-            }
+            return {index: pool.submit(self._decoded, index) for index in missing}
 
-        for group, decoded in _ahead(groups, start, workers=self._workers):
-            yield Batch(pixels_NCHW=self._pixels(group, decoded), class_N=self._class_N[group])
+        ahead = _ahead(groups, start, workers=self._workers)
+        for (group, decoded), view_N in zip(ahead, views, strict=True):
+            yield Batch(pixels_NCHW=self._pixels(group, view_N, decoded), class_N=self._class_N[group])
 
-    def _pixels(self, group: Tensor, decoded: dict[int, Future[Tensor]]) -> Tensor:
+    def _decoded(self, index: int) -> Tensor:
+        low, high = CRAFT_GROWTH
+        growth = low * (high / low) ** (index * GOLDEN_RATIO % 1)
+        return views_from_files(
+            self._frames[index], self._input_size_px, craft_growth=growth if self._views > 1 else None
+        )
+
+    def _pixels(self, group: Tensor, view_N: Tensor, decoded: dict[int, Future[Tensor]]) -> Tensor:
         if not self.in_memory:
-            return torch.stack([decoded[index].result() for index in group.tolist()])
+            shown = zip(group.tolist(), view_N.tolist(), strict=True)
+            return torch.stack([decoded[index].result()[view] for index, view in shown])
         for index, future in decoded.items():
-            self._kept_NCHW[index] = future.result()
+            self._kept_NVCHW[index] = future.result()
             self._is_kept[index] = True
-        return self._kept_NCHW[group]
+        return self._kept_NVCHW[group, view_N]
 
 
 class ValidationFrames:

@@ -113,7 +113,11 @@ def train(job: TrainJob, *, callbacks: Callbacks | None = None, progress: Progre
     cost = cost_of(MultiTaskNetwork(spec), spec.input_size_px)
     inputs = LoopInputs(
         train_frames=TrainingFrames(
-            train_frames, classes=spec.classes, input_size_px=spec.input_size_px, cache=job.cache
+            train_frames,
+            classes=spec.classes,
+            input_size_px=spec.input_size_px,
+            craft_views=state.recipe.zoom > 0,
+            cache=job.cache,
         ),
         val_frames=_validation_frames(spread(val_frames, job.val_frames), spec, job.cache),
         plan=plan,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +46,16 @@ def test_without_an_output_the_bundle_is_named_after_the_checkpoint(
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        pytest.param({"precision": ("fp16",)}, UsageError, "fp16 can't be built by this version", id="fp16"),
-        pytest.param({"precision": ("fp32", "int8")}, UsageError, "int8 can't be built by this version", id="int8"),
-        pytest.param({"precision": ("fp8",)}, UsageError, "--precision is 'fp8'; choose from fp32", id="precision"),
+        pytest.param(
+            {"precision": ("fp16",)}, UsageError, "--precision is 'fp16'; this version builds fp32", id="fp16"
+        ),
+        pytest.param(
+            {"precision": ("fp32", "int8")}, UsageError, "--precision is 'int8'; this version builds fp32", id="int8"
+        ),
         pytest.param({"precision": ()}, UsageError, "--precision is empty", id="no precision"),
-        pytest.param({"tta": ("none", "d8")}, UsageError, "--tta is 'd8'; choose from none, d4", id="tta"),
+        pytest.param(
+            {"tta": ("none", "d8")}, UsageError, "--tta is 'd8'; this version builds none, d4, d4-median", id="tta"
+        ),
         pytest.param({"data": "nowhere"}, DataError, "nowhere is not a folder", id="data"),
         pytest.param({"output": "."}, OutputError, r"\. exists", id="output"),
         pytest.param(
@@ -88,32 +95,44 @@ def test_arguments_that_can_not_be_used_are_refused_before_any_work(
     assert list(tmp_path.iterdir()) == []
 
 
-def not_a_number(path: Path, source: Path) -> None:
-    loaded = load_checkpoint(source)
-    next(loaded.network.parameters()).data[0] = float("nan")
-    save_checkpoint(path, loaded.network, training={})
+def saved(content: Any) -> bytes:
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    return stream.getvalue()
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("damage", "message"),
     [
-        pytest.param(lambda path, source: None, "does not exist", id="missing"),
-        pytest.param(lambda path, source: path.write_bytes(source.read_bytes()[:9000]), "is truncated", id="truncated"),
-        pytest.param(lambda path, source: path.write_bytes(b"GIF89a" * 50), "could run code|not a", id="a picture"),
-        pytest.param(lambda path, source: torch.save([1, 2], path), "holds a list", id="a list"),
-        pytest.param(lambda path, source: torch.save({"a": Path("x")}, path), "could run code", id="a pickle"),
-        pytest.param(lambda path, source: torch.save({"a": torch.ones(1)}, path), "not a spacecompile", id="foreign"),
-        pytest.param(not_a_number, "NaN or infinity", id="NaN weights"),
+        pytest.param(lambda content: content[:9000], "is truncated", id="truncated"),
+        pytest.param(lambda _: b"", "is truncated", id="empty"),
+        pytest.param(lambda _: b"GIF89a" * 50, "could run code|is truncated or not", id="a picture"),
+        pytest.param(lambda _: saved([1, 2]), "holds a list", id="a list"),
+        pytest.param(lambda _: saved({"a": Path("x")}), "could run code", id="a pickled object"),
+        pytest.param(lambda _: saved({"a": torch.ones(1)}), "is not a spacecompile checkpoint", id="foreign"),
     ],
 )
-def test_a_checkpoint_that_can_not_be_used_is_refused(
-    quick_checkpoint: Path, tmp_path: Path, make: Any, message: str
+def test_a_file_that_is_no_checkpoint_is_refused(
+    quick_checkpoint: Path, tmp_path: Path, damage: Callable[[bytes], bytes], message: str
 ) -> None:
     path = tmp_path / "bad.pt"
-    make(path, quick_checkpoint)
+    path.write_bytes(damage(quick_checkpoint.read_bytes()))
     with pytest.raises(CheckpointError, match=message):
         plan_build(path, output=tmp_path / "net.spacepkg")
-    assert not (tmp_path / "net.spacepkg").exists()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"none\.pt does not exist"):
+        plan_build(tmp_path / "none.pt", output=tmp_path / "net.spacepkg")
+
+
+def test_weights_that_are_not_numbers_are_refused(quick_checkpoint: Path, tmp_path: Path) -> None:
+    loaded = load_checkpoint(quick_checkpoint)
+    next(loaded.network.parameters()).data[0] = float("nan")
+    save_checkpoint(tmp_path / "bad.pt", loaded.network, training={})
+    with pytest.raises(CheckpointError, match="NaN or infinity"):
+        plan_build(tmp_path / "bad.pt", output=tmp_path / "net.spacepkg")
 
 
 def test_changes_of_the_spec_reach_the_network(quick_checkpoint: Path, tmp_path: Path) -> None:
