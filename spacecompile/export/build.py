@@ -5,10 +5,7 @@ plan -> rewrite -> for each variant: seal, export -> reference answers -> parity
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -43,61 +40,17 @@ from spacecompile.export.plan import BuildOptions, BuildPlan, plan_build
 from spacecompile.export.rewrite import rewrite_network
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.export.selftest import write_selftest
+from spacecompile.export.steps import BuildReport, BuildStep, Clock, no_steps
 from spacecompile.export.to_onnx import export_onnx
 from spacecompile.network.count import cost_of
 from spacecompile.runtime.backends.onnxruntime_ import OnnxRuntimeBackend
 from spacecompile.runtime.threads import usable_cores
 
+__all__ = ["PARITY_PATH", "BuildReport", "BuildStep", "build", "run_build"]
+
 PARITY_PATH = "reports/parity.json"
 _AUGMENTED_SHARE = 4
 """Variants with test-time augmentation are judged on every fourth of the frames that are not adversarial."""
-
-
-class BuildStep(Record):
-    """One finished step.
-
-    Attributes:
-        name: Of the step.
-        seconds: That it took.
-        bytes: Size of what it read or wrote; None when that says nothing.
-        note: What came out, in a few words; may be empty.
-    """
-
-    name: str
-    seconds: float
-    bytes: int | None = None
-    note: str = ""
-
-
-class BuildReport(Record):
-    """What a build made.
-
-    Attributes:
-        path: Folder of the bundle.
-        bytes: Size of all its files.
-        seconds: Of the whole build.
-        steps: In order.
-        variants: In the bundle.
-        rewrites: One report per pass.
-        cost_source, cost: Before and after the rewrites.
-        parity: The certificate.
-        licences: What the user must know.
-    """
-
-    path: str
-    bytes: int
-    seconds: float
-    steps: tuple[BuildStep, ...]
-    variants: tuple[Variant, ...]
-    rewrites: tuple[PassReport, ...]
-    cost_source: Cost
-    cost: Cost
-    parity: ParityReport
-    licences: tuple[str, ...]
-
-
-def no_steps(step: BuildStep) -> None:
-    """Ignore finished steps: the default of `run_build`."""
 
 
 def build(
@@ -147,7 +100,7 @@ def run_build(
     Raises:
         SpacecompileError: As `build`.
     """
-    clock = _Clock(on_step=on_step)
+    clock = Clock(on_step=on_step)
     rewritten, rewrites, cost_source, cost = _rewritten(plan, clock, progress)
     frames = _frames(plan, clock, progress)
     with bundle_writer(plan.output) as writer:
@@ -189,35 +142,8 @@ def run_build(
     )
 
 
-@dataclass(kw_only=True)
-class _RunningStep:
-    bytes: int | None = None
-    note: str = ""
-
-
-@dataclass(kw_only=True)
-class _Clock:
-    """Times the steps of one build."""
-
-    on_step: Callable[[BuildStep], None]
-    start_s: float = field(default_factory=time.perf_counter)
-    steps: list[BuildStep] = field(default_factory=list)
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[_RunningStep]:
-        running, start_s = _RunningStep(), time.perf_counter()
-        yield running
-        seconds = time.perf_counter() - start_s
-        finished = BuildStep(name=name, seconds=seconds, bytes=running.bytes, note=running.note)
-        self.steps.append(finished)
-        self.on_step(finished)
-
-    def elapsed_s(self) -> float:
-        return time.perf_counter() - self.start_s
-
-
 def _rewritten(
-    plan: BuildPlan, clock: _Clock, progress: Progress
+    plan: BuildPlan, clock: Clock, progress: Progress
 ) -> tuple[nn.Module, tuple[PassReport, ...], Cost, Cost]:
     """The network to export, the pass reports, and the cost before and after."""
     network = plan.checkpoint.network
@@ -236,7 +162,7 @@ def _rewritten(
     return rewritten, reports, before, after
 
 
-def _frames(plan: BuildPlan, clock: _Clock, progress: Progress) -> tuple[ParityFrame, ...]:
+def _frames(plan: BuildPlan, clock: Clock, progress: Progress) -> tuple[ParityFrame, ...]:
     with clock.step("frames") as step:
         frames = parity_frames(
             plan.spec.frame_size_px, data=plan.data, count=plan.options.parity_frames, progress=progress
@@ -248,7 +174,7 @@ def _frames(plan: BuildPlan, clock: _Clock, progress: Progress) -> tuple[ParityF
     return frames
 
 
-def _export(plan: BuildPlan, variant: Variant, network: nn.Module, writer: BundleWriter, clock: _Clock) -> None:
+def _export(plan: BuildPlan, variant: Variant, network: nn.Module, writer: BundleWriter, clock: Clock) -> None:
     facts = {
         "name": plan.name,
         "variant": variant.name,
@@ -265,7 +191,7 @@ def _export(plan: BuildPlan, variant: Variant, network: nn.Module, writer: Bundl
 
 
 def _references(
-    plan: BuildPlan, frames: Sequence[ParityFrame], clock: _Clock, progress: Progress
+    plan: BuildPlan, frames: Sequence[ParityFrame], clock: Clock, progress: Progress
 ) -> dict[Tta, tuple[ExpectedAnswer, ...]]:
     """PyTorch's answers for every augmentation that the bundle has."""
     expected = {}
@@ -287,7 +213,7 @@ def _certificate(
     plan: BuildPlan,
     expected: dict[Tta, tuple[ExpectedAnswer, ...]],
     writer: BundleWriter,
-    clock: _Clock,
+    clock: Clock,
     progress: Progress,
 ) -> ParityReport:
     """Judge every file as it lies on the disk, and write the report."""

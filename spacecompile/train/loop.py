@@ -6,7 +6,6 @@ Layout legend: N frames, C channels, H W input rows and columns.
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,8 +29,6 @@ from spacecompile.train.fused import TrainingForward
 from spacecompile.train.losses import Losses, multi_task_losses
 from spacecompile.train.optimise import lr_factor, set_lr
 from spacecompile.train.state import TrainingState, save_state
-
-log = logging.getLogger(__name__)
 
 EPOCH_SEED_STRIDE = 1_000_003
 """Prime, so that runs with neighbouring seeds share no epoch's order."""

@@ -105,7 +105,15 @@ def train(job: TrainJob, *, callbacks: Callbacks | None = None, progress: Progre
         CheckpointError: If `init` or the state to resume is unusable.
         UsageError: If a setting makes no sense, or the training diverged.
     """
+    # Decaying moments and averages reach denormal numbers, which a CPU handles slowly. The mode is the whole process's.
     torch.set_flush_denormal(True)
+    try:
+        return _trained(job, callbacks or Callbacks(), progress)
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainReport:
     train_frames = spread(read_split(job.data, "train"), job.limit_frames)
     val_frames = read_split(job.data, "val")
     state, plan = _prepared_state(job)
@@ -124,9 +132,12 @@ def train(job: TrainJob, *, callbacks: Callbacks | None = None, progress: Progre
         cost=cost,
         output=job.output,
     )
+    log.info("%d training and %d validation frames, on %s", len(train_frames), len(val_frames), plan.name)
+    if missing := set(spec.classes) - {frame.class_name for frame in train_frames}:
+        log.warning("no training frame shows %s; these classes can't be learned", ", ".join(sorted(missing)))
     steps_per_epoch(state, inputs.train_frames)  # refuses too few frames before any folder is made
     _prepare_output(job)
-    run_epochs(state, inputs, callbacks or Callbacks())
+    run_epochs(state, inputs, callbacks)
     facts = _facts(job, state, plan, frames=len(train_frames))
     return _finish(job, state, facts, _Finals(plan=plan, cost=cost, train=train_frames, val=val_frames), progress)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,7 @@ from spacecompile.contract import BoxRule
 from spacecompile.data.spark import read_split
 from spacecompile.errors import CheckpointError, DataError, OutputError, UsageError
 from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
-from spacecompile.train.dataset import ValidationFrames
+from spacecompile.train.dataset import Batch, TrainingFrames, ValidationFrames
 from spacecompile.train.device import plan_device
 from spacecompile.train.evaluate import score_rules
 from spacecompile.train.loop import Callbacks, EpochReport, StepReport
@@ -108,16 +109,16 @@ def test_an_interrupted_run_resumes_as_if_never_interrupted(
 def test_a_time_limit_ends_the_run_and_the_learning_rate_follows_the_clock(tiny_data: Path, tmp_path: Path) -> None:
     recipe = Recipe(epochs=10_000, batch_size=8, lr=1e-3, time_limit_min=2 / 60, warmup_epochs=0)
     reports: list[StepReport] = []
-    train(
+    report = train(
         tiny_job(tiny_data, tmp_path / "run", recipe=recipe, limit_frames=16),
         callbacks=Callbacks(on_step=reports.append),
     )
-    assert reports[-1].run_share == 1.0
-    assert all(report.run_share < 1 for report in reports[:-1])
-    for before, report in pairwise(reports):
+    assert report.elapsed_s >= 2
+    assert all(step.run_share < 1 for step in reports[:-1])
+    for before, step in pairwise(reports):
         expected = recipe.lr * lr_factor(step=0, warmup_steps=0, progress=before.run_share)
         # A validation between two steps moves the clock on, so the rate may only be lower.
-        assert 0 <= report.lr <= expected * (1 + 1e-9)
+        assert 0 <= step.lr <= expected * (1 + 1e-9)
     assert (tmp_path / "run" / "model.pt").is_file()
 
 
@@ -228,3 +229,19 @@ def test_spread_keeps_every_class_of_a_sorted_split(tiny_data: Path) -> None:
     frames = sorted(read_split(tiny_data, "train"), key=lambda frame: frame.class_name)
     assert len({frame.class_name for frame in spread(frames, 10)}) == 10
     assert spread(frames, 0) == frames == spread(frames, 1000)
+
+
+def test_craft_views_fade_out_as_the_run_goes_on(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[float] = []
+    original = TrainingFrames.batches
+
+    def recorded(self: TrainingFrames, *arguments: Any, craft_share: float, **options: Any) -> Iterator[Batch]:
+        shares.append(craft_share)
+        return original(self, *arguments, craft_share=craft_share, **options)
+
+    monkeypatch.setattr(TrainingFrames, "batches", recorded)
+    recipe = Recipe(epochs=4, batch_size=8, lr=1e-3, zoom=0.8, zoom_until=0.5)
+    train(tiny_job(tiny_data, tmp_path / "run", recipe=recipe, limit_frames=8, val_frames=1))
+    assert shares == pytest.approx([0.8, 0.4, 0.0, 0.0])

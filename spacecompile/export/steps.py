@@ -1,0 +1,95 @@
+"""The steps of a build, timed and reported as they end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from spacecompile.contract import Cost, PassReport, Record, Variant
+from spacecompile.export.parity import ParityReport
+
+
+class BuildStep(Record):
+    """One finished step.
+
+    Attributes:
+        name: Of the step.
+        seconds: That it took.
+        bytes: Size of what it read or wrote; None when that says nothing.
+        note: What came out, in a few words; may be empty.
+    """
+
+    name: str
+    seconds: float
+    bytes: int | None = None
+    note: str = ""
+
+
+class BuildReport(Record):
+    """What a build made.
+
+    Attributes:
+        path: Folder of the bundle.
+        bytes: Size of all its files.
+        seconds: Of the whole build.
+        steps: In order.
+        variants: In the bundle.
+        rewrites: One report per pass.
+        cost_source, cost: Before and after the rewrites.
+        parity: The certificate.
+        licences: What the user must know.
+    """
+
+    path: str
+    bytes: int
+    seconds: float
+    steps: tuple[BuildStep, ...]
+    variants: tuple[Variant, ...]
+    rewrites: tuple[PassReport, ...]
+    cost_source: Cost
+    cost: Cost
+    parity: ParityReport
+    licences: tuple[str, ...]
+
+
+def no_steps(step: BuildStep) -> None:
+    """Ignore finished steps: the default of `run_build`."""
+
+
+@dataclass(kw_only=True)
+class RunningStep:
+    """What a step fills in while it runs; see `BuildStep`."""
+
+    bytes: int | None = None
+    note: str = ""
+
+
+@dataclass(kw_only=True)
+class Clock:
+    """Times the steps of one build.
+
+    Attributes:
+        on_step: Called after each step.
+        start_s: When the build began.
+        steps: So far.
+    """
+
+    on_step: Callable[[BuildStep], None]
+    start_s: float = field(default_factory=time.perf_counter)
+    steps: list[BuildStep] = field(default_factory=list)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[RunningStep]:
+        """Time one step; one that fails is not reported."""
+        running, start_s = RunningStep(), time.perf_counter()
+        yield running
+        seconds = time.perf_counter() - start_s
+        finished = BuildStep(name=name, seconds=seconds, bytes=running.bytes, note=running.note)
+        self.steps.append(finished)
+        self.on_step(finished)
+
+    def elapsed_s(self) -> float:
+        """Since the build began."""
+        return time.perf_counter() - self.start_s

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+import spacecompile
+from spacecompile.contract import HEALTH_SIGNALS, SPARK_CLASSES, Tolerance
+from spacecompile.errors import OutputError, ParityError
+from spacecompile.export.build import PARITY_PATH, BuildStep, build, run_build
+from spacecompile.export.parity import ParityReport
+from spacecompile.export.plan import BuildOptions, plan_build
+from spacecompile.export.sealed import SealedGraph
+from spacecompile.export.to_onnx import illegal_nodes
+from spacecompile.network.checkpoint import load_checkpoint
+from spacecompile.runtime.bundle import Bundle, open_bundle
+from spacecompile.runtime.selftest import run_selftest
+from spacecompile.runtime.session import load
+
+FEW_FRAMES = BuildOptions(parity_frames=0)
+
+
+@pytest.fixture(scope="session")
+def bundle(tiny_bundle: Path) -> Bundle:
+    return open_bundle(tiny_bundle)
+
+
+def test_a_bundle_holds_what_its_manifest_says_and_nothing_else(bundle: Bundle) -> None:
+    bundle.verify_all()
+    files = set(bundle.manifest.files)
+    assert {"variants/fp32/model.onnx", "variants/fp32-d4/model.onnx", PARITY_PATH, "selftest/expected.json"} < files
+    assert all(path.startswith("selftest/frame-") for path in files if path.endswith(".png"))
+    assert list(bundle.manifest.files) == sorted(files)
+
+
+def test_the_manifest_says_where_the_bundle_comes_from(bundle: Bundle, tiny_checkpoint: Path) -> None:
+    manifest, loaded = bundle.manifest, load_checkpoint(tiny_checkpoint)
+    assert manifest.name == "tiny"
+    assert manifest.spec == loaded.spec
+    assert manifest.source_sha256 == loaded.sha256
+    assert manifest.training == loaded.training
+    assert manifest.health_signals == HEALTH_SIGNALS
+    assert [variant.name for variant in manifest.variants] == ["fp32", "fp32-d4"]
+    assert {"spacecompile", "torch", "onnx", "onnxsim", "timm"} < set(manifest.tools)
+    assert "NVIDIA" in manifest.licences[0]
+
+
+def test_the_rewrites_are_in_the_manifest_with_what_they_saved(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    assert manifest.cost_source.params == 3_454_060
+    assert manifest.cost.params <= 3_388_000
+    assert manifest.cost.macs_fvcore < 0.8 * manifest.cost_source.macs_fvcore
+    assert manifest.rewrites[0].before == manifest.cost_source
+    assert manifest.rewrites[-1].after == manifest.cost
+    assert all(report.relative_error <= 1e-9 for report in manifest.rewrites)
+
+
+def test_every_file_of_the_bundle_is_portable_and_describes_itself(bundle: Bundle) -> None:
+    for variant in bundle.manifest.variants:
+        model = onnx.load_from_string(bundle.read(variant.path))
+        onnx.checker.check_model(model, full_check=True)
+        assert illegal_nodes(model) == ()
+        facts = {fact.key: fact.value for fact in model.metadata_props}
+        assert facts["variant"] == variant.name
+        assert msgspec.json.decode(facts["classes"]) == list(SPARK_CLASSES)
+        assert facts["source_sha256"] == bundle.manifest.source_sha256
+        assert {node.op_type for node in model.graph.node} >= {"LayerNormalization", "Softmax", "MatMul"}
+
+
+def test_the_certificate_covers_every_variant_as_it_lies_on_the_disk(bundle: Bundle) -> None:
+    report = msgspec.json.decode(bundle.read(PARITY_PATH), type=ParityReport)
+    assert [verdict.variant for verdict in report.variants] == ["fp32", "fp32-d4"]
+    for verdict, variant in zip(report.variants, bundle.manifest.variants, strict=True):
+        assert verdict.passed
+        assert verdict.sha256 == bundle.manifest.files[variant.path].sha256
+        assert verdict.num_frames["adversarial"] == 8
+        assert verdict.class_probs_max <= 1e-4
+        assert verdict.parts_iou_min >= 0.999
+        assert verdict.box_px_max <= 0.5
+
+
+@pytest.mark.parametrize("variant", ["fp32", "fp32-d4"])
+def test_the_shipped_file_answers_as_the_checkpoint_does(
+    tiny_bundle: Path, tiny_checkpoint: Path, toy_frames: list[NDArray[np.uint8]], variant: str
+) -> None:
+    loaded = load_checkpoint(tiny_checkpoint)
+    reference = SealedGraph(loaded.network, loaded.spec, "d4" if variant.endswith("d4") else "none")
+    parts_seen = 0
+    with load(tiny_bundle, variant=variant, threads=1) as session:
+        for frame_HWC in toy_frames:
+            answer = session(frame_HWC)
+            with torch.inference_mode():
+                class_probs_L, parts_HW, box_xyxy, _ = reference(torch.from_numpy(frame_HWC))
+            np.testing.assert_allclose(answer.class_probs, class_probs_L.numpy(), atol=1e-4)
+            assert np.count_nonzero(answer.parts_HW != parts_HW.numpy()) <= 1
+            np.testing.assert_allclose(answer.box_xyxy, box_xyxy.numpy(), atol=0.5)
+            parts_seen |= int(np.bitwise_or.reduce(answer.parts_HW, axis=None))
+    assert parts_seen == 3
+
+
+def test_the_self_test_of_a_fresh_bundle_passes(bundle: Bundle) -> None:
+    deviations = run_selftest(bundle, threads=1)
+    assert [deviation.variant for deviation in deviations] == ["fp32", "fp32-d4"]
+    assert all(deviation.frames == 4 for deviation in deviations)
+
+
+def test_the_self_test_frames_are_pictures_of_the_frame_size(bundle: Bundle) -> None:
+    for path in bundle.manifest.files:
+        if path.endswith(".png"):
+            assert Image.open(io.BytesIO(bundle.read(path))).size == (128, 128)
+
+
+def test_nothing_in_the_bundle_names_the_machine(tiny_bundle: Path) -> None:
+    for path in tiny_bundle.rglob("*"):
+        if path.is_file() and path.suffix != ".png":
+            content = path.read_bytes()
+            assert str(tiny_bundle.parent).encode() not in content
+            assert b"site-packages" not in content
+
+
+REBUILD = """
+import sys
+from spacecompile.export.build import build
+from spacecompile.export.plan import BuildOptions
+build(sys.argv[1], output=sys.argv[2], options=BuildOptions(parity_frames=4))
+"""
+
+
+def test_a_build_in_another_process_gives_the_same_bytes(
+    tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = tmp_path / "tiny.spacepkg"
+    # Sets and dicts are then ordered differently, should any reach the bytes.
+    monkeypatch.setenv("PYTHONHASHSEED", "1234")
+    root = str(Path(spacecompile.__file__).parents[1])
+    subprocess.run([sys.executable, "-c", REBUILD, str(tiny_checkpoint), str(again)], check=True, cwd=root)
+    files = sorted(path.relative_to(tiny_bundle) for path in tiny_bundle.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
+    different = [str(file) for file in files if (tiny_bundle / file).read_bytes() != (again / file).read_bytes()]
+    assert different == []
+
+
+def test_another_architecture_builds_without_rewrites_and_with_a_median(quick_checkpoint: Path, tmp_path: Path) -> None:
+    steps: list[BuildStep] = []
+    plan = plan_build(
+        quick_checkpoint,
+        output=tmp_path / "net.spacepkg",
+        tta=("none", "d4-median"),
+        options=BuildOptions(rewrite=False, parity_frames=1),
+    )
+    report = run_build(plan, on_step=steps.append)
+    assert report.path == str(tmp_path / "net.spacepkg")
+    assert report.rewrites == ()
+    assert report.cost == report.cost_source
+    assert [variant.name for variant in report.variants] == ["fp32", "fp32-d4-median"]
+    assert [step.name for step in steps] == [
+        *("count", "frames", "export fp32", "export fp32-d4-median", "reference", "reference d4-median"),
+        *("parity fp32", "parity fp32-d4-median", "self-test"),
+    ]
+    assert list(report.steps) == steps
+    manifest = open_bundle(tmp_path / "net.spacepkg").manifest
+    assert report.bytes == sum(fact.bytes for fact in manifest.files.values())
+    assert "timm" in manifest.licences[0]
+    assert ort.InferenceSession(tmp_path / "net.spacepkg" / manifest.variants[1].path).get_inputs()[0].shape == [
+        128,
+        128,
+        3,
+    ]
+
+
+def test_an_existing_bundle_is_only_replaced_when_forced(quick_checkpoint: Path, tmp_path: Path) -> None:
+    output = tmp_path / "net.spacepkg"
+    build(quick_checkpoint, output=output, tta=("none",), options=FEW_FRAMES)
+    first = (output / "manifest.json").read_bytes()
+    with pytest.raises(OutputError, match="add --force"):
+        build(quick_checkpoint, output=output, tta=("none",), options=FEW_FRAMES)
+    build(quick_checkpoint, output=output, tta=("none",), force=True, options=FEW_FRAMES)
+    assert (output / "manifest.json").read_bytes() == first
+    assert [path.name for path in tmp_path.iterdir()] == ["net.spacepkg"]
+
+
+def test_a_variant_that_misses_its_tolerance_is_not_shipped(
+    quick_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "net.spacepkg"
+    output.mkdir()
+    (output / "manifest.json").write_bytes(b"the earlier bundle")
+    exact = Tolerance(class_agreement_min=1.0, class_probs_max=0.0, parts_iou_min=1.0, box_px_max=0.0)
+    monkeypatch.setattr("spacecompile.export.plan.FP32_TOLERANCE", exact)
+    with pytest.raises(ParityError, match=r"variant fp32 answers differently .*most 0\) on \w+.*No bundle was written"):
+        build(quick_checkpoint, output=output, tta=("none",), force=True, options=FEW_FRAMES)
+    assert [path.name for path in tmp_path.iterdir()] == ["net.spacepkg"]
+    assert (output / "manifest.json").read_bytes() == b"the earlier bundle"
+
+
+def test_an_interrupt_in_the_middle_leaves_nothing(quick_checkpoint: Path, tmp_path: Path) -> None:
+    def interrupt(step: BuildStep) -> None:
+        if step.name == "export fp32":
+            raise KeyboardInterrupt
+
+    plan = plan_build(quick_checkpoint, output=tmp_path / "net.spacepkg", tta=("none",), options=FEW_FRAMES)
+    with pytest.raises(KeyboardInterrupt):
+        run_build(plan, on_step=interrupt)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,109 @@
+"""`spacecompile train` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spacecompile.cli.main import main
+from spacecompile.network.checkpoint import load_checkpoint
+
+SMALL = ("--imgsz", "64", "--frame", "96x96", "--batch-size", "8", "--device", "cpu", "--threads", "1")
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_run_says_what_it_made_and_what_comes_next(tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train", "--data", str(tiny_data), "-o", "run", "--epochs", "1", *SMALL, "--mean", "0.1,0.2,0.3"]
+    assert main([*arguments, "--zoom", "1", "--no-amp", "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    assert "epoch 1/1" in captured.err
+    for name in ("dice", "bce", "cls", "s_cls", "s_det", "s_seg", "s_acc", "MB"):
+        assert name in captured.err
+    assert "next: spacecompile build run/model.pt" in captured.err
+    result = json.loads(captured.out)
+    assert result["checkpoint"] == "run/model.pt"
+    loaded = load_checkpoint(Path("run/model.pt"))
+    assert result["scores"] == loaded.training["scores"]
+    assert loaded.spec.mean == (0.1, 0.2, 0.3)
+    assert loaded.training["amp"] == "float32"
+    assert loaded.training["recipe"]["zoom"] == 1.0
+    assert loaded.training["command"] == (
+        f"spacecompile train --data {tiny_data} -o run --epochs 1 --batch-size 8 --imgsz 64 --frame 96x96 --zoom 1.0 "
+        "--device cpu --no-amp --threads 1 --mean 0.1,0.2,0.3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "seen"),
+    [
+        pytest.param(["--imgsz", "100"], 2, "multiples of 32", id="input that no encoder takes"),
+        pytest.param(["--imgsz", "64x64x3"], 2, "--imgsz", id="three sides"),
+        pytest.param(["--frame", "big"], 2, "--frame", id="frame that is no size"),
+        pytest.param(["--mean", "0.1,0.2"], 2, "--mean", id="two channels"),
+        pytest.param(["--std", "a,b,c"], 2, "--std", id="std that is no number"),
+        pytest.param(["--augment", "heavy"], 2, "--augment", id="unknown augmentation"),
+        pytest.param(["--cache", "disk"], 2, "--cache", id="unknown cache"),
+        pytest.param(["--epochs", "0"], 2, "--epochs", id="no epoch"),
+        pytest.param(["--device", "tpu"], 2, "--device", id="unknown device"),
+        pytest.param(["--device", "cuda:99"], 3, "--device cpu", id="device that is not there"),
+        pytest.param(["--data", "missing"], 2, "missing", id="no data"),
+        pytest.param(["--init", "missing.pt"], 2, "missing.pt", id="no start weights"),
+        pytest.param(["--resume"], 2, "nothing to resume", id="nothing to resume"),
+        pytest.param(["--resume", "--lr", "1", "--imgsz", "64"], 2, "--lr, --imgsz", id="resume with another recipe"),
+        pytest.param(["--lr", "1e30", *SMALL], 2, "diverged", id="divergence"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(
+    arguments: list[str], code: int, seen: str, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--data", str(tiny_data), "-o", "run", *arguments]) == code
+    captured = capsys.readouterr()
+    assert seen in captured.err
+    assert "Traceback" not in captured.err
+    assert not Path("run/model.pt").exists()
+
+
+def test_a_run_is_never_overwritten_by_accident(tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("run").mkdir()
+    Path("run/model.pt").write_bytes(b"precious")
+    assert main(["train", "--data", str(tiny_data), "-o", "run", *SMALL]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert Path("run/model.pt").read_bytes() == b"precious"
+
+
+def test_an_output_that_can_not_be_made_is_refused(tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("mine")
+    assert main(["train", "--data", str(tiny_data), "-o", "file/run", *SMALL]) == 2
+    assert "file/run" in capsys.readouterr().err
+
+
+def test_ctrl_c_exits_130_and_says_how_to_go_on(tiny_data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "spacecompile", "train", "--data", str(tiny_data), "-o", "run", *SMALL]
+    repository = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        [*command, "--epochs", "100000", "--val-frames", "2"],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(repository)},
+    )
+    assert process.stderr is not None
+    for line in process.stderr:  # ends when an epoch was reported, or with the process
+        if "epoch 1/" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130, error
+    assert "-o run --resume" in error
+    assert "Traceback" not in error
+    assert (tmp_path / "run" / "last.pt").is_file()
