@@ -222,7 +222,7 @@ class Manifest(Record):
 
     Attributes:
         schema_version: Of this record.
-        name: Of the bundle, without its suffix.
+        name: Of the checkpoint's file, without its suffix: the same bytes come out wherever the bundle is put.
         spec: Of the network.
         health_signals: Names in the order of the graphs' `health` output.
         variants: In the order in which they were built.

@@ -66,8 +66,8 @@ class BuildPlan:
 
     @property
     def name(self) -> str:
-        """Of the bundle."""
-        return self.output.name.removesuffix(SUFFIX)
+        """What the bundle calls itself: not after its folder, so that two builds give the same bytes."""
+        return self.checkpoint_path.stem
 
 
 def plan_build(

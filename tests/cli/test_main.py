@@ -34,7 +34,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         pytest.param(["bulid"], "bulid", id="unknown command"),
         pytest.param(["build"], "CKPT", id="missing argument"),
         pytest.param(["build", "x.pt", "--pecision", "fp32"], "--pecision", id="unknown flag"),
-        pytest.param(["render", "-o", "frames", "--frames", "many"], "many", id="not a number"),
+        pytest.param(["render", "-o", "frames", "--frames", "many"], "--frames", id="not a number"),
         pytest.param(["build", "missing.pt"], "missing.pt", id="missing checkpoint"),
         pytest.param(["eval", "missing.pt", "--data", "frames"], "missing.pt", id="missing model"),
     ],
@@ -56,6 +56,7 @@ def test_a_missing_bundle_is_refused_with_json_on_stdout(
     command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "frame.png").write_bytes(b"never read")
     extra = ["frame.png", "-o", "out"] if command == "predict" else []
     code = main([command, "missing.spacepkg", *extra, "--json", "-"])
     document = json.loads(capsys.readouterr().out)

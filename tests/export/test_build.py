@@ -139,7 +139,7 @@ build(sys.argv[1], output=sys.argv[2], options=BuildOptions(parity_frames=4))
 def test_a_build_in_another_process_gives_the_same_bytes(
     tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    again = tmp_path / "tiny.spacepkg"
+    again = tmp_path / "under another name.spacepkg"
     # Sets and dicts are then ordered differently, should any reach the bytes.
     monkeypatch.setenv("PYTHONHASHSEED", "1234")
     root = str(Path(spacecompile.__file__).parents[1])

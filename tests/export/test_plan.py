@@ -30,7 +30,7 @@ def test_variants_are_named_after_precision_and_augmentation(
     plan = plan_build(quick_checkpoint, output=tmp_path / "net.spacepkg", tta=tta)
     assert [variant.name for variant in plan.variants] == names
     assert plan.variants[0].path == f"variants/{names[0]}/model.onnx"
-    assert plan.name == "net"
+    assert plan.name == "quick"
     assert not (tmp_path / "net.spacepkg").exists()
 
 
