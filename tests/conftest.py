@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     import torch
 
     from spacecompile.network.model import MultiTaskNetwork
+
+# pytest-xdist runs several processes on the same cores, and torch's OpenMP threads wait for each other busily by
+# default: ten times slower then. Read when torch is imported, and inherited by the processes that tests start.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 INPUT_SIZE_PX = (64, 64)
 FRAME_SIZE_PX = (128, 128)

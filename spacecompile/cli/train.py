@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Iterator
@@ -85,6 +86,8 @@ def train(
 
     Example: spacecompile train --data frames -o runs/first --imgsz 256 --encoder-lr-scale 1 --ema 0.998
     """
+    # As in `build`: torch's OpenMP threads would wait for each other busily beside other busy processes.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     modules = _training_modules()
     _check_choice("augment", augment, ("none", "light", "medium"))
     _check_choice("cache", cache, ("auto", "ram", "none"))

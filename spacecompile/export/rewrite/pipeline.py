@@ -10,13 +10,22 @@ from spacecompile.errors import BuildError
 from spacecompile.export.rewrite.base import Pass, cost_of_network, dtype_of, in_float64
 from spacecompile.export.rewrite.batchnorm import FoldBatchNorm
 from spacecompile.export.rewrite.dropout import RemoveDropout
+from spacecompile.export.rewrite.mit_attention import FoldAttentionScale, FoldSingleHead
+from spacecompile.export.rewrite.mit_layout import LayOutMit
 from spacecompile.export.rewrite.segformer_head import CollapseSegformerHead
 from spacecompile.network.model import MultiTaskNetwork
 
 logger = logging.getLogger(__name__)
 
-PASSES: tuple[Pass, ...] = (RemoveDropout(), FoldBatchNorm(), CollapseSegformerHead())
-"""In this order: the SegFormer head collapses only once its batch norm is folded."""
+PASSES: tuple[Pass, ...] = (
+    RemoveDropout(),
+    FoldBatchNorm(),
+    CollapseSegformerHead(),
+    LayOutMit(),
+    FoldAttentionScale(),
+    FoldSingleHead(),
+)
+"""In this order: the SegFormer head collapses once its batch norm is folded, attention once it is laid out."""
 
 
 def rewrite_network(
