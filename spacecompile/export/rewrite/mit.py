@@ -34,8 +34,8 @@ class ChannelNorm(nn.Module):
 
     def forward(self, image_NCHW: Tensor) -> Tensor:
         """Normalise every pixel."""
-        normed_NHWC: Tensor = self.norm(image_NCHW.permute(0, 2, 3, 1))
-        return normed_NHWC.permute(0, 3, 1, 2)
+        size_px = (image_NCHW.shape[2], image_NCHW.shape[3])
+        return image_from_tokens(self.norm(tokens_from_image(image_NCHW)), size_px)
 
 
 class Reduction(nn.Module):

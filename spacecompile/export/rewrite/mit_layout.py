@@ -35,7 +35,7 @@ class LayOutMit(Pass):
 def _lay_out_norms(encoder: Any) -> None:
     for stage in ("1", "2", "3", "4"):
         for path in (f"patch_embed{stage}.norm", f"norm{stage}"):
-            encoder.set_submodule(path, ChannelNorm(_plain(encoder.get_submodule(path))))
+            encoder.set_submodule(path, ChannelNorm(encoder.get_submodule(path)))
 
 
 def _block(block: Any) -> Block:
@@ -69,10 +69,3 @@ def _pointwise(linear: nn.Linear) -> nn.Conv2d:
     convolution.weight = nn.Parameter(weight[:, :, None, None])
     convolution.bias = nn.Parameter(linear.bias.detach())
     return convolution
-
-
-def _plain(norm: nn.LayerNorm) -> nn.LayerNorm:
-    """Without smp's own handling of images."""
-    plain = nn.LayerNorm(norm.normalized_shape, eps=norm.eps)
-    plain.weight, plain.bias = norm.weight, norm.bias
-    return plain
