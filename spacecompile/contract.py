@@ -104,9 +104,7 @@ class ModelSpec(Record):
     architecture: str = "Segformer"
     encoder: str = "mit_b0"
     encoder_depth: int = 5
-    decoder_options: dict[str, Any] = msgspec.field(
-        default_factory=lambda: {"decoder_segmentation_channels": 128}
-    )
+    decoder_options: dict[str, Any] = msgspec.field(default_factory=lambda: {"decoder_segmentation_channels": 128})
     classes: tuple[str, ...] = SPARK_CLASSES
     dropout: float = 0.2
     input_size_px: tuple[int, int] = (512, 512)
