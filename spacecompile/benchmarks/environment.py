@@ -33,6 +33,7 @@ def read_environment(*, threads: int, load_average_start: float | None) -> Envir
         cpu=_cpu_model(_CPU_FACTS),
         cores=usable_processors(),
         threads=threads,
+        openmp_wait_policy=os.environ.get("OMP_WAIT_POLICY"),
         governor=_text_of(_GOVERNOR),
         load_average_start=load_average_start,
         load_average_end=load_average(),

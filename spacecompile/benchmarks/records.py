@@ -18,6 +18,7 @@ class Environment(Record):
         cpu: Model name.
         cores: Logical ones that this process may use.
         threads: That every contestant used.
+        openmp_wait_policy: `OMP_WAIT_POLICY`, which PyTorch's idle threads follow; None for the library's default.
         governor: Of the first core's frequency; None where the kernel does not tell.
         load_average_start, load_average_end: Runnable processes over the last minute; at the end this one too.
         memory_bytes: Of the machine; None where it does not tell.
@@ -30,6 +31,7 @@ class Environment(Record):
     cpu: str
     cores: int
     threads: int
+    openmp_wait_policy: str | None
     governor: str | None
     load_average_start: float | None
     load_average_end: float | None
@@ -70,6 +72,7 @@ class Configuration(Record):
         spinning: Whether the variants' idle threads waited busily.
         frames, frames_source: Number and origin of the frames of the latency run.
         rounds, rounds_min, duration_s, warmup_rounds, warmup_s, settle_max_ms: Of the latency run.
+        augmented_every: Variants with test-time augmentation take part in every n-th round only.
         percentile_method: numpy's name of it.
         garbage_collector: How it was kept out of the samples.
     """
@@ -84,6 +87,7 @@ class Configuration(Record):
     warmup_rounds: int
     warmup_s: float
     settle_max_ms: float
+    augmented_every: int
     percentile_method: str = "higher"
     garbage_collector: str = "off during a call, run between rounds"
 

@@ -22,7 +22,7 @@ from spacecompile.benchmarks.frames import FrameStream, labelled_frames, stream_
 from spacecompile.benchmarks.records import BenchResult, Configuration, ScoreReport, Subject
 from spacecompile.benchmarks.score import evaluate
 from spacecompile.benchmarks.summary import NOISY_VARIATION
-from spacecompile.benchmarks.variants import answered_from_answer
+from spacecompile.benchmarks.variants import SLOW_EVERY, answered_from_answer
 from spacecompile.contract import Budget, Manifest, Progress, Variant, no_progress
 from spacecompile.errors import IntegrityError, UsageError
 from spacecompile.metrics import Scores
@@ -232,6 +232,7 @@ def _configuration(settings: BenchSettings, draft: _Draft) -> Configuration:
         warmup_rounds=latency.warmup_rounds,
         warmup_s=latency.warmup_s,
         settle_max_ms=latency.settle_max_ms,
+        augmented_every=SLOW_EVERY,
     )
 
 

@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from spacecompile._version import __version__
 from spacecompile.benchmarks import environment
@@ -19,6 +20,14 @@ def test_the_environment_names_what_a_reader_needs() -> None:
     assert seen.platform
     assert seen.versions["spacecompile"] == __version__
     assert seen.versions["numpy"] == np.__version__
+
+
+@pytest.mark.parametrize("policy", [None, "PASSIVE"])
+def test_how_pytorch_s_idle_threads_wait_is_part_of_it(policy: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if policy:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    assert read_environment(threads=1, load_average_start=None).openmp_wait_policy == policy
 
 
 def test_the_commit_and_its_changes_come_from_git(tmp_path: Path) -> None:

@@ -51,11 +51,18 @@ def with_pixels(count: int, bits: int) -> NDArray[np.uint8]:
     return parts_HW
 
 
-def judged(*given: RawAnswer, tolerance: Tolerance = FP32_TOLERANCE) -> VariantParity:
+def judged(
+    *given: RawAnswer, tolerance: Tolerance = FP32_TOLERANCE, band_boxes: tuple[tuple[float, ...], ...] = ()
+) -> VariantParity:
     """The verdict on answers to frames `frame-0`, `frame-1`, ..., to all of which PyTorch gives `raw_answer()`."""
     blank_HWC = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
+    boxes_B4 = np.array([raw_answer().box_xyxy, *band_boxes], np.float32)
     expected = [
-        ExpectedAnswer(frame=ParityFrame(name=f"frame-{index}", kind="real", frame_HWC=blank_HWC), answer=raw_answer())
+        ExpectedAnswer(
+            frame=ParityFrame(name=f"frame-{index}", kind="real", frame_HWC=blank_HWC),
+            answer=raw_answer(),
+            boxes_B4=boxes_B4,
+        )
         for index in range(len(given))
     ]
     return verdict_on("fp32", sha256="0" * 64, expected=expected, given=given, tolerance=tolerance)
@@ -181,3 +188,20 @@ def test_the_report_survives_json(reference: SealedGraph) -> None:
         variants=(judged(raw_answer()),),
     )
     assert msgspec.json.decode(msgspec.json.encode(report), type=ParityReport) == report
+
+
+@pytest.mark.parametrize(
+    ("right_px", "passes"),
+    [
+        pytest.param(94.0, True, id="where the lower end of the band puts it"),
+        pytest.param(80.0, True, id="between both ends"),
+        pytest.param(95.0, False, id="beyond the band"),
+        pytest.param(68.0, False, id="short of the band"),
+    ],
+)
+def test_an_edge_may_only_move_where_the_threshold_does_not_decide(right_px: float, passes: bool) -> None:
+    given = raw_answer(box_xyxy=np.array([20, 10, right_px, 30], np.float32))
+    verdict = judged(given, band_boxes=((20, 10, 94, 30), (20, 10, 70, 30)))
+    assert verdict.passed is passes
+    assert verdict.frames[0].box_plain_error_px == abs(right_px - 70)
+    assert judged(given).passed is False
