@@ -17,15 +17,15 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "spacecompile needs Python 3.11 or newer; this is $$($(PYTHON) -V). Set PYTHON=python3.12, for example."; exit 3; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
-		|| { echo "could not make a virtual environment; on Debian or Ubuntu: sudo apt-get install python3-venv"; exit 3; }
-	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+		|| { rm -rf $(VENV); echo "could not make a virtual environment; on Debian or Ubuntu: sudo apt-get install python3-venv"; exit 3; }
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.9"
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: setup  ## Frames, build, predict, bench: a page and pictures to look at.
 	@$(BIN)/spacecompile demo
 
-test: setup  ## The test suite.
+test: setup  ## The test suite; what needs a GPU is left out.
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu"
 
 test-full: setup  ## The test suite with the slow tests and, where there is one, the GPU.

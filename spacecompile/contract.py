@@ -8,6 +8,7 @@ Layout legend: H, W frame rows and columns; C channels; K part channels; N batch
 
 from __future__ import annotations
 
+import math
 from pathlib import PurePosixPath
 from typing import Any, Literal, Protocol, dataclass_transform
 
@@ -129,10 +130,13 @@ class ModelSpec(Record):
             )
         if min(self.frame_size_px) < 32:
             raise UsageError(f"frame size is {self.frame_size_px}; at least 32x32 pixels are needed. Check --frame.")
-        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
+        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes) or not all(self.classes):
             raise UsageError(f"classes are {self.classes}; give at least two different names with --classes.")
-        if min(self.std) <= 0:
-            raise UsageError(f"std is {self.std}; every channel must be above zero. Check --std.")
+        if not all(map(math.isfinite, (*self.mean, *self.std, *self.box.margins_px))) or min(self.std) <= 0:
+            raise UsageError(
+                f"mean is {self.mean}, std {self.std}, box margins {self.box.margins_px}; all must be finite and every "
+                "std above zero. Check --mean and --std."
+            )
         thresholds = (*self.part_thresholds, self.box.threshold)
         if not all(0 < threshold < 1 for threshold in thresholds):
             raise UsageError(f"thresholds are {thresholds}; each must lie between 0 and 1, both excluded.")

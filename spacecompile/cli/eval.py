@@ -30,7 +30,7 @@ def eval_(
     tta: Annotated[Tta, typer.Option(help="Test-time augmentation.")] = "none",
     precision: Annotated[Precision | None, typer.Option(help="Of the bundle's graph.")] = None,
     backend: Annotated[str, typer.Option(help="Engine for a bundle; a checkpoint always runs on torch.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads; the usable cores if not given.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the usable cores if not given.")] = None,
     json: Annotated[str | None, typer.Option("--json", help="Write the scores to FILE, or - for stdout.")] = None,
 ) -> None:
     """Score a checkpoint or a bundle on labelled frames.

@@ -11,8 +11,8 @@ _MODULES = {
     "compile": (
         *("fvcore", "onnx", "onnxscript", "onnxsim", "safetensors", "segmentation_models_pytorch", "timm", "torch"),
     ),
-    "render": ("embreex", "scipy", "trimesh"),
-    "report": ("jinja2", "matplotlib", "psutil"),
+    "render": ("embreex", "trimesh"),
+    "report": ("jinja2", "matplotlib"),
 }
 
 

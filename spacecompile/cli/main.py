@@ -78,9 +78,16 @@ def main(arguments: list[str] | None = None) -> int:
         result = EXIT_INTERRUPTED
     except BrokenPipeError:
         return EXIT_UNEXPECTED
+    except OSError as error:
+        if error.filename is None:
+            raise
+        text = f"{error.filename}: {error.strerror}. Check the path and its permissions."
+        return _fail(given, kind="UsageError", text=text, code=UsageError.exit_code)
     # typer itself turns an interrupt into a returned exit code.
     if result == EXIT_INTERRUPTED:
-        return _fail(given, kind="Interrupted", text="nothing half-written is left.", code=EXIT_INTERRUPTED)
+        return _fail(
+            given, kind="Interrupted", text="stopped; the same command can be given again.", code=EXIT_INTERRUPTED
+        )
     return result if isinstance(result, int) else 0
 
 

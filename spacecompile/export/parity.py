@@ -27,7 +27,6 @@ from spacecompile.export.sealed import SealedGraph
 from spacecompile.runtime.backends import Backend, RawAnswer
 from spacecompile.runtime.backends.onnxruntime_ import OnnxRuntimeBackend
 
-
 BOX_LOGIT_BAND = 1e-3
 """Half width of the band around the box threshold, in logits, inside which float32 does not decide a pixel.
 

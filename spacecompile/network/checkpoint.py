@@ -23,6 +23,12 @@ from spacecompile.contract import CHECKPOINT_FORMAT, ModelSpec
 from spacecompile.errors import CheckpointError, OutputError
 from spacecompile.network.model import MultiTaskNetwork
 
+# torch's restricted unpickler raises whatever the bytes lead it to, when they are no pickle at all.
+_FOREIGN_FILE_ERRORS = (
+    *(RuntimeError, EOFError, OSError, ValueError, KeyError),
+    *(IndexError, AttributeError, TypeError, AssertionError),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedCheckpoint:
@@ -138,7 +144,7 @@ def _read_torch(path: Path) -> dict[str, Any]:
             f"{path} holds Python objects beside tensors, which could run code when loaded, or is not a checkpoint. "
             "Save a state dict, or convert it to safetensors."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+    except _FOREIGN_FILE_ERRORS as error:
         # An empty file raises an EOFError without a message.
         reason = (str(error) or "the file is empty").splitlines()[0]
         raise CheckpointError(f"{path} is truncated or not a torch checkpoint: {reason}") from error

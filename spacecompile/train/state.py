@@ -115,7 +115,10 @@ def load_state(path: Path, plan: DevicePlan) -> TrainingState:
         state.scaler.load_state_dict(content["scaler"])
         for name in _PLAIN:
             setattr(state, name, content[name])
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+    except (
+        *(RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError),
+        *(IndexError, AttributeError, AssertionError, pickle.UnpicklingError),
+    ) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"{path} is truncated or not a training state: {reason}. Start without --resume."
