@@ -56,7 +56,7 @@ class Pass(ABC):
         if errors[worst] > settings.relative_error_max:
             raise BuildError(
                 f"rewrite pass {self.name} changed the {worst}: relative error {errors[worst]:.3g} in float64, allowed "
-                f"{settings.relative_error_max:g}. Leave this pass out for this network and report its spec."
+                f"{settings.relative_error_max:g}. Build with --no-rewrite, and report the network's spec."
             )
         return errors[worst]
 
@@ -88,7 +88,7 @@ class Pass(ABC):
         except RuntimeError as failure:
             raise BuildError(
                 f"rewrite pass {self.name} failed on {network.spec.architecture} with encoder {network.spec.encoder}: "
-                f"{failure}. Leave this pass out for this network and report its spec."
+                f"{failure}. Build with --no-rewrite, and report the network's spec."
             ) from failure
         result = rewritten.to(dtype_of(network)).requires_grad_(False)
         after = cost_of_network(result)
