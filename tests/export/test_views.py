@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import io
 import math
+import warnings
 
+import numpy as np
+import onnxruntime as ort
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spacecompile.contract import Tta
 from spacecompile.export.views import (
@@ -99,3 +103,20 @@ def test_disagreement_counts_a_pixel_once_however_many_parts_differ() -> None:
     logits[2, 0, 1, 1] = threshold - 0.1  # below the threshold like the others
     given = view_disagreement(logits, torch.full((1, 2, 1, 1), threshold))
     assert given.item() == pytest.approx(2 / 16)
+
+
+def test_certain_views_stay_finite_in_onnx_runtime() -> None:
+    class Merge(nn.Module):
+        def forward(self, part_logits_NKhw: Tensor) -> Tensor:
+            return merged_part_logits(part_logits_NKhw, "d4")
+
+    logits = torch.linspace(-60, 60, 2 * 4 * 4).reshape(1, 2, 4, 4).repeat(8, 1, 1, 1)
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        # The exporter warns about its own internals.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(Merge(), (logits,), dynamo=True, verbose=False).save(file)
+    session = ort.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    (given,) = session.run(None, {session.get_inputs()[0].name: logits.numpy()})
+    assert np.isfinite(given).all()
+    np.testing.assert_allclose(given, merged_part_logits(logits, "d4").numpy(), atol=1e-3)
