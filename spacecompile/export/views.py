@@ -55,7 +55,7 @@ def merged_part_logits(part_logits_NKhw: Tensor, tta: Tta) -> Tensor:
     if tta == "d4-median":
         return _median(part_logits_NKhw)
     bounded_NKhw = part_logits_NKhw.clamp(-_LOGIT_MAX, _LOGIT_MAX)
-    # Not torch.sigmoid: ONNX Runtime 1.31 gives exactly 0 below about -18, and the logarithm of 0 makes the upsampled
+    # Not torch.sigmoid: ONNX Runtime gives exactly 0 below about -18, and the logarithm of 0 makes the upsampled
     # logits NaN.
     set_1Khw = (1 / (1 + torch.exp(-bounded_NKhw))).mean(dim=0, keepdim=True)
     unset_1Khw = (1 / (1 + torch.exp(bounded_NKhw))).mean(dim=0, keepdim=True)
