@@ -43,7 +43,7 @@ format: setup  ## Let ruff rewrite the sources.
 
 constraints: setup  ## Write constraints.txt anew from pyproject.toml.
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-annotate --no-header --upgrade \
-		--no-emit-index-url --no-emit-find-links pyproject.toml -o constraints.txt
+		pyproject.toml -o constraints.txt
 
 docs: setup  ## Write the README's tables anew from the newest results file.
 	@$(BIN)/python -m spacecompile.benchmarks.readme README.md \

@@ -14,7 +14,7 @@ import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.answers import Answered, compare
+from spacecompile.benchmarks.answers import AgreementTolerance, Answered, compare, tolerance_for
 from spacecompile.benchmarks.frames import FrameStream
 from spacecompile.benchmarks.latency import Contestant, LatencySettings, Recording, measure
 from spacecompile.benchmarks.peer_table import PEERS, PeerContestant, PeerEntry, answered_from_peer, open_peers
@@ -129,19 +129,24 @@ def run_contest(
         for peer in peers:
             stack.callback(peer.close)
         expected = [answered_from_answer(answer) for answer in answers]
-        contest.agreements = _agreements(peers, stream, expected, progress)
+        tolerance = tolerance_for(bundle.manifest.spec)
+        contest.agreements = _agreements(peers, stream, expected, tolerance, progress)
         everyone: list[Contestant] = [*opened.values(), *peers]
         contest.order = [contestant.name for contestant in everyone]
         measure(everyone, stream.frames_HWC, settings.latency, contest.recording, progress=progress)
 
 
 def _agreements(
-    peers: Sequence[PeerContestant], stream: FrameStream, expected: Sequence[Answered], progress: Progress
+    peers: Sequence[PeerContestant],
+    stream: FrameStream,
+    expected: Sequence[Answered],
+    tolerance: AgreementTolerance,
+    progress: Progress,
 ) -> dict[str, Agreement]:
     """Compare every peer's answers with the variant's before any of them is timed."""
     agreements = {}
     for done, peer in enumerate(peers, start=1):
         given = [answered_from_peer(peer.run(frame_HWC)) for frame_HWC in stream.frames_HWC]
-        agreements[peer.name] = compare(given, expected)
+        agreements[peer.name] = compare(given, expected, tolerance)
         progress("compare answers", done, len(peers))
     return agreements

@@ -1,6 +1,6 @@
 """Figures of the report as inline SVG that follows the page's light or dark colours. Needs the `report` extra.
 
-matplotlib draws with placeholder colours; each is replaced by a CSS variable of the page, so that one figure serves
+matplotlib draws with marker colours; each is replaced by a CSS variable of the page, so that one figure serves
 both schemes. Text stays text, in the page's font.
 """
 
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from spacecompile.benchmarks.records import Latency, Ratio
 
-# Placeholder in the drawing -> variable in the page.
+# Marker colour in the drawing -> variable in the page.
 _INK, _MUTED, _GRID = "#010101", "#020202", "#030303"
 _SERIES = ("#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005", "#0a0006")
 _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--line"} | {

@@ -71,7 +71,8 @@ class Configuration(Record):
         backend: Name and version of the engine that ran the variants.
         spinning: Whether the variants' idle threads waited busily.
         frames, frames_source: Number and origin of the frames of the latency run.
-        rounds, rounds_min, duration_s, warmup_rounds, warmup_s, settle_max_ms: Of the latency run.
+        rounds, rounds_min, duration_s, warmup_rounds, warmup_s, settle_max_ms, priming_calls: Of the latency run; see
+            `latency.LatencySettings`.
         augmented_every: Variants with test-time augmentation take part in every n-th round only.
         percentile_method: numpy's name of it.
         garbage_collector: How it was kept out of the samples.
@@ -87,6 +88,7 @@ class Configuration(Record):
     warmup_rounds: int
     warmup_s: float
     settle_max_ms: float
+    priming_calls: int
     augmented_every: int
     percentile_method: str = "higher"
     garbage_collector: str = "off during a call, run between rounds"
@@ -205,6 +207,7 @@ class Agreement(Record):
         class_agreement: Share with the same top class.
         class_probs_max: Largest absolute difference of a class probability.
         parts_iou_mean, parts_iou_min: Over frames and parts; two empty masks have IoU 1.
+        parts_near_mean: Mean share of set pixels that have one of the other answer's within `near_px` frame pixels.
         box_px_median, box_px_max: Largest edge difference per frame, in frame pixels.
         same: Whether they are close enough to be the same task; see `agreement.AgreementTolerance`.
     """
@@ -214,6 +217,8 @@ class Agreement(Record):
     class_probs_max: float
     parts_iou_mean: float
     parts_iou_min: float
+    near_px: int
+    parts_near_mean: float
     box_px_median: float
     box_px_max: float
     same: bool

@@ -232,6 +232,7 @@ def _configuration(settings: BenchSettings, draft: _Draft) -> Configuration:
         warmup_rounds=latency.warmup_rounds,
         warmup_s=latency.warmup_s,
         settle_max_ms=latency.settle_max_ms,
+        priming_calls=latency.priming_calls,
         augmented_every=SLOW_EVERY,
     )
 
@@ -253,9 +254,10 @@ def _warnings(draft: _Draft, load_average_start: float | None) -> tuple[str, ...
     for name, agreement in draft.contest.agreements.items():
         if not agreement.same:
             warnings.append(
-                f"{name}: its answers differ from the variant's (classes agree on {agreement.class_agreement:.0%}, "
-                f"mean parts IoU {agreement.parts_iou_mean:.3f}, median box difference "
-                f"{agreement.box_px_median:.1f} px); its ratio compares different tasks"
+                f"{name}: its answers differ from the variant's by more than resize geometry explains (classes agree "
+                f"on {agreement.class_agreement:.0%}, parts on {agreement.parts_near_mean:.1%} within "
+                f"{agreement.near_px} px, boxes within {agreement.box_px_median:.1f} px, median); its ratio may "
+                "compare different tasks"
             )
     return tuple(warnings)
 

@@ -115,7 +115,8 @@ def _say_peers(result: BenchResult) -> None:
             agreement = peer.agreement
             console.say(
                 f"{peer_name} answers: classes agree on {agreement.class_agreement:.0%} of {agreement.frames} frames, "
-                f"mean parts IoU {agreement.parts_iou_mean:.4f}, box within {agreement.box_px_median:.1f} px (median), "
+                f"mean parts IoU {agreement.parts_iou_mean:.4f} ({agreement.parts_near_mean:.1%} of the pixels within "
+                f"{agreement.near_px} px), box within {agreement.box_px_median:.1f} px (median), "
                 f"{agreement.box_px_max:.1f} px (max)"
             )
     console.say("")

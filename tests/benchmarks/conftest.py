@@ -64,6 +64,8 @@ def whole_result() -> BenchResult:
         class_probs_max=0.0012,
         parts_iou_mean=0.981,
         parts_iou_min=0.94,
+        near_px=4,
+        parts_near_mean=0.998,
         box_px_median=1.0,
         box_px_max=3.0,
         same=True,
@@ -93,6 +95,7 @@ def whole_result() -> BenchResult:
             warmup_rounds=3,
             warmup_s=2.0,
             settle_max_ms=150.0,
+            priming_calls=1,
             augmented_every=4,
         ),
         environment=Environment(

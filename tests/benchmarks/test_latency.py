@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gc
 from collections import Counter
 from itertools import pairwise
@@ -16,7 +17,9 @@ FRAMES_HWC = [np.full((4, 4, 3), value, np.uint8) for value in range(3)]
 
 def quick(rounds: int, *, warmup_rounds: int = 0) -> LatencySettings:
     """Exactly so many rounds, without pauses."""
-    return LatencySettings(rounds_min=rounds, duration_s=0, warmup_rounds=warmup_rounds, warmup_s=0, settle_max_ms=0)
+    return LatencySettings(
+        rounds_min=rounds, duration_s=0, warmup_rounds=warmup_rounds, warmup_s=0, settle_max_ms=0, priming_calls=0
+    )
 
 
 class Witness:
@@ -97,6 +100,19 @@ def test_warm_up_calls_everyone_and_records_nothing() -> None:
     assert len(recording.app_ms["a"]) == 1
 
 
+def test_a_recorded_call_follows_unrecorded_ones_of_the_same_contestant_on_the_frames_before() -> None:
+    calls: list[tuple[str, int]] = []
+    recording = Recording()
+    settings = dataclasses.replace(quick(2), priming_calls=2)
+    measure([Witness("a", calls), Witness("b", calls)], FRAMES_HWC, settings, recording)
+    assert calls[:3] == [("a", 1), ("a", 2), ("a", 0)]
+    assert {tuple(name for name, _ in calls[start : start + 3]) for start in range(0, 12, 3)} == {
+        ("a",) * 3,
+        ("b",) * 3,
+    }
+    assert [len(by_round) for by_round in recording.app_ms.values()] == [2, 2]
+
+
 def test_only_who_can_tell_has_an_engine_scope() -> None:
     _, recording = run_rounds(2, "with-engine", "without")
     assert recording.engine_ms == {"with-engine": {0: 0.25, 1: 0.25}}
@@ -139,6 +155,7 @@ def test_progress_ends_at_its_total_and_never_goes_back() -> None:
         {"rounds_min": 0},
         {"duration_s": -1.0},
         {"warmup_rounds": -1},
+        {"priming_calls": -1},
         {"settle_max_ms": float("nan")},
         {"duration_s": np.inf},
     ],

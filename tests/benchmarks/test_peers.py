@@ -17,7 +17,7 @@ pytest.importorskip("torch")
 import torch
 from torch import nn
 
-from spacecompile.benchmarks.answers import Answered, compare
+from spacecompile.benchmarks.answers import Answered, compare, tolerance_for
 from spacecompile.benchmarks.peer_table import PEERS, PeerContestant, answered_from_peer, open_peers
 from spacecompile.benchmarks.peers import EagerPeer, plain_smp_network
 from spacecompile.benchmarks.torch_reference import TorchReference
@@ -77,10 +77,15 @@ def test_every_row_of_the_table_opens_under_its_name(peers: dict[str, PeerContes
     ],
 )
 def test_a_peer_agrees_with_the_sealed_graph_up_to_resize_geometry(
-    peers: dict[str, PeerContestant], sealed_answers: list[Answered], name: str, probs_max: float
+    peers: dict[str, PeerContestant],
+    loaded: LoadedCheckpoint,
+    sealed_answers: list[Answered],
+    name: str,
+    probs_max: float,
 ) -> None:
     assert all(answer.parts_HW.any() for answer in sealed_answers)
-    agreement = compare(given_by(peers[name]), sealed_answers)
+    agreement = compare(given_by(peers[name]), sealed_answers, tolerance_for(loaded.spec))
+    assert agreement.same
     assert agreement.class_agreement == 1
     assert agreement.class_probs_max <= probs_max
     # One step of half-pixel upsampling and smp's `align_corners` are up to half a decoder pixel apart, 4 px here; a
@@ -109,10 +114,12 @@ def test_the_peers_agree_with_each_other_more_closely(peers: dict[str, PeerConte
     assert agreement.box_px_max <= 2
 
 
-def test_swapped_channels_would_be_noticed(peers: dict[str, PeerContestant], sealed_answers: list[Answered]) -> None:
+def test_swapped_channels_would_be_noticed(
+    peers: dict[str, PeerContestant], loaded: LoadedCheckpoint, sealed_answers: list[Answered]
+) -> None:
     swapped = [np.ascontiguousarray(frame_HWC[..., ::-1]) for frame_HWC in FRAMES_HWC]
     given = [answered_from_peer(peers["plain-export"].run(frame_HWC)) for frame_HWC in swapped]
-    assert not compare(given, sealed_answers).same
+    assert not compare(given, sealed_answers, tolerance_for(loaded.spec)).same
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in PEERS])

@@ -30,7 +30,9 @@ ROUNDS = 12
 def settings(*, rounds: int = ROUNDS, **changes: object) -> BenchSettings:
     contest = ContestSettings(
         how=LoadSettings(backend="auto", threads=1, spinning=False),
-        latency=LatencySettings(rounds_min=rounds, duration_s=0, warmup_rounds=1, warmup_s=0, settle_max_ms=0),
+        latency=LatencySettings(
+            rounds_min=rounds, duration_s=0, warmup_rounds=1, warmup_s=0, settle_max_ms=0, priming_calls=0
+        ),
     )
     return BenchSettings(contest=contest, **changes)  # type: ignore[arg-type]
 
