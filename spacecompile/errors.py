@@ -23,6 +23,12 @@ class SpacecompileError(Exception):
     exit_code: ClassVar[int] = EXIT_UNEXPECTED
 
 
+class InterruptedRunError(SpacecompileError):
+    """A run that the user stopped and that left something to use; the message says what, and how to go on."""
+
+    exit_code = EXIT_INTERRUPTED
+
+
 class UsageError(SpacecompileError):
     """An argument, flag or path that can't be used as given."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from spacecompile._version import __version__
 from spacecompile.benchmarks.records import Environment
+from spacecompile.runtime.threads import usable_processors
 
 PACKAGES = ("numpy", "pillow", "onnxruntime", "openvino", "torch", "segmentation-models-pytorch", "timm", "onnx")
 
@@ -43,13 +44,6 @@ def read_environment(*, threads: int, load_average_start: float | None) -> Envir
         commit=commit,
         modified=modified,
     )
-
-
-def usable_processors() -> int:
-    """Logical processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cpu_model(cpu_facts: Path) -> str:

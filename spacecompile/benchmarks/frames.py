@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from spacecompile.data.spark import LabelledFrame, read_frame_HWC, read_split
+from spacecompile.data.spark import LabelledFrame, read_frame_HWC, read_split, spread
 from spacecompile.errors import DataError, UsageError
 from spacecompile.runtime.bundle import Bundle
 
@@ -43,10 +43,7 @@ def labelled_frames(data: Path, split: str, limit: int | None) -> list[LabelledF
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}; at least one frame is needed. Check --limit.")
     frames = read_split(data, split)
-    if limit is None or limit >= len(frames):
-        return frames
-    chosen = np.linspace(0, len(frames) - 1, limit).round().astype(int)
-    return [frames[index] for index in chosen]
+    return spread(frames, limit)
 
 
 def stream_from_data(data: Path, split: str, frame_size_px: tuple[int, int], limit: int) -> FrameStream:
@@ -70,12 +67,21 @@ def frame_of_size(path: Path, frame_size_px: tuple[int, int]) -> NDArray[np.uint
     """
     # Pillow's pixels are read-only, which torch refuses to share.
     frame_HWC = read_frame_HWC(path).copy()
-    if frame_HWC.shape[:2] != frame_size_px:
+    check_size(path, frame_HWC.shape[:2], frame_size_px)
+    return frame_HWC
+
+
+def check_size(path: Path, size_px: tuple[int, ...], frame_size_px: tuple[int, int]) -> None:
+    """Refuse a file of another (height, width) than the bundle's.
+
+    Raises:
+        DataError: If it has one.
+    """
+    if size_px != frame_size_px:
         raise DataError(
-            f"{path} is {frame_HWC.shape[0]}x{frame_HWC.shape[1]} pixels (height x width); the bundle takes "
+            f"{path} is {size_px[0]}x{size_px[1]} pixels (height x width); the bundle takes "
             f"{frame_size_px[0]}x{frame_size_px[1]}. Choose other frames with --data, or rebuild with --frame."
         )
-    return frame_HWC
 
 
 def stream_from_bundle(bundle: Bundle, limit: int) -> FrameStream:

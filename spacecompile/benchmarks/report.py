@@ -12,7 +12,6 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 
 from spacecompile.benchmarks.records import BenchResult, Latency, Ratio
 from spacecompile.benchmarks.summary import percentile_of
-from spacecompile.errors import MissingPartError
+from spacecompile.extras import require_extra
 from spacecompile.metrics import Scores
 from spacecompile.runtime.answer import Answer
 from spacecompile.runtime.overlay import draw_overlay
@@ -76,19 +75,6 @@ class _Certificate(msgspec.Struct):
     backend: str = ""
 
 
-def require_report_packages() -> None:
-    """Check for the `report` extra before anything is measured.
-
-    Raises:
-        MissingPartError: If it is not installed.
-    """
-    missing = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
-    if missing:
-        raise MissingPartError(
-            f"the report needs {' and '.join(missing)}, which is not installed. Run: pip install 'spacecompile[report]'"
-        )
-
-
 def render_report(result: BenchResult, samples: Sequence[tuple[NDArray[np.uint8], Answer]] = ()) -> str:
     """The page.
 
@@ -99,7 +85,7 @@ def render_report(result: BenchResult, samples: Sequence[tuple[NDArray[np.uint8]
     Raises:
         MissingPartError: If the `report` extra is not installed.
     """
-    require_report_packages()
+    require_extra("report", "the report")
     # Only a report needs these two.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415
     from markupsafe import Markup  # noqa: PLC0415

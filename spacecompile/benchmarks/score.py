@@ -11,11 +11,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spacecompile.benchmarks.answers import Answered
-from spacecompile.benchmarks.frames import frame_of_size
+from spacecompile.benchmarks.frames import check_size, frame_of_size
 from spacecompile.contract import Cost, ModelSpec, Progress, no_progress
-from spacecompile.data.spark import LabelledFrame, parts_HW_from_mask
+from spacecompile.data.spark import LabelledFrame, image_size_px, parts_HW_from_mask
 from spacecompile.errors import DataError
 from spacecompile.metrics import ScoreMeter, Scores
+
+
+def check_frames(frames: Sequence[LabelledFrame], spec: ModelSpec) -> None:
+    """Refuse labelled frames that can't be scored, before minutes of work; reads the files' headers only.
+
+    Raises:
+        DataError: If a label names a class that the network does not know, or a frame or mask has another size.
+    """
+    unknown = sorted({frame.class_name for frame in frames} - set(spec.classes))
+    if unknown:
+        raise DataError(
+            f"the labels name {', '.join(unknown)}; the network knows {', '.join(spec.classes)}. Choose other data."
+        )
+    for frame in frames:
+        for path in (frame.image_path, frame.mask_path):
+            check_size(path, image_size_px(path), spec.frame_size_px)
 
 
 def evaluate(
@@ -38,14 +54,10 @@ def evaluate(
         progress: Told the frames done.
 
     Raises:
-        DataError: If a label names a class that the network does not know, or a frame has another size.
+        DataError: If the frames don't fit the spec, see `check_frames`.
     """
+    check_frames(frames, spec)
     index_by_class = {name: index for index, name in enumerate(spec.classes)}
-    unknown = sorted({frame.class_name for frame in frames} - index_by_class.keys())
-    if unknown:
-        raise DataError(
-            f"the labels name {', '.join(unknown)}; the network knows {', '.join(spec.classes)}. Choose other data."
-        )
     meter = ScoreMeter(classes=spec.classes)
     progress(step, 0, len(frames))
     for done, frame in enumerate(frames, start=1):

@@ -17,18 +17,20 @@ from spacecompile._version import __version__
 from spacecompile.benchmarks.budget import check_budget
 from spacecompile.benchmarks.checkpoints import check_checkpoint, find_checkpoint
 from spacecompile.benchmarks.contest import Contest, ContestSettings, run_contest
-from spacecompile.benchmarks.environment import load_average, read_environment, usable_processors
+from spacecompile.benchmarks.environment import load_average, read_environment
 from spacecompile.benchmarks.frames import FrameStream, labelled_frames, stream_from_bundle, stream_from_data
 from spacecompile.benchmarks.records import BenchResult, Configuration, ScoreReport, Subject
-from spacecompile.benchmarks.score import evaluate
+from spacecompile.benchmarks.score import check_frames, evaluate
 from spacecompile.benchmarks.summary import NOISY_VARIATION
-from spacecompile.benchmarks.variants import SLOW_EVERY, answered_from_answer
+from spacecompile.benchmarks.variants import SLOW_EVERY, LoadSettings, answered_from_answer
 from spacecompile.contract import Budget, Manifest, Progress, Variant, no_progress
+from spacecompile.data.spark import LabelledFrame
 from spacecompile.errors import IntegrityError, UsageError
 from spacecompile.metrics import Scores
 from spacecompile.runtime.answer import Answer
 from spacecompile.runtime.bundle import Bundle
 from spacecompile.runtime.session import load
+from spacecompile.runtime.threads import usable_processors
 
 PARITY_PATH = "reports/parity.json"
 
@@ -98,6 +100,7 @@ def run_bench(bundle: Bundle, settings: BenchSettings, *, progress: Progress = n
         SpacecompileError: If an input can't be used; nothing was measured then.
     """
     variants = _chosen_variants(bundle, settings.variants)
+    labelled = _labelled(bundle, settings)
     checkpoint = _checkpoint_for_peers(bundle, settings)
     parity = _parity(bundle)
     load_average_start = load_average()
@@ -113,7 +116,7 @@ def run_bench(bundle: Bundle, settings: BenchSettings, *, progress: Progress = n
             contest=draft.contest,
             progress=progress,
         )
-        _score(bundle, variants, settings, draft.scores, progress)
+        _score(bundle, variants, labelled, settings.contest.how, draft.scores, progress)
     except KeyboardInterrupt:
         draft.partial = True
     result = _result(bundle, settings, variants, draft, load_average_start=load_average_start, parity=parity)
@@ -122,6 +125,15 @@ def run_bench(bundle: Bundle, settings: BenchSettings, *, progress: Progress = n
 
 def _chosen_variants(bundle: Bundle, names: Sequence[str]) -> tuple[Variant, ...]:
     return tuple(bundle.variant(name) for name in names) if names else bundle.manifest.variants
+
+
+def _labelled(bundle: Bundle, settings: BenchSettings) -> list[LabelledFrame]:
+    """Frames to score, none without data."""
+    if settings.data is None:
+        return []
+    frames = labelled_frames(settings.data, settings.split, settings.score_limit)
+    check_frames(frames, bundle.manifest.spec)
+    return frames
 
 
 def _checkpoint_for_peers(bundle: Bundle, settings: BenchSettings) -> Path | str:
@@ -145,13 +157,17 @@ def _stream(bundle: Bundle, settings: BenchSettings) -> FrameStream:
 
 
 def _score(
-    bundle: Bundle, variants: Sequence[Variant], settings: BenchSettings, scores: dict[str, Scores], progress: Progress
+    bundle: Bundle,
+    variants: Sequence[Variant],
+    frames: Sequence[LabelledFrame],
+    how: LoadSettings,
+    scores: dict[str, Scores],
+    progress: Progress,
 ) -> None:
     """Score every variant on the labelled frames, if there are any."""
-    if settings.data is None:
+    if not frames:
         return
-    frames = labelled_frames(settings.data, settings.split, settings.score_limit)
-    how, manifest = settings.contest.how, bundle.manifest
+    manifest = bundle.manifest
     for variant in variants:
         with load(bundle, **how.arguments(variant)) as session:
             scores[variant.name] = evaluate(

@@ -10,7 +10,9 @@ import typer
 from rich.markup import escape
 
 from spacecompile.cli import console
-from spacecompile.errors import EXIT_INTERRUPTED, OutputError, SpacecompileError, UsageError
+from spacecompile.errors import InterruptedRunError, SpacecompileError, UsageError
+from spacecompile.extras import require_extra
+from spacecompile.files import check_destination, write_file
 
 if TYPE_CHECKING:
     from spacecompile.benchmarks.records import BenchResult
@@ -40,6 +42,7 @@ def bench(
     budget: Annotated[Path | None, typer.Option(help="TOML file with gmacs_max and mparams_max.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write one offline HTML file.")] = None,
     json: Annotated[str | None, typer.Option("--json", help="Write the result to FILE, or - for stdout.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the report and the JSON file.")] = False,
 ) -> None:
     """Measure a bundle: budgets, score, and latency against PyTorch and a plain export on the same frames.
 
@@ -72,7 +75,7 @@ def bench(
         peers=peers,
         checkpoint=checkpoint,
     )
-    bench_bundle(bundle, settings, report=report, json=json, percentiles=asked)
+    bench_bundle(bundle, settings, report=report, json=json, force=force, percentiles=asked)
 
 
 def bench_bundle(
@@ -81,6 +84,7 @@ def bench_bundle(
     *,
     report: Path | None,
     json: str | None,
+    force: bool = False,
     percentiles: tuple[float, ...] = (50.0, 90.0, 99.0),
 ) -> BenchResult:
     """Run the benchmark with progress bars, write its files and print its tables; `demo` shares it.
@@ -90,12 +94,12 @@ def bench_bundle(
         settings: What and how.
         report: HTML file to write, if any.
         json: JSON file to write, if any, or `-`.
+        force: Replace files that are there.
         percentiles: Columns of the table.
 
     Raises:
         BudgetError: If a limit is exceeded, after everything was written.
-        SystemExit: With 130 after an interrupt, once the partial result was written.
-        typer.Exit: With 6 instead of the BudgetError when the result went to stdout, which holds one JSON document.
+        InterruptedRunError: After an interrupt, once the partial result was written.
     """
     from spacecompile.benchmarks.budget import budget_error
     from spacecompile.benchmarks.suite import check_settings, run_bench
@@ -103,7 +107,7 @@ def bench_bundle(
     from spacecompile.runtime.bundle import open_bundle
 
     check_settings(settings)
-    _check_destinations(report, json)
+    _check_destinations(report, json, force=force)
     start_s = time.perf_counter()
     root = bundle or _reference_bundle()
     with console.progress_bar() as progress:
@@ -116,12 +120,7 @@ def bench_bundle(
         console.emit_json(_document(result, error), json)
     console.say(f"measured in {time.perf_counter() - start_s:.0f} s" + _where(report, json))
     if result.partial:
-        console.say("[yellow]interrupted[/]: the result is partial and marked as such")
-        # Not typer.Exit: what looks like a bare interrupt is reported once more, in a second JSON document.
-        raise SystemExit(EXIT_INTERRUPTED)
-    if error and json == "-":
-        console.say(f"[bold red]{type(error).__name__}:[/] {escape(str(error))}")
-        raise typer.Exit(error.exit_code)
+        raise InterruptedRunError("stopped; what was measured until then is above and in the files, marked as partial.")
     if error:
         raise error
     console.say(f"next: [bold]{_next_command(root, settings, report)}[/]")
@@ -154,31 +153,18 @@ def _percentiles(text: str) -> tuple[float, ...]:
     return values
 
 
-def _check_destinations(report: Path | None, json: str | None) -> None:
+def _check_destinations(report: Path | None, json: str | None, *, force: bool) -> None:
     """Refuse before minutes of work what could not be written after them."""
     if report is not None:
-        from spacecompile.benchmarks.report import require_report_packages
-
-        require_report_packages()
-    files = [(report, "--report"), (None if json in (None, "-") else Path(json), "--json")]
-    for path, flag in files:
-        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-            raise OutputError(
-                f"can't write {path}: its folder does not exist, or it is one. Choose another with {flag}."
-            )
+        require_extra("report", "the report")
+        check_destination(report, flag="--report", force=force)
+    console.check_json(json, force=force)
 
 
 def _write_report(path: Path, run: BenchRun) -> None:
     from spacecompile.benchmarks.report import render_report
 
-    html = render_report(run.result, run.samples)
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(html, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(f"can't write {path}: {error.strerror}. Choose another file with --report.") from error
+    write_file(path, render_report(run.result, run.samples), remedy="Choose another file with --report.")
 
 
 def _document(result: BenchResult, error: SpacecompileError | None) -> dict[str, Any]:

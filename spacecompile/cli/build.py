@@ -10,8 +10,8 @@ import typer
 from rich.markup import escape
 
 from spacecompile.cli import console
-from spacecompile.cli.extras import require_extra
 from spacecompile.cli.values import channels_from_text, names_from_text, size_px_from_text
+from spacecompile.extras import require_extra
 
 if TYPE_CHECKING:
     from spacecompile.contract import PassReport
@@ -43,7 +43,7 @@ def build(
     ] = None,
     parity_frames: Annotated[int, typer.Option(min=0, help="How many of them at most.")] = 32,
     rewrite: Annotated[bool, typer.Option("--rewrite/--no-rewrite", help="Run the exact rewrites.")] = True,
-    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle and a JSON file that are there.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")] = False,
     json: Annotated[str | None, typer.Option("--json", help="Write the report to FILE, or - for stdout.")] = None,
 ) -> None:
@@ -55,6 +55,7 @@ def build(
     Example: spacecompile build ckpt.pt -o net.spacepkg --data frames
     """
     require_extra("compile", "build")
+    console.check_json(json, force=force)
     # torch's OpenMP threads wait for each other busily: beside another busy process a build took ten times as long
     # (5.9 s instead of 0.44 s per frame on 2 shared cores). OpenMP reads this once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,23 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from spacecompile.errors import OutputError
+from spacecompile.files import check_destination, write_file
 
 stderr = Console(stderr=True, highlight=False)
+
+
+@dataclass
+class Stdout:
+    """What the running command wrote to stdout.
+
+    Attributes:
+        has_document: Whether its JSON document is there: it is the only one, an error that comes later adds no second.
+    """
+
+    has_document: bool = False
+
+
+stdout = Stdout()
 
 
 def say(text: str) -> None:
@@ -37,6 +52,16 @@ def progress_bar() -> Iterator[Any]:
         yield report
 
 
+def check_json(destination: str | None, *, force: bool) -> None:
+    """Refuse a `--json` file before the work whose result it shall hold.
+
+    Raises:
+        OutputError: If it exists and `force` is off, or can't be written.
+    """
+    if destination not in (None, "-"):
+        check_destination(Path(destination), flag="--json", force=force)
+
+
 def emit_json(value: Any, destination: str) -> None:
     """Write a JSON document to a file, or to stdout when the destination is `-`.
 
@@ -45,10 +70,8 @@ def emit_json(value: Any, destination: str) -> None:
     """
     text = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
     if destination == "-":
+        stdout.has_document = True
         sys.stdout.write(text.decode())
         sys.stdout.flush()
         return
-    try:
-        Path(destination).write_bytes(text)
-    except OSError as error:
-        raise OutputError(f"can't write {destination}: {error.strerror}. Choose another file with --json.") from error
+    write_file(Path(destination), text, remedy="Choose another file with --json.")

@@ -72,11 +72,11 @@ def demo(
     checkpoint = reference_checkpoint()
     folder = _Folder(root=output)
     state = _State.read(output / STATE_NAME, forget=force)
-    _frames(folder)
+    _frames(folder, force=force)
     _build(checkpoint, folder, force=force)
-    bundle_key = _bundle_key(folder)
-    state.step("predict", [bundle_key, FRAMES_SEED, NUM_PREDICTED], folder.predictions, lambda: _predict(folder))
-    bench_inputs = [bundle_key, FRAMES_SEED, NUM_SCORED, BENCH_DURATION_S, BENCH_ROUNDS_MIN]
+    inputs = [_bundle_key(folder), _frames_key(folder)]
+    state.step("predict", [*inputs, NUM_PREDICTED], folder.predictions, lambda: _predict(folder))
+    bench_inputs = [*inputs, NUM_SCORED, BENCH_DURATION_S, BENCH_ROUNDS_MIN]
     state.step("bench", bench_inputs, folder.report, lambda: _bench(checkpoint, folder))
     console.say(f"\ndemo done in {time.perf_counter() - start_s:.0f} s. Look at:")
     console.say(f"  answers drawn on their frames   {escape(str(folder.predictions))}/")
@@ -120,12 +120,12 @@ def _step(name: str, run: Callable[[], None]) -> None:
     console.say(f"[bold]{name}[/] took {time.perf_counter() - start_s:.1f} s\n")
 
 
-def _frames(folder: _Folder) -> None:
-    """Rendering resumes by itself: frames that are there are kept."""
+def _frames(folder: _Folder, *, force: bool) -> None:
+    """Rendering resumes by itself: frames that are there are kept, unless forced."""
     from spacecompile.cli.render import render
 
     def run() -> None:
-        render(output=folder.frames, frames=NUM_FRAMES, seed=FRAMES_SEED, split="val", size=FRAME_SIZE_PX)
+        render(output=folder.frames, frames=NUM_FRAMES, seed=FRAMES_SEED, split="val", size=FRAME_SIZE_PX, force=force)
 
     _step("render", run)
 
@@ -144,6 +144,14 @@ def _bundle_key(folder: _Folder) -> str:
     from spacecompile.runtime.bundle import open_bundle
 
     return open_bundle(folder.bundle, verify=False).manifest_sha256
+
+
+def _frames_key(folder: _Folder) -> str:
+    """Hash of what says how the frames were made, and of their labels."""
+    from spacecompile.data.render.folder import facts_path
+
+    paths = (facts_path(folder.frames, "val"), folder.frames / "val.csv")
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
 def _predict(folder: _Folder) -> None:
@@ -166,4 +174,5 @@ def _bench(checkpoint: Path, folder: _Folder) -> None:
         samples=BENCH_ROUNDS_MIN,
         report=folder.report,
         json=str(folder.results),
+        force=True,
     )

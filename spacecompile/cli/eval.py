@@ -11,7 +11,8 @@ from rich.markup import escape
 
 from spacecompile.cli import console
 from spacecompile.contract import Precision, Progress, Tta
-from spacecompile.errors import MissingPartError, UsageError
+from spacecompile.errors import UsageError
+from spacecompile.extras import require_extra
 
 if TYPE_CHECKING:
     from spacecompile.data.spark import LabelledFrame
@@ -32,6 +33,7 @@ def eval_(
     backend: Annotated[str, typer.Option(help="Engine for a bundle; a checkpoint always runs on torch.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the usable cores if not given.")] = None,
     json: Annotated[str | None, typer.Option("--json", help="Write the scores to FILE, or - for stdout.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the JSON file.")] = False,
 ) -> None:
     """Score a checkpoint or a bundle on labelled frames.
 
@@ -41,6 +43,7 @@ def eval_(
     """
     from spacecompile.benchmarks.frames import labelled_frames
 
+    console.check_json(json, force=force)
     if not source.exists():
         raise UsageError(f"{source} does not exist. Name a checkpoint file or a bundle folder.")
     start_s = time.perf_counter()
@@ -114,17 +117,12 @@ def _checkpoint_tta(source: Path, *, variant: str | None, tta: Tta, precision: s
 def _checkpoint_scores(
     path: Path, frames: list[LabelledFrame], progress: Progress, *, tta: Tta, threads: int | None
 ) -> tuple[dict[str, Any], Scores]:
-    try:
-        import torch
+    require_extra("compile", "scoring a checkpoint")
+    import torch
 
-        from spacecompile.benchmarks.torch_reference import TorchReference
-        from spacecompile.network.checkpoint import load_checkpoint
-    except ModuleNotFoundError as error:
-        raise MissingPartError(
-            f"scoring a checkpoint needs the package {error.name}, which is not installed. Run: "
-            "pip install 'spacecompile[compile]'"
-        ) from error
     from spacecompile.benchmarks.score import evaluate
+    from spacecompile.benchmarks.torch_reference import TorchReference
+    from spacecompile.network.checkpoint import load_checkpoint
     from spacecompile.runtime.threads import usable_cores
 
     checkpoint = load_checkpoint(path)

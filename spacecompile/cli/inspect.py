@@ -18,10 +18,12 @@ def inspect(
     bundle: Annotated[Path, typer.Argument(help="Bundle that `build` made.", show_default=False)],
     *,
     json: Annotated[str | None, typer.Option("--json", help="Write the manifest to FILE, or - for stdout.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the JSON file.")] = False,
 ) -> None:
     """Say what a bundle is: network, variants, sizes, costs, rewrites, origin. Hashes nothing; `verify` does."""
     from spacecompile.runtime.bundle import open_bundle
 
+    console.check_json(json, force=force)
     opened = open_bundle(bundle, verify=False)
     if json is not None:
         facts = {"manifest_sha256": opened.manifest_sha256, "extra_files": opened.extra_files}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from itertools import pairwise
 from typing import Annotated
 
@@ -11,9 +12,10 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from spacecompile._version import __version__
+from spacecompile.cli import console
 from spacecompile.cli.bench import bench
 from spacecompile.cli.build import build
-from spacecompile.cli.console import emit_json, stderr
+from spacecompile.cli.console import stderr
 from spacecompile.cli.demo import demo
 from spacecompile.cli.eval import eval_
 from spacecompile.cli.inspect import inspect
@@ -21,7 +23,13 @@ from spacecompile.cli.predict import predict
 from spacecompile.cli.render import render
 from spacecompile.cli.train import train
 from spacecompile.cli.verify import verify
-from spacecompile.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED, SpacecompileError, UsageError
+from spacecompile.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_UNEXPECTED,
+    InterruptedRunError,
+    SpacecompileError,
+    UsageError,
+)
 
 app = typer.Typer(
     name="spacecompile",
@@ -68,26 +76,18 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code of DESIGN section 4.
     """
     given = sys.argv[1:] if arguments is None else arguments
+    console.stdout.has_document = False
     try:
         result = app(given, prog_name="spacecompile", standalone_mode=False)
-    except SpacecompileError as error:
-        return _fail(given, kind=type(error).__name__, text=str(error), code=error.exit_code)
-    except TyperException as error:
-        return _fail(given, kind="UsageError", text=_usage_text(error), code=UsageError.exit_code)
     except (KeyboardInterrupt, Abort):
         result = EXIT_INTERRUPTED
     except BrokenPipeError:
         return EXIT_UNEXPECTED
-    except OSError as error:
-        if error.filename is None:
-            raise
-        text = f"{error.filename}: {error.strerror}. Check the path and its permissions."
-        return _fail(given, kind="UsageError", text=text, code=UsageError.exit_code)
-    # typer itself turns an interrupt into a returned exit code.
+    except Exception as error:  # noqa: BLE001  # whatever happens, a caller that was promised JSON gets it
+        return _fail(given, error)
+    # typer turns an interrupt into a returned exit code.
     if result == EXIT_INTERRUPTED:
-        return _fail(
-            given, kind="Interrupted", text="stopped; the same command can be given again.", code=EXIT_INTERRUPTED
-        )
+        return _fail(given, InterruptedRunError("stopped; the same command can be given again."))
     return result if isinstance(result, int) else 0
 
 
@@ -98,14 +98,36 @@ def _usage_text(error: TyperException) -> str:
     return f"{error.format_message()} See `{path} --help`."
 
 
-def _fail(given: list[str], *, kind: str, text: str, code: int) -> int:
-    """Print the sentence, and the JSON document when stdout was promised to hold one."""
+def _fail(given: list[str], error: Exception) -> int:
+    """Print the sentence, and a JSON document when stdout was promised one and has none yet."""
+    known = _as_ours(error)
+    if known is None:
+        traceback.print_exception(error, file=sys.stderr)
+        kind, text, code = (
+            type(error).__name__,
+            f"{error}. This is a bug; please report the lines above.",
+            EXIT_UNEXPECTED,
+        )
+    else:
+        kind, text, code = type(known).__name__, str(known), known.exit_code
     stderr.quiet = False
     stderr.print(f"[bold red]{kind}:[/] ", end="")
     stderr.print(text, markup=False, soft_wrap=True)
-    if ("--json", "-") in pairwise(given) or "--json=-" in given:
-        emit_json({"error": {"kind": kind, "message": text, "exit_code": code}}, "-")
+    is_promised = ("--json", "-") in pairwise(given) or "--json=-" in given
+    if is_promised and not console.stdout.has_document:
+        console.emit_json({"error": {"kind": kind, "message": text, "exit_code": code}}, "-")
     return code
+
+
+def _as_ours(error: Exception) -> SpacecompileError | None:
+    """The error as one that a user can act on; None for a bug."""
+    if isinstance(error, SpacecompileError):
+        return error
+    if isinstance(error, TyperException):
+        return UsageError(_usage_text(error))
+    if isinstance(error, OSError) and error.filename is not None:
+        return UsageError(f"{error.filename}: {error.strerror}. Check the path and its permissions.")
+    return None
 
 
 def run() -> None:

@@ -15,7 +15,8 @@ from rich.markup import escape
 
 from spacecompile.cli import console
 from spacecompile.contract import Precision, Progress, Tta
-from spacecompile.errors import AnswerError, FrameError, OutputError
+from spacecompile.errors import AnswerError, FrameError, InterruptedRunError, OutputError
+from spacecompile.files import write_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,7 +58,8 @@ def predict(
 ) -> None:
     """Answer images: class, parts and box of the spacecraft in each.
 
-    An image that can't be used is reported and left out, the others are answered; the exit code is then 2.
+    An image that can't be used is reported and left out, the others are answered; the exit code is then 2. Interrupted,
+    it writes the answers that it has, marked as partial.
     """
     from spacecompile.runtime.frames import FrameReader
     from spacecompile.runtime.images import find_images, overlay_names
@@ -66,8 +68,7 @@ def predict(
     named = find_images(images, recursive=recursive)
     overlay_paths = [output / name for name in overlay_names(named)] if overlays else None
     _refuse_unwritable(output, [output / ANSWERS_NAME, *(overlay_paths or [])], force=force)
-    if json is not None and json != "-" and not Path(json).absolute().parent.is_dir():
-        raise OutputError(f"can't write {json}: its folder does not exist. Choose another file with --json.")
+    console.check_json(json, force=force)
     started_s = time.perf_counter()
     with load(bundle, backend=backend, tta=tta, precision=precision, variant=variant, threads=threads) as session:
         _make_folder(output)
@@ -80,10 +81,16 @@ def predict(
         "frame_size_px": list(session.spec.frame_size_px),
         "answers": outcome.answers,
         "failed": outcome.failed,
+        "partial": outcome.partial,
     }
-    _write(output / ANSWERS_NAME, msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+    write_file(output / ANSWERS_NAME, msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
     if json is not None:
         console.emit_json(document, json)
+    if outcome.partial:
+        raise InterruptedRunError(
+            f"stopped; {len(outcome.answers)} of {len(named)} images are answered in {output}, marked as partial. "
+            "Add --force to answer all of them again."
+        )
     _report(outcome, output=output, bundle=bundle, wall_s=time.perf_counter() - started_s)
     if outcome.failed:
         raise typer.Exit(SOME_FAILED_EXIT_CODE)
@@ -91,10 +98,11 @@ def predict(
 
 @dataclass(kw_only=True)
 class _Outcome:
-    """What a run over many images gave so far."""
+    """What a run over many images gave so far; `partial` when it was interrupted."""
 
     answers: list[dict[str, Any]] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)
+    partial: bool = False
     answering_s: float = 0.0
 
 
@@ -107,28 +115,44 @@ def _answer_all(
     masks: bool,
     progress: Progress,
 ) -> _Outcome:
+    outcome = _Outcome()
+    try:
+        for done, image in enumerate(images):
+            progress("images", done, len(images))
+            overlay_path = overlay_paths[done] if overlay_paths is not None else None
+            _answer_one(outcome, session, reader, image, overlay_path=overlay_path, masks=masks)
+        progress("images", len(images), len(images))
+    except KeyboardInterrupt:
+        outcome.partial = True
+    return outcome
+
+
+def _answer_one(
+    outcome: _Outcome,
+    session: Session,
+    reader: FrameReader,
+    image: NamedImage,
+    *,
+    overlay_path: Path | None,
+    masks: bool,
+) -> None:
     from spacecompile.runtime.overlay import draw_overlay
 
-    outcome = _Outcome()
-    for done, image in enumerate(images):
-        progress("images", done, len(images))
-        try:
-            frame_HWC = reader.read(image.path)
-            started_s = time.perf_counter()
-            answer = session(frame_HWC)
-            outcome.answering_s += time.perf_counter() - started_s
-        except (FrameError, AnswerError) as error:
-            message = str(error).replace(str(image.path), image.name)
-            outcome.failed.append({"image": image.name, "kind": type(error).__name__, "message": message})
-            console.say(f"[yellow]left out[/] {escape(image.name)}: {escape(message)}")
-            continue
-        record: dict[str, Any] = {"image": image.name}
-        if overlay_paths is not None:
-            _write_overlay(overlay_paths[done], draw_overlay(frame_HWC, answer))
-            record["overlay"] = overlay_paths[done].name
-        outcome.answers.append(record | answer.to_dict(masks=masks))
-    progress("images", len(images), len(images))
-    return outcome
+    try:
+        frame_HWC = reader.read(image.path)
+        started_s = time.perf_counter()
+        answer = session(frame_HWC)
+        outcome.answering_s += time.perf_counter() - started_s
+    except (FrameError, AnswerError) as error:
+        message = str(error).replace(str(image.path), image.name)
+        outcome.failed.append({"image": image.name, "kind": type(error).__name__, "message": message})
+        console.say(f"[yellow]left out[/] {escape(image.name)}: {escape(message)}")
+        return
+    record: dict[str, Any] = {"image": image.name}
+    if overlay_path is not None:
+        _write_overlay(overlay_path, draw_overlay(frame_HWC, answer))
+        record["overlay"] = overlay_path.name
+    outcome.answers.append(record | answer.to_dict(masks=masks))
 
 
 def _report(outcome: _Outcome, *, output: Path, bundle: Path, wall_s: float) -> None:
@@ -170,15 +194,4 @@ def _write_overlay(path: Path, overlay: Image) -> None:
 
     content = BytesIO()
     overlay.save(content, format="JPEG", quality=_JPEG_QUALITY)
-    _write(path, content.getvalue())
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file atomically: whoever looks sees the earlier file or the whole new one."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(f"can't write {path}: {error.strerror}. Check the folder and its free space.") from error
+    write_file(path, content.getvalue())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from spacecompile.cli.console import emit_json, progress_bar, say
-from spacecompile.errors import MissingPartError
+from spacecompile.cli.console import check_json, emit_json, progress_bar, say
+from spacecompile.extras import require_extra
 
 
 def render(
@@ -22,7 +21,9 @@ def render(
     size: Annotated[int, typer.Option("--size", help="Height and width of the frames in pixels.")] = 1024,
     workers: Annotated[int | None, typer.Option("--workers", help="Processes. [default: one per core]")] = None,
     samples: Annotated[int, typer.Option("--samples", help="Rays per pixel; labels use the pixel's centre.")] = 1,
-    force: Annotated[bool, typer.Option("--force", help="Replace a split made with other settings.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Render a split that is there anew; replace the JSON file.")
+    ] = False,
     json: Annotated[str | None, typer.Option("--json", help="Summary as JSON to a file, or - for stdout.")] = None,
 ) -> None:
     """Render synthetic frames with masks, boxes and classes in the SPARK 2024/2026 format.
@@ -32,15 +33,14 @@ def render(
 
     Example: spacecompile render -o frames --frames 500 --split val
     """
-    try:
-        from spacecompile.data.render.dataset import render_dataset
-        from spacecompile.data.render.settings import RenderSettings
-    except ModuleNotFoundError as error:
-        raise MissingPartError(
-            f"render needs the package {error.name!r}, which isn't installed. Run: pip install 'spacecompile[render]'"
-        ) from error
+    require_extra("render", "render")
+    check_json(json, force=force)
+    from spacecompile.data.render.dataset import render_dataset
+    from spacecompile.data.render.settings import RenderSettings
+    from spacecompile.runtime.threads import usable_processors
+
     settings = RenderSettings(num_frames=frames, seed=seed, split=split, frame_size_px=size, samples_per_pixel=samples)
-    num_workers = _num_cores() if workers is None else workers
+    num_workers = usable_processors() if workers is None else workers
     with progress_bar() as progress:
         summary = render_dataset(output, settings, workers=num_workers, progress=progress, force=force)
     say(
@@ -50,10 +50,3 @@ def render(
     )
     if json is not None:
         emit_json(dataclasses.asdict(summary), json)
-
-
-def _num_cores() -> int:
-    """Cores that this process may use: a container often has fewer than the machine."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

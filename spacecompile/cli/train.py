@@ -16,7 +16,9 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spacecompile.cli import console
-from spacecompile.errors import MissingPartError, UsageError
+from spacecompile.cli.values import channels_from_text, size_px_from_text
+from spacecompile.errors import InterruptedRunError, UsageError
+from spacecompile.extras import require_extra
 
 if TYPE_CHECKING:
     from spacecompile.train.loop import EpochReport, StepReport
@@ -27,6 +29,7 @@ RECIPE_FLAGS = (
     *("zoom", "zoom_until", "label_smoothing", "ema", "seed", "amp", "time_limit_min", "class_weight"),
 )
 SPEC_FLAGS = ("imgsz", "frame", "mean", "std", "dropout")
+FRAMES_FLAGS = ("val_frames", "limit_frames")
 
 
 def train(
@@ -73,7 +76,7 @@ def train(
     time_limit_min: Annotated[
         float, typer.Option(help="Minutes of training; the learning rate then follows the clock. 0 for none.")
     ] = 0.0,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an earlier run.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an earlier run and the JSON file.")] = False,
     json: Annotated[
         str | None, typer.Option("--json", help="Write the result as JSON to FILE, or - for stdout.")
     ] = None,
@@ -88,6 +91,8 @@ def train(
     """
     # As in `build`: torch's OpenMP threads would wait for each other busily beside other busy processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    require_extra("train", "train")
+    console.check_json(json, force=force)
     modules = _training_modules()
     _check_choice("augment", augment, ("none", "light", "medium"))
     _check_choice("cache", cache, ("auto", "ram", "none"))
@@ -132,23 +137,19 @@ def train(
 
 def _training_modules() -> Any:
     """What the command needs of torch and the training stage, imported now and not with the command line."""
-    try:
-        import torch
+    import torch
 
-        from spacecompile.train.recipe import Recipe
-        from spacecompile.train.run import TrainJob
-    except ModuleNotFoundError as error:
-        raise MissingPartError(
-            f"train needs the package {error.name!r}, which isn't installed. Run: pip install 'spacecompile[train]'"
-        ) from error
+    from spacecompile.train.recipe import Recipe
+    from spacecompile.train.run import TrainJob
+
     return SimpleNamespace(torch=torch, Recipe=Recipe, TrainJob=TrainJob)
 
 
 def _refuse_changes_on_resume(ctx: typer.Context, *, resume: bool) -> None:
-    clash = [name for name in (*RECIPE_FLAGS, *SPEC_FLAGS) if _is_given(ctx, name)]
+    clash = [name for name in (*RECIPE_FLAGS, *SPEC_FLAGS, *FRAMES_FLAGS) if _is_given(ctx, name)]
     if resume and clash:
         flags = ", ".join("--" + name.replace("_", "-") for name in clash)
-        raise UsageError(f"--resume keeps the recipe and network of the run; leave out {flags}, or start anew.")
+        raise UsageError(f"--resume keeps the recipe, network and frames of the run; leave out {flags}, or start anew.")
 
 
 def _run(job: TrainJob) -> TrainReport:
@@ -160,9 +161,8 @@ def _run(job: TrainJob) -> TrainReport:
         callbacks = Callbacks(on_step=view.on_step, on_epoch=view.on_epoch)
         try:
             report = run_training(job, callbacks=callbacks, progress=view.on_progress)
-        except KeyboardInterrupt:
-            _say(_after_interrupt(job.data, job.output))
-            raise
+        except KeyboardInterrupt as error:
+            raise _interrupted(job.data, job.output) from error
     _say_result(report, wall_s=time.perf_counter() - start_s)
     return report
 
@@ -239,35 +239,24 @@ def _command(ctx: typer.Context) -> str:
 
 def _spec_changes(*, imgsz: str, frame: str, mean: str | None, std: str | None, dropout: float) -> dict[str, Any]:
     changes: dict[str, Any] = {
-        "input_size_px": _size_px(imgsz, "--imgsz"),
-        "frame_size_px": _size_px(frame, "--frame"),
+        "input_size_px": size_px_from_text(imgsz, "--imgsz"),
+        "frame_size_px": size_px_from_text(frame, "--frame"),
         "dropout": dropout,
     }
     given = {"mean": mean, "std": std}
-    return changes | {name: _channels(text, f"--{name}") for name, text in given.items() if text is not None}
+    return changes | {name: channels_from_text(text, f"--{name}") for name, text in given.items() if text is not None}
 
 
-def _size_px(text: str, flag: str) -> tuple[int, int]:
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdigit() for side in sides):
-        raise UsageError(f"{flag} is {text!r}; give SIDE or HEIGHTxWIDTH in pixels, for example 512 or 1024x1024.")
-    return int(sides[0]), int(sides[-1])
-
-
-def _channels(text: str, flag: str) -> tuple[float, ...]:
-    try:
-        values = tuple(float(value) for value in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) != 3:
-        raise UsageError(f"{flag} is {text!r}; give three numbers r,g,b, for example 0.27,0.26,0.28.")
-    return values
-
-
-def _after_interrupt(data: Path, output: Path) -> str:
+def _interrupted(data: Path, output: Path) -> InterruptedRunError:
     if (output / "last.pt").is_file():
-        return f"interrupted; go on with [bold]spacecompile train --data {data} -o {output} --resume[/]"
-    return "interrupted before the first epoch was done; nothing was kept."
+        return InterruptedRunError(f"stopped; go on with: {shlex.join(_resume_command(data, output))}")
+    return InterruptedRunError(
+        "stopped before the first epoch was done; nothing was kept. Give the same command again."
+    )
+
+
+def _resume_command(data: Path, output: Path) -> list[str]:
+    return ["spacecompile", "train", "--data", str(data), "-o", str(output), "--resume"]
 
 
 def _say_result(report: TrainReport, *, wall_s: float) -> None:

@@ -22,6 +22,7 @@ def verify(
     backend: Annotated[str, typer.Option(help="Engine that runs the graphs.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads; the usable physical cores if not given.")] = None,
     json: Annotated[str | None, typer.Option("--json", help="Write the result to FILE, or - for stdout.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the JSON file.")] = False,
 ) -> None:
     """Check every file of a bundle against its manifest, then run its self-test on this machine. Needs no torch.
 
@@ -30,6 +31,7 @@ def verify(
     from spacecompile.runtime.bundle import open_bundle
     from spacecompile.runtime.selftest import run_selftest
 
+    console.check_json(json, force=force)
     started_s = time.perf_counter()
     opened = open_bundle(bundle, verify=False)
     deviations: list[VariantDeviation] = []

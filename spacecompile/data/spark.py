@@ -14,18 +14,19 @@ import csv
 import io
 import operator
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from spacecompile.contract import SPARK_CLASSES
-from spacecompile.errors import DataError, FrameError, OutputError
+from spacecompile.errors import DataError, FrameError
+from spacecompile.files import write_file
 
 BODY_BIT: Final = 1
 PANEL_BIT: Final = 2
@@ -40,9 +41,10 @@ CSV_COLUMNS: Final = (IMAGE_COLUMN, MASK_COLUMN, CLASS_COLUMN, BOX_COLUMN)
 MASK_THRESHOLD: Final = 127
 MASK_JPEG_QUALITY: Final = 95
 
-PARTIAL_PREFIX: Final = ".partial-"
 
 BoxXYXY: TypeAlias = tuple[int, int, int, int]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,17 @@ def image_path(root: Path, class_name: str, split: str, image_name: str) -> Path
 def mask_path(root: Path, class_name: str, split: str, mask_name: str) -> Path:
     """Where a parts mask of a split lies."""
     return root / "mask" / class_name / split / mask_name
+
+
+def spread(items: Sequence[T], limit: int | None) -> list[T]:
+    """At most `limit` items, evenly spread and the first included: a split sorted by class keeps its classes.
+
+    Args:
+        items: In order.
+        limit: None for all.
+    """
+    count = len(items) if limit is None else min(limit, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
 
 
 def read_split(root: Path | str, split: str) -> list[LabelledFrame]:
@@ -105,6 +118,15 @@ def read_split(root: Path | str, split: str) -> list[LabelledFrame]:
     if not frames:
         raise DataError(f"{csv_path} holds no frame. Render or copy at least one frame into the {split} split.")
     return frames
+
+
+def num_rows(root: Path, split: str) -> int:
+    """Rows of a split's csv, whether its files are there or not; 0 without a csv."""
+    try:
+        with (root / f"{split}.csv").open(newline="", encoding="utf-8-sig") as stream:
+            return sum(1 for _ in csv.DictReader(stream))
+    except FileNotFoundError:
+        return 0
 
 
 def _check_header(csv_path: Path, columns: Sequence[str] | None) -> None:
@@ -158,9 +180,21 @@ def read_frame_HWC(path: Path | str) -> NDArray[np.uint8]:
         DataError: If the file can't be opened.
         FrameError: If its bytes are not a whole image.
     """
+    with _opened(path) as image:
+        return np.asarray(image.convert("RGB"), dtype=np.uint8)
+
+
+def image_size_px(path: Path | str) -> tuple[int, int]:
+    """(height, width) of a frame or mask, from its header alone. Errors as for `read_frame_HWC`."""
+    with _opened(path) as image:
+        return image.height, image.width
+
+
+@contextmanager
+def _opened(path: Path | str) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"), dtype=np.uint8)
+            yield image
     except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise FrameError(f"{path} is not an image that Pillow reads ({error}). Replace or remove the file.") from error
     except OSError as error:
@@ -220,7 +254,7 @@ def write_image(path: Path, frame_HWC: NDArray[np.uint8], *, jpeg_quality: int) 
     """
     stream = io.BytesIO()
     Image.fromarray(frame_HWC).save(stream, format="JPEG", quality=jpeg_quality)
-    write_bytes(path, stream.getvalue())
+    write_file(path, stream.getvalue())
 
 
 def write_mask(path: Path, parts_HW: NDArray[np.uint8], *, note: str = "") -> None:
@@ -239,7 +273,7 @@ def write_mask(path: Path, parts_HW: NDArray[np.uint8], *, note: str = "") -> No
     stream = io.BytesIO()
     image = Image.fromarray(mask_HWC_from_parts(parts_HW))
     image.save(stream, format="JPEG", quality=MASK_JPEG_QUALITY, subsampling=0, comment=note)
-    write_bytes(path, stream.getvalue())
+    write_file(path, stream.getvalue())
 
 
 def read_jpeg_note(path: Path, size_px: tuple[int, int]) -> str | None:
@@ -275,25 +309,5 @@ def write_split_csv(root: Path, split: str, frames: Iterable[LabelledFrame]) -> 
         box_text = box_text_from_xyxy(frame.box_xyxy)
         writer.writerow((frame.image_path.name, frame.mask_path.name, frame.class_name, box_text))
     csv_path = root / f"{split}.csv"
-    write_bytes(csv_path, stream.getvalue().encode())
+    write_file(csv_path, stream.getvalue())
     return csv_path
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file through a temporary sibling and a rename, so that no half file is ever seen.
-
-    Raises:
-        OutputError: If the folder or the file can't be written.
-    """
-    temporary_path = path.with_name(f"{PARTIAL_PREFIX}{os.getpid()}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary_path.write_bytes(content)
-        temporary_path.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path} can't be written ({error.strerror}). Choose another --output or free some space."
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary_path.unlink()

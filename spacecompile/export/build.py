@@ -25,9 +25,10 @@ from spacecompile.contract import (
     Variant,
     no_progress,
 )
+from spacecompile.data.spark import spread
 from spacecompile.export.bundle_writer import BundleWriter, bundle_writer
 from spacecompile.export.facts import licences_of, tool_versions
-from spacecompile.export.frames import ParityFrame, parity_frames, spread
+from spacecompile.export.frames import ParityFrame, parity_frames
 from spacecompile.export.parity import (
     ExpectedAnswer,
     ParityReport,

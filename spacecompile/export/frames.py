@@ -5,22 +5,21 @@ Layout legend: H, W frame rows and columns; C channels (RGB).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spacecompile.contract import Progress, no_progress
+from spacecompile.data.spark import spread
 from spacecompile.errors import DataError, FrameError, UsageError
 from spacecompile.runtime.frames import FrameReader
 from spacecompile.runtime.images import NamedImage, find_images
 
 Kind = Literal["real", "rendered", "adversarial"]
 
-T = TypeVar("T")
 
 _NOISE_SEED = 20240
 _CHECKER_CELLS = 8
@@ -139,12 +138,6 @@ def adversarial_frames(frame_size_px: tuple[int, int]) -> tuple[ParityFrame, ...
         "checkerboard": np.repeat(checker_HW[..., None] * 255, 3, axis=2).astype(np.uint8),
     }
     return tuple(ParityFrame(name=name, kind="adversarial", frame_HWC=frame) for name, frame in frames_HWC.items())
-
-
-def spread(items: Sequence[T], count: int) -> list[T]:
-    """At most `count` items, evenly spread over the list, its first one included."""
-    count = min(count, len(items))
-    return [items[index * len(items) // count] for index in range(count)]
 
 
 def _one_channel(black_HWC: NDArray[np.uint8], channel: int) -> NDArray[np.uint8]:

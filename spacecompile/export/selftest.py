@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spacecompile.contract import Tta
+from spacecompile.data.spark import spread
 from spacecompile.export.bundle_writer import BundleWriter
-from spacecompile.export.frames import spread
 from spacecompile.export.parity import ExpectedAnswer
 from spacecompile.runtime.selftest import EXPECTED_PATH, Selftest, expected_answer
 

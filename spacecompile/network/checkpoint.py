@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spacecompile.contract import CHECKPOINT_FORMAT, ModelSpec
-from spacecompile.errors import CheckpointError, OutputError
+from spacecompile.errors import CheckpointError
+from spacecompile.files import replacing
 from spacecompile.network.model import MultiTaskNetwork
 
 # torch's restricted unpickler raises whatever the bytes lead it to, when they are no pickle at all.
@@ -63,12 +64,10 @@ def save_checkpoint(path: Path, network: MultiTaskNetwork, *, training: dict[str
     """
     state_dict = {key: _stored(value, half=half) for key, value in network.state_dict().items()}
     spec = msgspec.to_builtins(network.spec, builtin_types=())
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, errors=(RuntimeError, SafetensorError)) as partial_path:
         if path.suffix == ".safetensors":
             metadata = {"format": CHECKPOINT_FORMAT, "spec": json.dumps(spec), "training": json.dumps(training)}
-            save_file(state_dict, part, metadata=metadata)
+            save_file(state_dict, partial_path, metadata=metadata)
         else:
             content = {
                 "format": CHECKPOINT_FORMAT,
@@ -76,11 +75,7 @@ def save_checkpoint(path: Path, network: MultiTaskNetwork, *, training: dict[str
                 "training": json.loads(json.dumps(training)),
                 "state_dict": state_dict,
             }
-            torch.save(content, part)
-        part.replace(path)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(f"can't write checkpoint {path}: {error}. Check the folder and its free space.") from error
+            torch.save(content, partial_path)
 
 
 def _stored(value: Tensor, *, half: bool) -> Tensor:

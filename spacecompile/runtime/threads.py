@@ -29,6 +29,19 @@ def usable_cores(*, cpu_folder: Path = _CPU_FOLDER, quota_file: Path = _QUOTA_FI
     return max(1, min(len(cores), _quota_cores(quota_file, default=len(cpus))))
 
 
+def usable_processors(*, quota_file: Path = _QUOTA_FILE) -> int:
+    """Number of logical processors that this process may keep busy, for work that gains from hyper-threads.
+
+    Args:
+        quota_file: Where the kernel shows the container's quota.
+
+    Returns:
+        At least 1.
+    """
+    num_processors = len(_affinity())
+    return max(1, min(num_processors, _quota_cores(quota_file, default=num_processors)))
+
+
 def _affinity() -> Collection[int]:
     # Linux only; elsewhere every processor may be used.
     if hasattr(os, "sched_getaffinity"):

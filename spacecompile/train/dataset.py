@@ -24,6 +24,7 @@ from spacecompile.contract import PARTS
 from spacecompile.data.spark import LabelledFrame, parts_HW_from_mask, read_frame_HWC
 from spacecompile.errors import DataError
 from spacecompile.network.preprocess import input_from_frame
+from spacecompile.runtime.threads import usable_processors
 
 Cache = Literal["auto", "ram", "none"]
 
@@ -214,7 +215,7 @@ class TrainingFrames:
         self._frames = list(frames)
         self._class_N = torch.tensor(class_indices(frames, classes))
         self._input_size_px = input_size_px
-        self._workers = workers or os.cpu_count() or 1
+        self._workers = workers or usable_processors()
         self._views = 2 if craft_views else 1
         shape = (len(self._frames), self._views, PIXEL_CHANNELS, *input_size_px)
         self.in_memory = keeps_in_memory(cache, math.prod(shape))
@@ -297,7 +298,7 @@ class ValidationFrames:
         self._frames = list(frames)
         self._class_indices = class_indices(frames, classes)
         self._input_size_px = input_size_px
-        self._workers = workers or os.cpu_count() or 1
+        self._workers = workers or usable_processors()
         frame_bytes = 12 * input_size_px[0] * input_size_px[1] + frame_size_px[0] * frame_size_px[1]
         self.in_memory = keeps_in_memory(cache, len(self._frames) * frame_bytes)
         self._kept: dict[int, ValidationFrame] = {}

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from spacecompile.contract import Cost
-from spacecompile.errors import OutputError, UsageError
+from spacecompile.errors import UsageError
+from spacecompile.files import write_file
 from spacecompile.metrics import Scores
 from spacecompile.network.checkpoint import save_checkpoint
 from spacecompile.network.preprocess import normalised
@@ -116,22 +117,8 @@ def run_epochs(state: TrainingState, inputs: LoopInputs, callbacks: Callbacks) -
             facts = {"epoch": report.epoch, "scores": json.loads(msgspec.json.encode(report.scores))}
             save_checkpoint(inputs.output / "best.pt", state.evaluated, training=facts)
         save_state(inputs.output / "last.pt", state)
-        write_text(inputs.output / "history.jsonl", "".join(json.dumps(line) + "\n" for line in state.history))
+        write_file(inputs.output / "history.jsonl", "".join(json.dumps(line) + "\n" for line in state.history))
         callbacks.on_epoch(report)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file atomically.
-
-    Raises:
-        OutputError: If it can't be written.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(f"can't write {path}: {error.strerror}. Check the folder and its free space.") from error
 
 
 def steps_per_epoch(state: TrainingState, train_frames: TrainingFrames) -> int:

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import segmentation_models_pytorch as smp
 import timm
 import torch
 
 from spacecompile._version import __version__
 from spacecompile.contract import BoxRule, Cost, ModelSpec, Progress, no_progress
-from spacecompile.data.spark import LabelledFrame, read_split
+from spacecompile.data.spark import LabelledFrame, read_split, spread
 from spacecompile.errors import CheckpointError, OutputError, UsageError
+from spacecompile.files import PARTIAL_PREFIX, write_file
 from spacecompile.metrics import Scores
 from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
 from spacecompile.network.count import cost_of
@@ -29,7 +29,7 @@ from spacecompile.train.boxes import calibrated_box_rule, cases_from_answers
 from spacecompile.train.dataset import Cache, TrainingFrames, ValidationFrames
 from spacecompile.train.device import DevicePlan, plan_device
 from spacecompile.train.evaluate import answers, score_rules
-from spacecompile.train.loop import Callbacks, LoopInputs, run_epochs, steps_per_epoch, write_text
+from spacecompile.train.loop import Callbacks, LoopInputs, run_epochs, steps_per_epoch
 from spacecompile.train.recipe import Recipe
 from spacecompile.train.state import TrainingState, load_state, new_state
 
@@ -114,9 +114,9 @@ def train(job: TrainJob, *, callbacks: Callbacks | None = None, progress: Progre
 
 
 def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainReport:
-    train_frames = spread(read_split(job.data, "train"), job.limit_frames)
-    val_frames = read_split(job.data, "val")
+    all_train_frames, val_frames = read_split(job.data, "train"), read_split(job.data, "val")
     state, plan = _prepared_state(job)
+    train_frames = spread(all_train_frames, state.limit_frames or None)
     spec = state.network.spec
     cost = cost_of(MultiTaskNetwork(spec), spec.input_size_px)
     inputs = LoopInputs(
@@ -127,7 +127,7 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
             craft_views=state.recipe.zoom > 0,
             cache=job.cache,
         ),
-        val_frames=_validation_frames(spread(val_frames, job.val_frames), spec, job.cache),
+        val_frames=_validation_frames(spread(val_frames, state.val_frames or None), spec, job.cache),
         plan=plan,
         cost=cost,
         output=job.output,
@@ -136,17 +136,10 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
     if missing := set(spec.classes) - {frame.class_name for frame in train_frames}:
         log.warning("no training frame shows %s; these classes can't be learned", ", ".join(sorted(missing)))
     steps_per_epoch(state, inputs.train_frames)  # refuses too few frames before any folder is made
-    _prepare_output(job)
+    _prepare_output(job, state.command)
     run_epochs(state, inputs, callbacks)
-    facts = _facts(job, state, plan, frames=len(train_frames))
+    facts = _facts(state, plan, frames=len(train_frames))
     return _finish(job, state, facts, _Finals(plan=plan, cost=cost, train=train_frames, val=val_frames), progress)
-
-
-def spread(frames: Sequence[LabelledFrame], limit: int) -> list[LabelledFrame]:
-    """At most `limit` frames, evenly spread, so that a split sorted by class keeps all classes; 0 keeps all."""
-    if not 0 < limit < len(frames):
-        return list(frames)
-    return [frames[index] for index in np.linspace(0, len(frames) - 1, limit).round().astype(int)]
 
 
 def _validation_frames(frames: Sequence[LabelledFrame], spec: ModelSpec, cache: Cache) -> ValidationFrames:
@@ -164,23 +157,37 @@ def _prepared_state(job: TrainJob) -> tuple[TrainingState, DevicePlan]:
         raise UsageError("--resume goes on with a run as it is; it can't be combined with --force or --init.")
     if job.resume:
         # The run's own recipe says whether mixed precision is wanted.
-        state = load_state(job.output / "last.pt", plan_device("cpu", amp=False))
-        plan = plan_device(job.device, amp=state.recipe.amp)
+        stored = load_state(job.output / "last.pt", plan_device("cpu", amp=False))
+        plan = plan_device(job.device, amp=stored.recipe.amp)
         return load_state(job.output / "last.pt", plan), plan
     _refuse_existing(job)
     plan = plan_device(job.device, amp=job.recipe.amp)
     torch.manual_seed(job.recipe.seed)
-    return new_state(_initial_network(job), job.recipe, plan), plan
+    state = new_state(_initial_network(job), job.recipe, plan)
+    state.command, state.limit_frames, state.val_frames = job.command, job.limit_frames, job.val_frames
+    return state, plan
 
 
 def _refuse_existing(job: TrainJob) -> None:
     if job.output.exists() and not job.output.is_dir():
         raise OutputError(f"output {job.output} is a file. Choose another folder with --output.")
-    if not job.force and job.output.is_dir() and any(job.output.iterdir()):
+    if not job.force and job.output.is_dir() and _holds_something(job.output):
         raise OutputError(
             f"output {job.output} exists and is not empty. Go on with --resume, overwrite with --force, or choose "
             "another folder with --output."
         )
+
+
+def _holds_something(output: Path) -> bool:
+    """Whether a folder has anything beyond what a run leaves that was stopped before its first epoch was done."""
+    names = {path.name for path in output.iterdir() if not path.name.startswith(PARTIAL_PREFIX)}
+    if names != {"train.json"}:
+        return bool(names)
+    try:
+        facts = json.loads((output / "train.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True
+    return not isinstance(facts, dict) or facts.get("finished") is not False
 
 
 def _initial_network(job: TrainJob) -> MultiTaskNetwork:
@@ -202,7 +209,7 @@ def _changed(spec: ModelSpec, changes: dict[str, Any]) -> ModelSpec:
     return msgspec.structs.replace(spec, **changes)
 
 
-def _prepare_output(job: TrainJob) -> None:
+def _prepare_output(job: TrainJob, command: str) -> None:
     try:
         job.output.mkdir(parents=True, exist_ok=True)
         if not job.resume:
@@ -213,12 +220,12 @@ def _prepare_output(job: TrainJob) -> None:
             f"can't use output folder {job.output}: {error.strerror}. Choose another --output."
         ) from error
     # An output that can't be written is found now, not after the first epoch.
-    write_text(job.output / "train.json", json.dumps({"command": job.command, "finished": False}) + "\n")
+    write_file(job.output / "train.json", json.dumps({"command": command, "finished": False}) + "\n")
 
 
-def _facts(job: TrainJob, state: TrainingState, plan: DevicePlan, *, frames: int) -> dict[str, Any]:
+def _facts(state: TrainingState, plan: DevicePlan, *, frames: int) -> dict[str, Any]:
     return {
-        "command": job.command,
+        "command": state.command,
         "recipe": json.loads(msgspec.json.encode(state.recipe)),
         "epochs": state.epochs_done,
         "steps": state.steps_done,
@@ -275,7 +282,7 @@ def _finish(
     save_checkpoint(path, network, training=facts, half=True)
     facts["spec"] = json.loads(msgspec.json.encode(network.spec))
     facts["finish_s"] = round(time.perf_counter() - start_s, 1)
-    write_text(job.output / "train.json", json.dumps({**facts, "finished": True}, indent=2) + "\n")
+    write_file(job.output / "train.json", json.dumps({**facts, "finished": True}, indent=2) + "\n")
     return TrainReport(
         checkpoint=path,
         checkpoint_bytes=path.stat().st_size,

@@ -12,13 +12,14 @@ import msgspec
 import torch
 
 from spacecompile.contract import ModelSpec
-from spacecompile.errors import CheckpointError, OutputError
+from spacecompile.errors import CheckpointError
+from spacecompile.files import replacing
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.train.device import DevicePlan
 from spacecompile.train.optimise import AveragedWeights, optimizer_of
 from spacecompile.train.recipe import Recipe
 
-STATE_FORMAT = "spacecompile-training-1"
+STATE_FORMAT = "spacecompile-training-2"
 
 
 @dataclass(kw_only=True)
@@ -35,6 +36,8 @@ class TrainingState:
         elapsed_s: Time spent in training so far, over all resumptions.
         best_s_acc: Highest validation score so far, -1 before the first.
         history: One JSON object per epoch.
+        command: That the run was started with.
+        limit_frames, val_frames: Of the job that started the run; 0 for all.
     """
 
     recipe: Recipe
@@ -47,6 +50,9 @@ class TrainingState:
     elapsed_s: float = 0.0
     best_s_acc: float = -1.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    command: str = ""
+    limit_frames: int = 0
+    val_frames: int = 0
 
     @property
     def evaluated(self) -> MultiTaskNetwork:
@@ -82,16 +88,14 @@ def save_state(path: Path, state: TrainingState) -> None:
         "scaler": state.scaler.state_dict(),
         **{name: getattr(state, name) for name in _PLAIN},
     }
-    part = path.with_name(path.name + ".part")
-    try:
-        torch.save(content, part)
-        part.replace(path)
-    except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(f"can't write {path}: {error}. Check the folder and its free space.") from error
+    with replacing(path, errors=(RuntimeError,)) as partial_path:
+        torch.save(content, partial_path)
 
 
-_PLAIN = ("epochs_done", "steps_done", "elapsed_s", "best_s_acc", "history")
+_PLAIN = (
+    *("epochs_done", "steps_done", "elapsed_s", "best_s_acc", "history"),
+    *("command", "limit_frames", "val_frames"),
+)
 
 
 def load_state(path: Path, plan: DevicePlan) -> TrainingState:

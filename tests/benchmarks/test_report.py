@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from msgspec import UNSET
 
-from spacecompile.benchmarks import plots, report
+from spacecompile import extras
+from spacecompile.benchmarks import plots
 from spacecompile.benchmarks.records import BenchResult
-from spacecompile.benchmarks.report import render_report, require_report_packages
+from spacecompile.benchmarks.report import render_report
 from spacecompile.errors import MissingPartError
 from spacecompile.runtime.answer import Answer
 
@@ -185,8 +186,10 @@ def test_the_same_result_gives_the_same_page(whole_result: BenchResult) -> None:
     assert render_report(whole_result) == render_report(whole_result)
 
 
-def test_without_the_extra_the_command_that_adds_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "find_spec", lambda name: None if name == "matplotlib" else object())
+def test_without_the_extra_the_command_that_adds_it_is_named(
+    whole_result: BenchResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "matplotlib" else object())
     with pytest.raises(MissingPartError, match=r"matplotlib.*spacecompile\[report\]") as caught:
-        require_report_packages()
+        render_report(whole_result)
     assert "jinja2" not in str(caught.value)

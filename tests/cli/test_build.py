@@ -100,7 +100,7 @@ def test_a_missing_extra_exits_with_3_and_the_command_that_adds_it(
     def without_onnxsim(name: str) -> Any:
         return None if name == "onnxsim" else object()
 
-    monkeypatch.setattr("spacecompile.cli.extras.find_spec", without_onnxsim)
+    monkeypatch.setattr("spacecompile.extras.find_spec", without_onnxsim)
     assert build(quick_checkpoint, "-o", tmp_path / "net.spacepkg") == 3
     stderr = capfd.readouterr().err
     assert "build needs onnxsim" in stderr

@@ -171,12 +171,30 @@ def test_apple_double_rows_byte_order_marks_and_blank_lines_are_tolerated(tmp_pa
 
 def test_an_unwritable_place_is_an_output_error_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OutputError, match="can't be written"):
+    with pytest.raises(OutputError, match="can't write"):
         spark.write_image(tmp_path / "file" / "frame.jpg", np.zeros((8, 8, 3), np.uint8), jpeg_quality=90)
-    (tmp_path / "folder.jpg").mkdir()
-    with pytest.raises(OutputError, match="can't be written"):
-        spark.write_bytes(tmp_path / "folder.jpg", b"x")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.jpg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("length", "limit", "expected"),
+    [(5, 9, [0, 1, 2, 3, 4]), (10, 3, [0, 3, 6]), (4, 0, []), (0, 3, []), (7, 7, list(range(7))), (2, None, [0, 1])],
+)
+def test_spread_takes_at_most_limit_items_evenly(length: int, limit: int | None, expected: list[int]) -> None:
+    assert spark.spread(range(length), limit) == expected
+
+
+def test_a_size_is_read_from_the_header_alone(tmp_path: Path) -> None:
+    noise_HWC = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    spark.write_image(tmp_path / "a.jpg", noise_HWC, jpeg_quality=90)
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
+    assert spark.image_size_px(tmp_path / "a.jpg") == spark.image_size_px(tmp_path / "cut.jpg") == (64, 96)
+    (tmp_path / "text.jpg").write_bytes(b"no image")
+    with pytest.raises(FrameError, match=r"text\.jpg is not an image"):
+        spark.image_size_px(tmp_path / "text.jpg")
+    with pytest.raises(DataError, match=r"none\.jpg can't be read"):
+        spark.image_size_px(tmp_path / "none.jpg")
 
 
 def test_a_note_is_read_only_from_a_whole_jpeg_of_the_right_size(tmp_path: Path) -> None:

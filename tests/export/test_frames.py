@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from spacecompile.errors import DataError
-from spacecompile.export.frames import adversarial_frames, images_of, parity_frames, spread
+from spacecompile.export.frames import adversarial_frames, images_of, parity_frames
 
 SIZE_PX = (96, 128)
 
@@ -83,11 +83,3 @@ def test_a_broken_image_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:100])
     with pytest.raises(DataError, match=r"b\.png"):
         parity_frames(SIZE_PX, data=tmp_path, count=4)
-
-
-@pytest.mark.parametrize(
-    ("length", "count", "expected"),
-    [(5, 9, [0, 1, 2, 3, 4]), (10, 3, [0, 3, 6]), (4, 0, []), (0, 3, []), (7, 7, list(range(7)))],
-)
-def test_spread_takes_at_most_count_items_evenly(length: int, count: int, expected: list[int]) -> None:
-    assert spread(range(length), count) == expected

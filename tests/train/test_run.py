@@ -22,7 +22,7 @@ from spacecompile.train.evaluate import score_rules
 from spacecompile.train.loop import Callbacks, EpochReport, StepReport
 from spacecompile.train.optimise import lr_factor
 from spacecompile.train.recipe import Recipe
-from spacecompile.train.run import RUN_FILES, TrainJob, spread, train
+from spacecompile.train.run import RUN_FILES, TrainJob, train
 
 RECIPE = Recipe(epochs=2, batch_size=8, lr=1e-3, encoder_lr_scale=1.0, ema=0.9, zoom=1.0, seed=4)
 SPEC_CHANGES = {"input_size_px": (64, 64), "frame_size_px": (96, 96)}
@@ -223,12 +223,6 @@ def test_force_replaces_only_a_runs_own_files(finished: Path, tiny_data: Path, t
     train(tiny_job(tiny_data, tmp_path, force=True, recipe=Recipe(epochs=1, batch_size=8), limit_frames=8))
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert load_checkpoint(tmp_path / "model.pt").training["frames"] == 8
-
-
-def test_spread_keeps_every_class_of_a_sorted_split(tiny_data: Path) -> None:
-    frames = sorted(read_split(tiny_data, "train"), key=lambda frame: frame.class_name)
-    assert len({frame.class_name for frame in spread(frames, 10)}) == 10
-    assert spread(frames, 0) == frames == spread(frames, 1000)
 
 
 def test_craft_views_fade_out_as_the_run_goes_on(

@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
@@ -15,13 +15,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from spacecompile.contract import Progress, no_progress
 from spacecompile.data.render.folder import claim_split, finished_boxes, label, remove_partial_files
 from spacecompile.data.render.frame import render_frame
 from spacecompile.data.render.settings import RenderSettings
 from spacecompile.data.spark import BoxXYXY, write_image, write_mask, write_split_csv
 from spacecompile.errors import OutputError, UsageError
-
-Progress = Callable[[str, int, int], None]
 
 PROGRESS_STEP: Final = "render"
 FRAMES_IN_FLIGHT_PER_WORKER: Final = 3
@@ -57,7 +56,7 @@ def render_dataset(
     settings: RenderSettings,
     *,
     workers: int = 1,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
     force: bool = False,
 ) -> RenderSummary:
     """Renders a split, or what is missing of it, and writes its csv last.
@@ -67,10 +66,10 @@ def render_dataset(
         settings: What to render.
         workers: Processes; 1 renders in this one.
         progress: Called with (step, frames done, frames in all).
-        force: Replace a split that was made with other settings.
+        force: Remove the split that is there first, whatever its settings.
 
     Raises:
-        OutputError: If the folder holds a split of other settings and `force` is off, or can't be written.
+        OutputError: If the folder can't be written, or holds a split of other settings or more frames without `force`.
         UsageError: If `workers` is below 1.
         KeyboardInterrupt: After Ctrl-C; workers are stopped and the folder is left resumable.
     """
@@ -82,12 +81,11 @@ def render_dataset(
     boxes = finished_boxes(root, settings)
     missing = [index for index in range(settings.num_frames) if index not in boxes]
     workers = max(min(workers, len(missing)), 1)
-    report = progress or _no_progress
-    report(PROGRESS_STEP, len(boxes), settings.num_frames)
+    progress(PROGRESS_STEP, len(boxes), settings.num_frames)
     with closing(_rendered(root, settings, missing, workers)) as rendered:
         for index, box_xyxy in rendered:
             boxes[index] = box_xyxy
-            report(PROGRESS_STEP, len(boxes), settings.num_frames)
+            progress(PROGRESS_STEP, len(boxes), settings.num_frames)
     csv_path = write_split_csv(root, settings.split, (label(root, settings, i, boxes[i]) for i in sorted(boxes)))
     seconds = time.perf_counter() - started
     return RenderSummary(
@@ -100,10 +98,6 @@ def render_dataset(
         workers=workers,
         csv_path=str(csv_path),
     )
-
-
-def _no_progress(step: str, done: int, total: int) -> None:
-    del step, done, total
 
 
 def _render_to_disk(root: Path, settings: RenderSettings, index: int) -> tuple[int, BoxXYXY]:

@@ -10,15 +10,15 @@ from spacecompile.contract import SPARK_CLASSES
 from spacecompile.data.render.scene import class_name_of
 from spacecompile.data.render.settings import RenderSettings
 from spacecompile.data.spark import (
-    PARTIAL_PREFIX,
     BoxXYXY,
     LabelledFrame,
     image_path,
     mask_path,
+    num_rows,
     read_jpeg_note,
-    write_bytes,
 )
 from spacecompile.errors import OutputError
+from spacecompile.files import PARTIAL_PREFIX, write_file
 
 
 def facts_path(root: Path, split: str) -> Path:
@@ -44,23 +44,24 @@ def label(root: Path, settings: RenderSettings, index: int, box_xyxy: BoxXYXY) -
 
 
 def claim_split(root: Path, settings: RenderSettings, *, force: bool) -> None:
-    """Marks the folder as ours before the first frame, or refuses it.
+    """Marks the folder as ours before the first frame, or refuses it; `force` removes the split that is there.
 
     Raises:
-        OutputError: If the split is someone else's or has other settings, and `force` is off.
+        OutputError: If the split is someone else's, has other settings or more frames, and `force` is off.
     """
     path = facts_path(root, settings.split)
     wanted = settings.pixel_facts()
     if root.exists() and not root.is_dir():
         raise OutputError(f"{root} is a file. Choose a folder for --output.")
     found = _found_facts(path, force=force)
-    if found == wanted:
-        return
-    if not force:
-        _refuse_foreign(root, settings, found)
-    else:
+    if force:
         _remove_split(root, settings)
-    write_bytes(path, (json.dumps(wanted, indent=2) + "\n").encode())
+    elif found == wanted:
+        _refuse_fewer(root, settings)
+        return
+    else:
+        _refuse_foreign(root, settings, found)
+    write_file(path, (json.dumps(wanted, indent=2) + "\n").encode())
 
 
 def _found_facts(path: Path, *, force: bool) -> object:
@@ -85,6 +86,16 @@ def _refuse_foreign(root: Path, settings: RenderSettings, found: object) -> None
         raise OutputError(
             f"{root} already holds {settings.split} frames without {facts_path(root, settings.split).name}, so how "
             "they were made is unknown. Choose another --output, or replace that split with --force."
+        )
+
+
+def _refuse_fewer(root: Path, settings: RenderSettings) -> None:
+    """A shorter label table would silently drop frames that are there."""
+    num_frames = num_rows(root, settings.split)
+    if num_frames > settings.num_frames:
+        raise OutputError(
+            f"{root} holds {num_frames} {settings.split} frames; --frames {settings.num_frames} would drop some. "
+            "Choose another --output, or --force to render the split again."
         )
 
 

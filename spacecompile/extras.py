@@ -7,10 +7,12 @@ from importlib.util import find_spec
 from spacecompile.errors import MissingPartError
 
 # What an import of each extra's packages is called.
+_COMPILE_MODULES = (
+    *("fvcore", "onnx", "onnxscript", "onnxsim", "safetensors", "segmentation_models_pytorch", "timm", "torch"),
+)
 _MODULES = {
-    "compile": (
-        *("fvcore", "onnx", "onnxscript", "onnxsim", "safetensors", "segmentation_models_pytorch", "timm", "torch"),
-    ),
+    "compile": _COMPILE_MODULES,
+    "train": _COMPILE_MODULES,
     "render": ("embreex", "trimesh"),
     "report": ("jinja2", "matplotlib"),
 }
@@ -21,7 +23,7 @@ def require_extra(extra: str, command: str) -> None:
 
     Args:
         extra: Name in `pip install 'spacecompile[extra]'`.
-        command: That needs it.
+        command: What needs it, as the message's first word.
 
     Raises:
         MissingPartError: With the command that adds it.

@@ -1,0 +1,77 @@
+"""Writing files so that whoever looks sees the earlier file or the whole new one, never a half."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from spacecompile.errors import OutputError
+
+PARTIAL_PREFIX: Final = ".partial-"
+"""Begins the name of every file that is still being written; such a file can be removed once its writer is gone."""
+
+FULL_DISK_REMEDY: Final = "Check the folder and its free space."
+
+
+@contextmanager
+def replacing(
+    path: Path, *, remedy: str = FULL_DISK_REMEDY, errors: tuple[type[Exception], ...] = ()
+) -> Iterator[Path]:
+    """A path to write to, which takes the place of `path` when the block ends without an error and vanishes otherwise.
+
+    Args:
+        path: File to make or replace. Its folder is made if need be.
+        remedy: Sentence that ends the error message.
+        errors: What else the writer raises when it can't write, beside OSError.
+
+    Raises:
+        OutputError: If it can't be written.
+    """
+    partial_path = path.with_name(f"{PARTIAL_PREFIX}{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial_path
+        partial_path.replace(path)
+    except Exception as error:
+        if not isinstance(error, (OSError, *errors)):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"can't write {path}: {reason}. {remedy}") from error
+    finally:
+        with suppress(OSError):
+            partial_path.unlink()
+
+
+def write_file(path: Path, content: bytes | str, *, remedy: str = FULL_DISK_REMEDY) -> None:
+    """Write a file atomically; text as UTF-8.
+
+    Raises:
+        OutputError: If it can't be written.
+    """
+    with replacing(path, remedy=remedy) as partial_path:
+        partial_path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def check_destination(path: Path, *, flag: str, force: bool) -> None:
+    """Refuse a file before minutes of work that could not be written after them.
+
+    Args:
+        path: File to be written later.
+        flag: That named it, for the message.
+        force: Whether a file that is there may be replaced.
+
+    Raises:
+        OutputError: If something is in the way, or its folder is missing or read-only.
+    """
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise OutputError(f"can't write {path}: it is a folder. Choose another file with {flag}.")
+    if path.exists() and not force:
+        raise OutputError(f"{path} exists. Choose another file with {flag}, or add --force to replace it.")
+    if not folder.is_dir():
+        raise OutputError(f"can't write {path}: its folder does not exist. Choose another file with {flag}.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"can't write {path}: its folder is read-only. Choose another file with {flag}.")
