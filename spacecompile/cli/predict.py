@@ -124,6 +124,11 @@ def _answer_all(
         progress("images", len(images), len(images))
     except KeyboardInterrupt:
         outcome.partial = True
+    except OutputError:
+        # Overlays without the answers that they belong to would be half a result.
+        for path in overlay_paths or ():
+            path.unlink(missing_ok=True)
+        raise
     return outcome
 
 

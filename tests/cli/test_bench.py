@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from spacecompile.benchmarks import suite
 from spacecompile.benchmarks.latency import Recording
 from spacecompile.benchmarks.records import read_result
 from spacecompile.cli.main import main
@@ -141,6 +145,62 @@ def test_a_bad_argument_is_one_sentence_with_its_exit_code(
     assert "Traceback" not in captured.err
     assert captured.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["bench", "eval", "verify", "inspect"])
+def test_a_file_that_is_there_is_replaced_only_by_force(
+    tiny_bundle: Path, data: Path, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "result.json"
+    results.write_text("mine")
+    extra = {"bench": QUICK, "eval": ("--data", str(data), "--limit", "1"), "verify": ("--no-selftest",)}.get(
+        command, ()
+    )
+    arguments = [command, str(tiny_bundle), *extra, "--json", str(results)]
+    assert main(arguments) == 2
+    assert "add --force" in " ".join(capsys.readouterr().err.split())
+    assert results.read_text() == "mine"
+    assert main([*arguments, "--force"]) == 0
+    assert json.loads(results.read_bytes())
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_report_that_is_there_is_kept(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bench.html").write_text("mine")
+    assert main(["bench", str(tiny_bundle), *QUICK, "--report", str(tmp_path / "bench.html")]) == 2
+    assert "--report, or add --force" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "bench.html").read_text() == "mine"
+
+
+@pytest.mark.parametrize("wrong", ["class", "frame", "mask", "limit"])
+def test_frames_that_can_not_be_scored_are_refused_before_anything_is_measured(
+    tiny_bundle: Path,
+    data: Path,
+    wrong: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    frames = shutil.copytree(data, tmp_path / "frames")
+    big_HWC = np.zeros((256, 256, 3), np.uint8)
+    if wrong == "class":
+        other = tmp_path / "other.spacepkg"
+        shutil.copytree(tiny_bundle, other)
+        manifest = json.loads((other / "manifest.json").read_bytes())
+        manifest["spec"]["classes"][0] = "Rosetta"
+        (other / "manifest.json").write_text(json.dumps(manifest))
+        tiny_bundle = other
+        shutil.rmtree(frames)
+        render_all_classes = ["render", "-o", str(frames), "--frames", "10", "--split", "val", "--size", "128"]
+        assert main([*render_all_classes, "--workers", "1"]) == 0
+    elif wrong in ("frame", "mask"):
+        suffix = {"frame": "img", "mask": "layer"}[wrong]
+        Image.fromarray(big_HWC).save(sorted(frames.rglob(f"*_{suffix}.jpg"))[-1])
+    monkeypatch.setattr(suite, "run_contest", lambda *_, **__: pytest.fail("measured"))
+    limit = ["--limit", "0"] if wrong == "limit" else []
+    assert main(["bench", str(tiny_bundle), *QUICK, "--data", str(frames), *limit]) == 2
+    said = {"class": "VenusExpress", "frame": "256x256", "mask": "256x256", "limit": "--limit"}[wrong]
+    assert said in capsys.readouterr().err
 
 
 def test_eval_gives_a_checkpoint_and_its_bundle_the_same_scores(

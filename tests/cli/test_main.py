@@ -64,6 +64,20 @@ def test_a_missing_bundle_is_refused_with_json_on_stdout(
     assert "missing.spacepkg" in document["error"]["message"]
 
 
+def test_a_bug_gives_a_traceback_for_the_report_and_still_one_json_document(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("spacecompile.runtime.bundle.open_bundle", broken)
+    assert main(["inspect", str(tmp_path), "--json", "-"]) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["error"]["kind"] == "ZeroDivisionError"
+    assert "Traceback" in captured.err
+    assert "This is a bug" in captured.err
+
+
 def test_an_interrupt_exits_130_and_leaves_a_resumable_folder(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "spacecompile", "render", "-o", "frames", "--frames", "500", "--size", "64"]
     process = subprocess.Popen(

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from spacecompile.cli.main import main
+from spacecompile.errors import OutputError
 from spacecompile.runtime.bundle import open_bundle
+from spacecompile.runtime.frames import FrameReader
 from spacecompile.runtime.rle import mask_from_rle
 from spacecompile.runtime.session import load
 
@@ -254,4 +256,46 @@ def test_a_full_disk_leaves_no_half_file(
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert exit_code == 2
     assert "can't write" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_interrupted_run_keeps_the_answers_that_it_has(
+    tiny_bundle: Path,
+    make_frames: MakeFrames,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, read = make_frames("a.png", "b.png", "c.png"), FrameReader.read
+
+    def interrupted(self: FrameReader, source: Any) -> Any:
+        if isinstance(source, Path) and source.name == "c.png":
+            raise KeyboardInterrupt
+        return read(self, source)
+
+    monkeypatch.setattr(FrameReader, "read", interrupted)
+    assert predict(tiny_bundle, folder, "-o", tmp_path / "out", "--json", "-") == 130
+    captured = capsys.readouterr()
+    assert "2 of 3 images are answered" in " ".join(captured.err.split())
+    document = answers_in(tmp_path / "out")
+    assert json.loads(captured.out) == document
+    assert document["partial"] is True
+    assert [answer["overlay"] for answer in document["answers"]] == ["a_overlay.jpg", "b_overlay.jpg"]
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_a_disk_that_fills_up_on_the_way_leaves_no_overlay_without_its_answer(
+    tiny_bundle: Path, make_frames: MakeFrames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, written = make_frames("a.png", "b.png"), []
+
+    def full(path: Path, content: bytes, **_: Any) -> None:
+        if written:
+            raise OutputError("can't write")
+        written.append(path)
+        path.write_bytes(content)
+
+    monkeypatch.setattr("spacecompile.cli.predict.write_file", full)
+    assert predict(tiny_bundle, folder, "-o", tmp_path / "out") == 2
+    assert [path.name for path in written] == ["a_overlay.jpg"]
     assert list((tmp_path / "out").iterdir()) == []

@@ -224,6 +224,16 @@ def test_a_split_can_be_made_longer(tmp_path: Path) -> None:
     assert len(spark.read_split(tmp_path, "train")) == 4
 
 
+def test_a_split_is_never_made_shorter_by_accident(tmp_path: Path) -> None:
+    render_dataset(tmp_path, replace(SMALL, num_frames=3))
+    before = tree_bytes(tmp_path)
+    with pytest.raises(OutputError, match="holds 3 train frames; --frames 2 would drop some"):
+        render_dataset(tmp_path, replace(SMALL, num_frames=2))
+    assert tree_bytes(tmp_path) == before
+    assert render_dataset(tmp_path, replace(SMALL, num_frames=2), force=True).rendered == 2
+    assert len(spark.read_split(tmp_path, "train")) == len(list(tmp_path.rglob("*_img.jpg"))) == 2
+
+
 def test_train_and_val_live_in_one_folder(tmp_path: Path) -> None:
     for split in ("train", "val"):
         render_dataset(tmp_path, replace(SMALL, num_frames=2, split=split))

@@ -60,6 +60,8 @@ def test_a_run_says_what_it_made_and_what_comes_next(tiny_data: Path, capsys: py
         pytest.param(["--init", "missing.pt"], 2, "missing.pt", id="no start weights"),
         pytest.param(["--resume"], 2, "nothing to resume", id="nothing to resume"),
         pytest.param(["--resume", "--lr", "1", "--imgsz", "64"], 2, "--lr, --imgsz", id="resume with another recipe"),
+        pytest.param(["--resume", "--limit-frames", "9"], 2, "--limit-frames", id="resume with other frames"),
+        pytest.param(["--json", "missing/train.json"], 2, "--json", id="result that can't be written"),
         pytest.param(["--lr", "1e30", *SMALL], 2, "diverged", id="divergence"),
     ],
 )

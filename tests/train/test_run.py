@@ -96,14 +96,33 @@ def test_an_interrupted_run_resumes_as_if_never_interrupted(
         raise KeyboardInterrupt
 
     stop = Callbacks(on_epoch=stop_after_first_epoch) if epochs_before else Callbacks(on_step=stop_in_second_epoch)
-    job = tiny_job(tiny_data, tmp_path / "run")
+    job = tiny_job(tiny_data, tmp_path / "run", command="started")
     with pytest.raises(KeyboardInterrupt):
         train(job, callbacks=stop)
     assert [line["epoch"] for line in history_of(job.output)] == [1]
-    train(replace(job, resume=True, recipe=Recipe()))
+    # What the caller says when resuming doesn't count: recipe, frames and command are those of the run.
+    train(replace(job, resume=True, recipe=Recipe(), val_frames=2, limit_frames=8, command="resumed"))
+    assert load_checkpoint(job.output / "model.pt").training["command"] == job.command
     assert history_of(job.output) == history_of(finished)
     weights, expected = (load_checkpoint(run / "model.pt").network.state_dict() for run in (job.output, finished))
     assert all(torch.equal(weights[key], expected[key]) for key in expected)
+
+
+def test_a_run_stopped_in_its_first_epoch_can_be_given_again(finished: Path, tiny_data: Path, tmp_path: Path) -> None:
+    def stop(report: StepReport) -> None:
+        raise KeyboardInterrupt
+
+    job = tiny_job(tiny_data, tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        train(job, callbacks=Callbacks(on_step=stop))
+    assert [path.name for path in job.output.iterdir()] == ["train.json"]
+    train(job)
+    assert history_of(job.output) == history_of(finished)
+    # A finished run is none of that, even when only its facts are left.
+    for name in set(RUN_FILES) - {"train.json"}:
+        (job.output / name).unlink()
+    with pytest.raises(OutputError, match="--force"):
+        train(job)
 
 
 def test_a_time_limit_ends_the_run_and_the_learning_rate_follows_the_clock(tiny_data: Path, tmp_path: Path) -> None:
