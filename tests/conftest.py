@@ -26,6 +26,16 @@ INPUT_SIZE_PX = (64, 64)
 FRAME_SIZE_PX = (128, 128)
 
 
+@pytest.fixture(autouse=True)
+def _torch_threads_as_before() -> Iterator[None]:
+    """`--threads` counts for the whole process; a bundle that a later test builds would hold another number."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of the reference architecture, 64x64 input, 128x128 frame; see `fitted_network`."""

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from spacecompile.benchmarks.readme import BEGIN, END, results_block, with_results
 from spacecompile.benchmarks.records import read_result
-from spacecompile.cli.main import app
+from spacecompile.cli.main import app, main
 from spacecompile.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,6 +38,52 @@ def test_every_command_is_listed() -> None:
     listed = set(re.findall(r"^\| `([a-z]+)` \|", readme(), flags=re.MULTILINE))
     registered = {str(command.name) for command in app.registered_commands}
     assert listed == registered
+
+
+def blocks() -> list[str]:
+    """The README's commands, in order; a block is what stands indented by four."""
+    return [line[4:] for line in readme().splitlines() if line.startswith("    ")]
+
+
+def test_the_commands_under_use_do_what_they_say_one_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Smaller and shorter, otherwise as they stand.
+    smaller = {
+        "render": "--size 128 --workers 1",
+        "train": "--imgsz 64 --frame 128x128 --epochs 1 --batch-size 8 --threads 1 --val-frames 2",
+        "build": "--parity-frames 2",
+        "bench": "--duration 0 --samples 2 --warmup 1 --limit 2 --threads 1",
+    }
+    monkeypatch.chdir(tmp_path)
+    done = []
+    for line in blocks():
+        words = shlex.split(line, comments=True)
+        if words[:1] != ["spacecompile"]:
+            continue
+        numbers = {"2000": "20", "200": "10"}
+        arguments = [numbers.get(word, word) for word in words[1:]] + shlex.split(smaller.get(words[1], ""))
+        if words[1] == "predict":
+            shutil.copytree(tmp_path / "frames" / "images" / "Cheops" / "val", tmp_path / "photos")
+        assert main(arguments) == 0, line
+        done.append(words[1])
+    assert done == ["render", "render", "train", "build", "predict", "bench"]
+    for product in ("runs/first/model.pt", "net.spacepkg/manifest.json", "out/answers.json", "bench.html"):
+        assert (tmp_path / product).is_file()
+
+
+def test_the_python_example_runs(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```", readme(), flags=re.MULTILINE | re.DOTALL)
+    shutil.copytree(tiny_bundle, tmp_path / "net.spacepkg")
+    frame_HWC = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    Image.fromarray(frame_HWC).save(tmp_path / "frame.png")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)  # our own file
+    assert names["body_HW"].shape == names["panel_HW"].shape == (128, 128)
+    assert capsys.readouterr().out.startswith(names["answer"].class_name)
 
 
 @pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md"])

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from spacecompile.cli import console
+from spacecompile.cli.openmp import run_in_own_process
 from spacecompile.errors import InterruptedRunError, SpacecompileError, UsageError
 from spacecompile.extras import require_extra
 from spacecompile.files import check_destination, write_file
@@ -131,12 +132,11 @@ def _reference_bundle() -> Path:
     """A bundle of the committed reference checkpoint, built when there is none yet."""
     from spacecompile.benchmarks.checkpoints import reference_checkpoint
     from spacecompile.benchmarks.reference import is_current
-    from spacecompile.cli.build import build
 
     checkpoint = reference_checkpoint()
     console.say(f"no bundle was named: taking {escape(str(REFERENCE_BUNDLE))}, built from {escape(str(checkpoint))}")
     if not is_current(REFERENCE_BUNDLE, checkpoint):
-        build(checkpoint, output=REFERENCE_BUNDLE, force=True)
+        run_in_own_process(["build", str(checkpoint), "-o", str(REFERENCE_BUNDLE), "--force"])
     return REFERENCE_BUNDLE
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from spacecompile.cli import console
+from spacecompile.cli.openmp import wait_passively
 from spacecompile.cli.values import channels_from_text, names_from_text, size_px_from_text
 from spacecompile.extras import require_extra
 
@@ -56,9 +56,7 @@ def build(
     """
     require_extra("compile", "build")
     console.check_json(json, force=force)
-    # torch's OpenMP threads wait for each other busily: beside another busy process a build took ten times as long
-    # (5.9 s instead of 0.44 s per frame on 2 shared cores). OpenMP reads this once, when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_passively()
     from spacecompile.export.build import run_build
     from spacecompile.export.plan import BuildOptions, plan_build
 

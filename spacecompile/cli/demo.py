@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from spacecompile._version import __version__
 from spacecompile.cli import console
+from spacecompile.cli.openmp import run_in_own_process
 from spacecompile.errors import OutputError
 
 # No checkpoint of ours was trained on this seed: what the demo shows are frames that the network has never seen.
@@ -132,12 +133,12 @@ def _frames(folder: _Folder, *, force: bool) -> None:
 
 def _build(checkpoint: Path, folder: _Folder, *, force: bool) -> None:
     from spacecompile.benchmarks.reference import is_current
-    from spacecompile.cli.build import build
 
     if not force and is_current(folder.bundle, checkpoint):
         console.say(f"[bold]build[/] skipped: {escape(str(folder.bundle))} is up to date")
         return
-    _step("build", lambda: build(checkpoint, output=folder.bundle, data=folder.frames, force=True))
+    arguments = ["build", str(checkpoint), "-o", str(folder.bundle), "--data", str(folder.frames), "--force"]
+    _step("build", lambda: run_in_own_process(arguments))
 
 
 def _bundle_key(folder: _Folder) -> str:

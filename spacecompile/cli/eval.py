@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from spacecompile.cli import console
+from spacecompile.cli.openmp import wait_passively
 from spacecompile.contract import Precision, Progress, Tta
 from spacecompile.errors import UsageError
 from spacecompile.extras import require_extra
@@ -118,6 +119,7 @@ def _checkpoint_scores(
     path: Path, frames: list[LabelledFrame], progress: Progress, *, tta: Tta, threads: int | None
 ) -> tuple[dict[str, Any], Scores]:
     require_extra("compile", "scoring a checkpoint")
+    wait_passively()
     import torch
 
     from spacecompile.benchmarks.score import evaluate

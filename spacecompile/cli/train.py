@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spacecompile.cli import console
+from spacecompile.cli.openmp import wait_passively
 from spacecompile.cli.values import channels_from_text, size_px_from_text
 from spacecompile.errors import InterruptedRunError, UsageError
 from spacecompile.extras import require_extra
@@ -89,8 +89,7 @@ def train(
 
     Example: spacecompile train --data frames -o runs/first --imgsz 256 --encoder-lr-scale 1 --ema 0.998
     """
-    # As in `build`: torch's OpenMP threads would wait for each other busily beside other busy processes.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_passively()
     require_extra("train", "train")
     console.check_json(json, force=force)
     modules = _training_modules()

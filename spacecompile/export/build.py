@@ -25,7 +25,6 @@ from spacecompile.contract import (
     Variant,
     no_progress,
 )
-from spacecompile.data.spark import spread
 from spacecompile.export.bundle_writer import BundleWriter, bundle_writer
 from spacecompile.export.facts import licences_of, tool_versions
 from spacecompile.export.frames import ParityFrame, parity_frames
@@ -33,6 +32,7 @@ from spacecompile.export.parity import (
     ExpectedAnswer,
     ParityReport,
     VariantParity,
+    ViewByView,
     check_parity,
     expected_answers,
     require_parity,
@@ -50,8 +50,6 @@ from spacecompile.runtime.threads import usable_cores
 __all__ = ["PARITY_PATH", "BuildReport", "BuildStep", "build", "run_build"]
 
 PARITY_PATH = "reports/parity.json"
-_AUGMENTED_SHARE = 4
-"""Variants with test-time augmentation are judged on every fourth of the frames that are not adversarial."""
 
 
 def build(
@@ -198,16 +196,10 @@ def _references(
     expected = {}
     for tta in dict.fromkeys(variant.tta for variant in plan.variants):
         with clock.step("reference" if tta == "none" else f"reference {tta}") as step:
-            graph = SealedGraph(plan.checkpoint.network, plan.spec, tta)
-            expected[tta] = expected_answers(graph, _frames_of(tta, frames), progress=progress)
+            graph = SealedGraph(ViewByView(plan.checkpoint.network), plan.spec, tta)
+            expected[tta] = expected_answers(graph, frames, progress=progress)
             step.note = f"{len(expected[tta])} frames in PyTorch"
     return expected
-
-
-def _frames_of(tta: Tta, frames: Sequence[ParityFrame]) -> list[ParityFrame]:
-    natural = [frame for frame in frames if frame.kind != "adversarial"]
-    count = len(natural) if tta == "none" else -(-len(natural) // _AUGMENTED_SHARE)
-    return [*spread(natural, count), *(frame for frame in frames if frame.kind == "adversarial")]
 
 
 def _certificate(

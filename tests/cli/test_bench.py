@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spacecompile.benchmarks import suite
+from spacecompile.benchmarks import checkpoints, suite
 from spacecompile.benchmarks.latency import Recording
 from spacecompile.benchmarks.records import read_result
 from spacecompile.cli.main import main
@@ -145,6 +145,30 @@ def test_a_bad_argument_is_one_sentence_with_its_exit_code(
     assert "Traceback" not in captured.err
     assert captured.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_bundle_the_reference_checkpoint_is_built_once_and_measured(
+    quick_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(checkpoints, "reference_checkpoint", lambda: quick_checkpoint)
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", *QUICK]) == 0
+    said = " ".join(capfd.readouterr().err.split())
+    assert "taking runs/reference.spacepkg" in said
+    assert "parity fp32" in said
+    assert "next: spacecompile bench runs/reference.spacepkg" in said
+    assert main(["bench", *QUICK]) == 0
+    assert "parity fp32" not in capfd.readouterr().err
+
+
+def test_a_reference_that_can_not_be_built_ends_with_its_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.pt").write_bytes(b"broken")
+    monkeypatch.setattr(checkpoints, "reference_checkpoint", lambda: tmp_path / "broken.pt")
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", *QUICK]) == 2
+    assert "CheckpointError" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["bench", "eval", "verify", "inspect"])

@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import nn
@@ -18,6 +19,7 @@ from spacecompile.export.parity import (
     ExpectedAnswer,
     ParityReport,
     VariantParity,
+    ViewByView,
     check_parity,
     expected_answers,
     require_parity,
@@ -115,6 +117,11 @@ def test_equal_answers_pass_with_no_error_anywhere() -> None:
             r"a class probability is off by inf",
             id="class probabilities that are NaN",
         ),
+        pytest.param(
+            {"health": np.array([10, 200, 1000, 0, np.nan, 0], np.float32)},
+            r"a health signal is not a number where PyTorch's is one, or the other way, on frame-1",
+            id="health that is NaN",
+        ),
     ],
 )
 def test_one_bad_frame_of_three_fails_the_variant_and_is_named(changes: dict[str, Any], failure: str) -> None:
@@ -124,6 +131,15 @@ def test_one_bad_frame_of_three_fails_the_variant_and_is_named(changes: dict[str
         require_parity(verdict)
     assert "variant fp32 " in str(raised.value)
     assert raised.value.exit_code == 5
+
+
+def test_views_one_by_one_give_the_batchs_answers(reference: SealedGraph) -> None:
+    input_NCHW = torch.randn(8, 3, *SPEC.input_size_px, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        for one_by_one, together in zip(
+            ViewByView(reference.network)(input_NCHW), reference.network(input_NCHW), strict=True
+        ):
+            torch.testing.assert_close(one_by_one, together, rtol=1e-4, atol=1e-5)
 
 
 def test_errors_within_the_tolerance_pass_and_are_reported() -> None:
