@@ -31,8 +31,8 @@ Cache = Literal["auto", "ram", "none"]
 PIXEL_CHANNELS = 3 + len(PARTS)
 BATCHES_AHEAD = 2
 
-CRAFT_GROWTH = (1.3, 3.0)
-"""Side of a craft view over the craft's own extent: smallest and largest."""
+CRAFT_GROWTH = (0.9, 2.0)
+"""Side of a craft view over the craft's own extent: smallest and largest. Tight views teach the class sooner."""
 
 GOLDEN_RATIO = 0.618034
 """Its multiples spread evenly over 0..1, so that neighbouring frames get different growths, always the same."""
