@@ -18,15 +18,27 @@ class SpacecompileError(Exception):
 
     Attributes:
         exit_code: What the command line exits with.
+        has_document: Whether stdout already holds the command's JSON document: it is the only one, so the error adds
+            none.
     """
 
     exit_code: ClassVar[int] = EXIT_UNEXPECTED
+    has_document: bool = False
 
 
 class InterruptedRunError(SpacecompileError):
     """A run that the user stopped and that left something to use; the message says what, and how to go on."""
 
     exit_code = EXIT_INTERRUPTED
+
+
+class StepFailedError(SpacecompileError):
+    """A command that another one ran and that failed."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        """Keep the exit code of the command that failed."""
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # elsewhere the class decides
 
 
 class UsageError(SpacecompileError):

@@ -23,26 +23,35 @@ def replacing(
     """A path to write to, which takes the place of `path` when the block ends without an error and vanishes otherwise.
 
     Args:
-        path: File to make or replace. Its folder is made if need be.
+        path: File to make or replace; its folder is made if need be. A link keeps pointing where it points. What is no
+            file, such as a pipe or a device, can't be replaced and is written to directly.
         remedy: Sentence that ends the error message.
         errors: What else the writer raises when it can't write, beside OSError.
 
     Raises:
         OutputError: If it can't be written.
     """
-    partial_path = path.with_name(f"{PARTIAL_PREFIX}{os.getpid()}-{path.name}")
+    is_special = _is_special(path)
+    target = path if is_special else path.resolve()
+    partial_path = path if is_special else target.with_name(f"{PARTIAL_PREFIX}{os.getpid()}-{target.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield partial_path
-        partial_path.replace(path)
+        if not is_special:
+            partial_path.replace(target)
     except Exception as error:
         if not isinstance(error, (OSError, *errors)):
             raise
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"can't write {path}: {reason}. {remedy}") from error
     finally:
-        with suppress(OSError):
-            partial_path.unlink()
+        if not is_special:
+            with suppress(OSError):
+                partial_path.unlink()
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def write_file(path: Path, content: bytes | str, *, remedy: str = FULL_DISK_REMEDY) -> None:
@@ -55,13 +64,24 @@ def write_file(path: Path, content: bytes | str, *, remedy: str = FULL_DISK_REME
         partial_path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def check_destination(path: Path, *, flag: str, force: bool) -> None:
+def remove_partial_files(folder: Path) -> None:
+    """Remove what killed writers left in a folder that nobody else writes to now."""
+    for path in folder.glob(f"{PARTIAL_PREFIX}*"):
+        with suppress(OSError):
+            path.unlink()
+
+
+def check_destination(
+    path: Path, *, flag: str, force: bool, remedy: str = "add --force to replace it", made: Path | None = None
+) -> None:
     """Refuse a file before minutes of work that could not be written after them.
 
     Args:
         path: File to be written later.
         flag: That named it, for the message.
         force: Whether a file that is there may be replaced.
+        remedy: Against a file that is there, beside choosing another.
+        made: Folder that the work makes.
 
     Raises:
         OutputError: If something is in the way, or its folder is missing or read-only.
@@ -69,9 +89,11 @@ def check_destination(path: Path, *, flag: str, force: bool) -> None:
     folder = path.absolute().parent
     if path.is_dir():
         raise OutputError(f"can't write {path}: it is a folder. Choose another file with {flag}.")
-    if path.exists() and not force:
-        raise OutputError(f"{path} exists. Choose another file with {flag}, or add --force to replace it.")
+    if path.is_file() and not force:
+        raise OutputError(f"{path} exists. Choose another file with {flag}, or {remedy}.")
+    if made is not None and made.absolute() in (folder, *folder.parents):
+        return
     if not folder.is_dir():
         raise OutputError(f"can't write {path}: its folder does not exist. Choose another file with {flag}.")
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not _is_special(path) and not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"can't write {path}: its folder is read-only. Choose another file with {flag}.")

@@ -67,6 +67,36 @@ def test_a_disk_that_fills_up_is_reported_and_leaves_nothing(tmp_path: Path) -> 
     assert names(tmp_path) == []
 
 
+def test_a_link_keeps_pointing_where_it_points(tmp_path: Path) -> None:
+    (tmp_path / "real.json").write_text("earlier")
+    (tmp_path / "link.json").symlink_to("real.json")
+    files.write_file(tmp_path / "link.json", "new")
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "real.json").read_text() == "new"
+    assert names(tmp_path) == ["link.json", "real.json"]
+
+
+def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    files.check_destination(pipe, flag="--json", force=False)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        files.write_file(pipe, "answer")
+        assert os.read(reader, 100) == b"answer"
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert names(tmp_path) == ["pipe"]
+
+
+def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / f"{files.PARTIAL_PREFIX}1-last.pt").write_bytes(b"half")
+    (tmp_path / "last.pt").write_bytes(b"whole")
+    files.remove_partial_files(tmp_path)
+    assert names(tmp_path) == ["last.pt"]
+
+
 def test_a_destination_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def check(name: str, *, force: bool = False) -> None:
         files.check_destination(tmp_path / name, flag="--json", force=force)
@@ -84,6 +114,9 @@ def test_a_destination_is_refused_before_the_work(tmp_path: Path, monkeypatch: p
             check(name)
     with pytest.raises(OutputError, match="it is a folder"):
         check("", force=True)
+    with pytest.raises(OutputError, match="or remove it first"):
+        files.check_destination(tmp_path / "there.json", flag="--json", force=False, remedy="remove it first")
+    files.check_destination(tmp_path / "run" / "new.json", flag="--json", force=False, made=tmp_path / "run")
     # A superuser may write anywhere, so the mode of a folder proves nothing here.
     monkeypatch.setattr(os, "access", lambda _, mode: not mode & os.W_OK)
     with pytest.raises(OutputError, match="its folder is read-only"):

@@ -79,8 +79,8 @@ def check_size(path: Path, size_px: tuple[int, ...], frame_size_px: tuple[int, i
     """
     if size_px != frame_size_px:
         raise DataError(
-            f"{path} is {size_px[0]}x{size_px[1]} pixels (height x width); the bundle takes "
-            f"{frame_size_px[0]}x{frame_size_px[1]}. Choose other frames with --data, or rebuild with --frame."
+            f"{path} is {size_px[0]}x{size_px[1]} pixels (height x width); the network takes "
+            f"{frame_size_px[0]}x{frame_size_px[1]}. Choose other frames with --data, or build with --frame."
         )
 
 

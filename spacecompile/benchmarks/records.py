@@ -240,6 +240,14 @@ class Peer(Record):
     missing: str | None = None
 
 
+class Failure(Record):
+    """Why the command ended with an exit code other than 0; the same for every command's document."""
+
+    kind: str
+    message: str
+    exit_code: int
+
+
 class BenchResult(Record, kw_only=True):
     """A whole results file.
 
@@ -257,6 +265,7 @@ class BenchResult(Record, kw_only=True):
         peers: By name.
         parity: `reports/parity.json` of the bundle; absent when the bundle holds none.
         warnings: What the reader must know before using the numbers.
+        error: An exceeded budget or an interrupt; absent when the command succeeded.
     """
 
     format: Literal["spacecompile-bench-1"] = "spacecompile-bench-1"
@@ -274,6 +283,7 @@ class BenchResult(Record, kw_only=True):
     peers: dict[str, Peer] | UnsetType = UNSET
     parity: Any = UNSET
     warnings: tuple[str, ...] = ()
+    error: Failure | UnsetType = UNSET
 
 
 def read_result(content: bytes) -> BenchResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -113,16 +113,18 @@ def bench_bundle(
     root = bundle or _reference_bundle()
     with console.progress_bar() as progress:
         run = run_bench(open_bundle(root), settings, progress=progress)
-    result, error = run.result, budget_error(run.result.budget)
+    result = run.result
+    error: SpacecompileError | None = budget_error(result.budget)
+    if result.partial:
+        error = InterruptedRunError("stopped; what was measured until then is written, marked as partial.")
     say_result(result, percentiles)
+    if json is not None:
+        console.emit_json(_with_error(result, error), json)
     if report is not None:
         _write_report(report, run)
-    if json is not None:
-        console.emit_json(_document(result, error), json)
     console.say(f"measured in {time.perf_counter() - start_s:.0f} s" + _where(report, json))
-    if result.partial:
-        raise InterruptedRunError("stopped; what was measured until then is above and in the files, marked as partial.")
     if error:
+        error.has_document = json == "-"
         raise error
     console.say(f"next: [bold]{_next_command(root, settings, report)}[/]")
     return result
@@ -159,6 +161,8 @@ def _check_destinations(report: Path | None, json: str | None, *, force: bool) -
         require_extra("report", "the report")
         check_destination(report, flag="--report", force=force)
     console.check_json(json, force=force)
+    if report is not None and json not in (None, "-") and report.resolve() == Path(json).resolve():
+        raise UsageError(f"--report and --json both name {report}. Give them different files.")
 
 
 def _write_report(path: Path, run: BenchRun) -> None:
@@ -167,15 +171,15 @@ def _write_report(path: Path, run: BenchRun) -> None:
     write_file(path, render_report(run.result, run.samples), remedy="Choose another file with --report.")
 
 
-def _document(result: BenchResult, error: SpacecompileError | None) -> dict[str, Any]:
-    """The results file; with an exceeded budget it says so under the key that every failure uses."""
-    import msgspec
+def _with_error(result: BenchResult, error: SpacecompileError | None) -> BenchResult:
+    """The results file, which says under the key that every failure uses why the command will fail."""
+    from msgspec.structs import replace
 
-    document: dict[str, Any] = msgspec.to_builtins(result)
-    if error is not None:
-        failure = {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
-        document["error"] = failure
-    return document
+    from spacecompile.benchmarks.records import Failure
+
+    if error is None:
+        return result
+    return replace(result, error=Failure(kind=type(error).__name__, message=str(error), exit_code=error.exit_code))
 
 
 def _where(report: Path | None, json: str | None) -> str:
@@ -185,9 +189,9 @@ def _where(report: Path | None, json: str | None) -> str:
 
 
 def _next_command(root: Path, settings: BenchSettings, report: Path | None) -> str:
-    name = escape(str(root))
+    name = console.quoted(root)
     if settings.data is None:
         return f"spacecompile bench {name} --data DIR --report bench.html"
     if report is None:
-        return f"spacecompile bench {name} --data {escape(str(settings.data))} --report bench.html"
+        return f"spacecompile bench {name} --data {console.quoted(settings.data)} --report bench.html"
     return f"spacecompile predict {name} IMAGES -o predictions"

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from spacecompile.cli import console
 from spacecompile.cli.openmp import wait_passively
 from spacecompile.cli.values import channels_from_text, names_from_text, size_px_from_text
+from spacecompile.errors import UsageError
 from spacecompile.extras import require_extra
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ def build(
     Example: spacecompile build ckpt.pt -o net.spacepkg --data frames
     """
     require_extra("compile", "build")
-    console.check_json(json, force=force)
     wait_passively()
     from spacecompile.export.build import run_build
     from spacecompile.export.plan import BuildOptions, plan_build
@@ -70,6 +69,7 @@ def build(
         force=force,
         options=BuildOptions(rewrite=rewrite, spec_changes=changes, parity_frames=parity_frames),
     )
+    _check_json(json, plan.output, force=force)
     _say_plan(plan)
     if dry_run:
         console.say("dry run: nothing was written")
@@ -81,6 +81,12 @@ def build(
     _say_report(report)
     if json is not None:
         console.emit_json(report, json)
+
+
+def _check_json(json: str | None, output: Path, *, force: bool) -> None:
+    console.check_json(json, force=force, output=output)
+    if json not in (None, "-") and output.resolve() in Path(json).resolve().parents:
+        raise UsageError(f"--json {json} lies in the bundle, which holds nothing that its manifest does not list.")
 
 
 def _spec_changes(
@@ -129,7 +135,9 @@ def _say_report(report: BuildReport) -> None:
     for licence in report.licences:
         _say(f"licence: {licence}")
     _say(f"{report.path}: {_megabytes(report.bytes)} in {report.seconds:.1f} s")
-    console.stderr.print(f"next: [bold]spacecompile predict {escape(report.path)} IMAGES -o out[/]", soft_wrap=True)
+    console.stderr.print(
+        f"next: [bold]spacecompile predict {console.quoted(report.path)} IMAGES -o out[/]", soft_wrap=True
+    )
 
 
 def _pass_line(report: PassReport) -> str:

@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from spacecompile.errors import OutputError
 from spacecompile.files import check_destination, write_file
 
 stderr = Console(stderr=True, highlight=False)
 
 
-@dataclass
-class Stdout:
-    """What the running command wrote to stdout.
-
-    Attributes:
-        has_document: Whether its JSON document is there: it is the only one, an error that comes later adds no second.
-    """
-
-    has_document: bool = False
-
-
-stdout = Stdout()
-
-
 def say(text: str) -> None:
     """Print one line for the user to stderr; rich markup allowed."""
-    stderr.print(text)
+    stderr.print(printable(text))
+
+
+def printable(text: str) -> str:
+    """The text with bytes of a file name that are no UTF-8 as backslash escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @contextmanager
@@ -52,14 +45,21 @@ def progress_bar() -> Iterator[Any]:
         yield report
 
 
-def check_json(destination: str | None, *, force: bool) -> None:
+def check_json(destination: str | None, *, force: bool, output: Path | None = None) -> None:
     """Refuse a `--json` file before the work whose result it shall hold.
+
+    Args:
+        destination: As given; None and `-` are always right.
+        force: Whether a file that is there may be replaced.
+        output: The command's main product, where it has one: `--force` would replace that too, so it is no remedy.
 
     Raises:
         OutputError: If it exists and `force` is off, or can't be written.
     """
-    if destination not in (None, "-"):
-        check_destination(Path(destination), flag="--json", force=force)
+    if destination in (None, "-"):
+        return
+    remedy = "add --force to replace it" if output is None else "remove it first"
+    check_destination(Path(destination), flag="--json", force=force, remedy=remedy, made=output)
 
 
 def emit_json(value: Any, destination: str) -> None:
@@ -68,10 +68,45 @@ def emit_json(value: Any, destination: str) -> None:
     Raises:
         OutputError: If the file can't be written.
     """
-    text = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+    content = json_bytes(value)
     if destination == "-":
-        stdout.has_document = True
-        sys.stdout.write(text.decode())
+        print_result(content.decode())
+    else:
+        write_file(Path(destination), content, remedy="Choose another file with --json.")
+
+
+def json_bytes(value: Any) -> bytes:
+    """A JSON document, indented, UTF-8; bytes of a file name that are no UTF-8 appear as backslash escapes."""
+    try:
+        encoded = msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        encoded = msgspec.json.encode(_encodable(msgspec.to_builtins(value)))
+    return msgspec.json.format(encoded, indent=2) + b"\n"
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    return [_encodable(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def print_result(text: str) -> None:
+    """Write a result to stdout, now.
+
+    Raises:
+        OutputError: If stdout is full.
+    """
+    try:
+        sys.stdout.write(text)
         sys.stdout.flush()
-        return
-    write_file(Path(destination), text, remedy="Choose another file with --json.")
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"can't write to stdout: {error.strerror}. Check where the output goes.") from error
+
+
+def quoted(path: Path | str) -> str:
+    """A path as a word of a command to paste, for rich."""
+    return escape(shlex.quote(str(path)))

@@ -16,7 +16,7 @@ from rich.markup import escape
 from spacecompile._version import __version__
 from spacecompile.cli import console
 from spacecompile.cli.openmp import run_in_own_process
-from spacecompile.errors import OutputError
+from spacecompile.files import write_file
 
 # No checkpoint of ours was trained on this seed: what the demo shows are frames that the network has never seen.
 FRAMES_SEED = 2026
@@ -82,7 +82,7 @@ def demo(
     console.say(f"\ndemo done in {time.perf_counter() - start_s:.0f} s. Look at:")
     console.say(f"  answers drawn on their frames   {escape(str(folder.predictions))}/")
     console.say(f"  report                          {escape(str(folder.report))}")
-    console.say(f"next: [bold]spacecompile predict {escape(str(folder.bundle))} YOUR_IMAGES -o predictions[/]")
+    console.say(f"next: [bold]spacecompile predict {console.quoted(folder.bundle)} YOUR_IMAGES -o predictions[/]")
 
 
 @dataclass
@@ -108,10 +108,7 @@ class _State:
             return
         _step(name, run)
         self.keys[name] = key
-        try:
-            self.path.write_text(json.dumps(self.keys, indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"can't write {self.path}: {error.strerror}. Choose another --output.") from error
+        write_file(self.path, json.dumps(self.keys, indent=2) + "\n", remedy="Choose another --output.")
 
 
 def _step(name: str, run: Callable[[], None]) -> None:

@@ -29,7 +29,7 @@ def inspect(
         facts = {"manifest_sha256": opened.manifest_sha256, "extra_files": opened.extra_files}
         console.emit_json(facts | {"manifest": opened.manifest}, json)
     if json != "-":
-        typer.echo("\n".join(_lines(opened)))
+        console.print_result("\n".join(_lines(opened)) + "\n")
 
 
 def _lines(bundle: Bundle) -> list[str]:

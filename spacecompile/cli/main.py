@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from contextlib import suppress
 from itertools import pairwise
 from typing import Annotated
 
@@ -27,6 +28,7 @@ from spacecompile.errors import (
     EXIT_INTERRUPTED,
     EXIT_UNEXPECTED,
     InterruptedRunError,
+    OutputError,
     SpacecompileError,
     UsageError,
 )
@@ -76,7 +78,6 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code of DESIGN section 4.
     """
     given = sys.argv[1:] if arguments is None else arguments
-    console.stdout.has_document = False
     try:
         result = app(given, prog_name="spacecompile", standalone_mode=False)
     except (KeyboardInterrupt, Abort):
@@ -112,10 +113,11 @@ def _fail(given: list[str], error: Exception) -> int:
         kind, text, code = type(known).__name__, str(known), known.exit_code
     stderr.quiet = False
     stderr.print(f"[bold red]{kind}:[/] ", end="")
-    stderr.print(text, markup=False, soft_wrap=True)
+    stderr.print(console.printable(text), markup=False, soft_wrap=True)
     is_promised = ("--json", "-") in pairwise(given) or "--json=-" in given
-    if is_promised and not console.stdout.has_document:
-        console.emit_json({"error": {"kind": kind, "message": text, "exit_code": code}}, "-")
+    if is_promised and not (known and known.has_document):
+        with suppress(OutputError, BrokenPipeError):  # the sentence above is all that can be said then
+            console.emit_json({"error": {"kind": kind, "message": text, "exit_code": code}}, "-")
     return code
 
 

@@ -9,14 +9,13 @@ it is a disaster: 5.9 s instead of 0.44 s per frame. So commands that only need 
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 
-import typer
-
 from spacecompile.cli import console
-from spacecompile.errors import EXIT_INTERRUPTED
+from spacecompile.errors import EXIT_INTERRUPTED, StepFailedError
 
 
 def wait_passively() -> None:
@@ -32,11 +31,11 @@ def run_in_own_process(arguments: Sequence[str]) -> None:
 
     Raises:
         KeyboardInterrupt: If the command was interrupted.
-        typer.Exit: With the command's exit code if it failed; it said itself why.
+        StepFailedError: With the command's exit code if it failed; it said itself why.
     """
     quiet = ["--quiet"] if console.stderr.quiet else []
     code = subprocess.run([sys.executable, "-m", "spacecompile", *quiet, *arguments], check=False).returncode
     if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
     if code:
-        raise typer.Exit(code)
+        raise StepFailedError(f"`spacecompile {shlex.join(arguments)}` failed; its reason stands above.", code)

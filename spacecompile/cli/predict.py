@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import msgspec
 import typer
 from rich.markup import escape
 
 from spacecompile.cli import console
 from spacecompile.contract import Precision, Progress, Tta
 from spacecompile.errors import AnswerError, FrameError, InterruptedRunError, OutputError
-from spacecompile.files import write_file
+from spacecompile.files import PARTIAL_PREFIX, write_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -66,16 +67,31 @@ def predict(
     from spacecompile.runtime.session import load
 
     named = find_images(images, recursive=recursive)
-    overlay_paths = [output / name for name in overlay_names(named)] if overlays else None
-    _refuse_unwritable(output, [output / ANSWERS_NAME, *(overlay_paths or [])], force=force)
-    console.check_json(json, force=force)
+    names = overlay_names(named) if overlays else None
+    planned = [output / name for name in (ANSWERS_NAME, *(names or ()))]
+    _refuse_unwritable(output, planned, force=force)
+    console.check_json(json, force=force, output=output)
     started_s = time.perf_counter()
-    with load(bundle, backend=backend, tta=tta, precision=precision, variant=variant, threads=threads) as session:
-        _make_folder(output)
+    with (
+        load(bundle, backend=backend, tta=tta, precision=precision, variant=variant, threads=threads) as session,
+        _staging(output) as staging,
+    ):
         reader = FrameReader(frame_size_px=session.spec.frame_size_px, color=color)
+        overlay_paths = [staging / name for name in names] if names is not None else None
         with console.progress_bar() as progress:
             outcome = _answer_all(session, reader, named, overlay_paths=overlay_paths, masks=masks, progress=progress)
-    document = {
+        document = _document(session, outcome, color=color)
+        write_file(staging / ANSWERS_NAME, console.json_bytes(document))
+        _put_in_place(staging, planned)
+    if json is not None:
+        console.emit_json(document, json)
+    if not outcome.partial:
+        _report(outcome, output=output, bundle=bundle, wall_s=time.perf_counter() - started_s)
+    _end(outcome, len(named), output=output, has_document=json == "-")
+
+
+def _document(session: Session, outcome: _Outcome, *, color: str) -> dict[str, Any]:
+    return {
         "choice": asdict(session.choice) | {"color": color},
         "classes": list(session.classes),
         "frame_size_px": list(session.spec.frame_size_px),
@@ -83,15 +99,22 @@ def predict(
         "failed": outcome.failed,
         "partial": outcome.partial,
     }
-    write_file(output / ANSWERS_NAME, msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
-    if json is not None:
-        console.emit_json(document, json)
+
+
+def _end(outcome: _Outcome, num_images: int, *, output: Path, has_document: bool) -> None:
+    """Say by the exit code what is missing.
+
+    Raises:
+        InterruptedRunError: If the run was interrupted.
+        typer.Exit: If images were left out.
+    """
     if outcome.partial:
-        raise InterruptedRunError(
-            f"stopped; {len(outcome.answers)} of {len(named)} images are answered in {output}, marked as partial. "
-            "Add --force to answer all of them again."
+        error = InterruptedRunError(
+            f"stopped; {len(outcome.answers)} of {num_images} images are answered in {output}, marked as partial. Add "
+            "--force to answer all of them again."
         )
-    _report(outcome, output=output, bundle=bundle, wall_s=time.perf_counter() - started_s)
+        error.has_document = has_document
+        raise error
     if outcome.failed:
         raise typer.Exit(SOME_FAILED_EXIT_CODE)
 
@@ -124,11 +147,6 @@ def _answer_all(
         progress("images", len(images), len(images))
     except KeyboardInterrupt:
         outcome.partial = True
-    except OutputError:
-        # Overlays without the answers that they belong to would be half a result.
-        for path in overlay_paths or ():
-            path.unlink(missing_ok=True)
-        raise
     return outcome
 
 
@@ -169,7 +187,7 @@ def _report(outcome: _Outcome, *, output: Path, bundle: Path, wall_s: float) -> 
         f"({(answered + failed) / wall_s:.1f} images/s{per_answer})"
     )
     console.say(f"overlays and {ANSWERS_NAME} are in {escape(str(output))}")
-    console.say(f"next: [bold]spacecompile bench {escape(str(bundle))}[/]")
+    console.say(f"next: [bold]spacecompile bench {console.quoted(bundle)}[/]")
 
 
 def _refuse_unwritable(output: Path, planned: list[Path], *, force: bool) -> None:
@@ -187,11 +205,30 @@ def _refuse_unwritable(output: Path, planned: list[Path], *, force: bool) -> Non
         raise OutputError(f"can't write to folder {output}: {nearest} is {kind}. Choose another with --output.")
 
 
-def _make_folder(output: Path) -> None:
+@contextmanager
+def _staging(output: Path) -> Iterator[Path]:
+    """A folder inside the output for what is not complete yet; gone at the end, whatever happens."""
+    staging = output / f"{PARTIAL_PREFIX}{os.getpid()}"
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        staging.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"can't make folder {output}: {error.strerror}. Choose another with --output.") from error
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _put_in_place(staging: Path, planned: Sequence[Path]) -> None:
+    """Move the overlays, then the answers that name them; a planned overlay that was not drawn is an earlier run's."""
+    try:
+        for path in reversed(planned):
+            if (staging / path.name).exists():
+                (staging / path.name).replace(path)
+            else:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"can't write {path}: {error.strerror}. Check the folder.") from error
 
 
 def _write_overlay(path: Path, overlay: Image) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from spacecompile.cli.console import check_json, emit_json, progress_bar, say
+from spacecompile.cli.console import check_json, emit_json, progress_bar, quoted, say
 from spacecompile.extras import require_extra
 
 
@@ -34,7 +34,7 @@ def render(
     Example: spacecompile render -o frames --frames 500 --split val
     """
     require_extra("render", "render")
-    check_json(json, force=force)
+    check_json(json, force=force, output=output)
     from spacecompile.data.render.dataset import render_dataset
     from spacecompile.data.render.settings import RenderSettings
     from spacecompile.runtime.threads import usable_processors
@@ -46,7 +46,7 @@ def render(
     say(
         f"{summary.frames} {split} frames in {output}: {summary.rendered} rendered in {summary.seconds:.1f} s "
         f"({summary.frames_per_second:.2f} frames/s, {summary.workers} workers). "
-        f"Next: spacecompile train --data {output}"
+        f"Next: spacecompile train --data {quoted(output)}"
     )
     if json is not None:
         emit_json(dataclasses.asdict(summary), json)

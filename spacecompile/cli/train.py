@@ -91,7 +91,7 @@ def train(
     """
     wait_passively()
     require_extra("train", "train")
-    console.check_json(json, force=force)
+    console.check_json(json, force=force, output=output)
     modules = _training_modules()
     _check_choice("augment", augment, ("none", "light", "medium"))
     _check_choice("cache", cache, ("auto", "ram", "none"))
@@ -155,13 +155,14 @@ def _run(job: TrainJob) -> TrainReport:
     from spacecompile.train.loop import Callbacks
     from spacecompile.train.run import train as run_training
 
-    start_s = time.perf_counter()
+    start_s, state_before = time.perf_counter(), _state_of(job.output)
     with _shown() as view:
         callbacks = Callbacks(on_step=view.on_step, on_epoch=view.on_epoch)
         try:
             report = run_training(job, callbacks=callbacks, progress=view.on_progress)
         except KeyboardInterrupt as error:
-            raise _interrupted(job.data, job.output) from error
+            has_state = _state_of(job.output) not in (None, None if job.resume else state_before)
+            raise _interrupted(job, has_state=has_state) from error
     _say_result(report, wall_s=time.perf_counter() - start_s)
     return report
 
@@ -246,16 +247,22 @@ def _spec_changes(*, imgsz: str, frame: str, mean: str | None, std: str | None, 
     return changes | {name: channels_from_text(text, f"--{name}") for name, text in given.items() if text is not None}
 
 
-def _interrupted(data: Path, output: Path) -> InterruptedRunError:
-    if (output / "last.pt").is_file():
-        return InterruptedRunError(f"stopped; go on with: {shlex.join(_resume_command(data, output))}")
+def _state_of(output: Path) -> tuple[int, int] | None:
+    """What tells one state of a run from another; None without one."""
+    try:
+        status = (output / "last.pt").stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _interrupted(job: TrainJob, *, has_state: bool) -> InterruptedRunError:
+    if has_state:
+        command = ["spacecompile", "train", "--data", str(job.data), "-o", str(job.output), "--resume"]
+        return InterruptedRunError(f"stopped; go on with: {shlex.join(command)}")
     return InterruptedRunError(
         "stopped before the first epoch was done; nothing was kept. Give the same command again."
     )
-
-
-def _resume_command(data: Path, output: Path) -> list[str]:
-    return ["spacecompile", "train", "--data", str(data), "-o", str(output), "--resume"]
 
 
 def _say_result(report: TrainReport, *, wall_s: float) -> None:
@@ -268,7 +275,7 @@ def _say_result(report: TrainReport, *, wall_s: float) -> None:
         f"s_cls {scores.s_cls:.4f}  s_det {scores.s_det:.4f} (before calibration {report.s_det_before:.4f})  "
         f"s_seg {scores.s_seg:.4f}  s_acc {scores.s_acc:.4f}  s_final {scores.s_final:.4f}  on {scores.frames} frames"
     )
-    _say(f"next: [bold]spacecompile build {report.checkpoint}[/]")
+    _say(f"next: [bold]spacecompile build {console.quoted(report.checkpoint)}[/]")
 
 
 def _result(report: TrainReport) -> dict[str, Any]:

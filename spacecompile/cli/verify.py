@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from spacecompile.cli import console
 
@@ -49,7 +48,7 @@ def verify(
             f"{deviation.box_px_max:.3f} px"
         )
     console.say(f"verified in {time.perf_counter() - started_s:.1f} s")
-    console.say(f"next: [bold]spacecompile predict {escape(str(bundle))} IMAGES -o out[/]")
+    console.say(f"next: [bold]spacecompile predict {console.quoted(bundle)} IMAGES -o out[/]")
     if json is not None:
         document = {
             "bundle": opened.manifest.name,

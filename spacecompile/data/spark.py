@@ -14,6 +14,7 @@ import csv
 import io
 import operator
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ MASK_COLUMN: Final = "Mask name"
 CLASS_COLUMN: Final = "Class"
 BOX_COLUMN: Final = "Bounding box"
 CSV_COLUMNS: Final = (IMAGE_COLUMN, MASK_COLUMN, CLASS_COLUMN, BOX_COLUMN)
+
+SPLITS: Final = ("train", "val")
 
 # Masks are JPEG: after compression no pixel is exactly 255 or 0, so a channel counts as set above the middle.
 MASK_THRESHOLD: Final = 127
@@ -100,33 +103,43 @@ def read_split(root: Path | str, split: str) -> list[LabelledFrame]:
     root = Path(root)
     csv_path = root / f"{split}.csv"
     frames: list[LabelledFrame] = []
-    try:
-        with csv_path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            _check_header(csv_path, reader.fieldnames)
-            for row in reader:
-                if (row[IMAGE_COLUMN] or "").startswith("._"):
-                    continue
-                frames.append(_labelled_frame_from_row(root, split, row, f"{csv_path}, line {reader.line_num}"))
-    except OSError as error:
-        raise DataError(
-            f"{csv_path} can't be read ({error.strerror}). Point --data at a folder with images/, mask/ and "
-            f"{split}.csv, or make one with `spacecompile render -o {root} --split {split}`."
-        ) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{csv_path} is not a UTF-8 csv file ({error}). Export it again as UTF-8 text.") from error
+    with _rows(root, split) as reader:
+        _check_header(csv_path, reader.fieldnames)
+        for row in reader:
+            if (row[IMAGE_COLUMN] or "").startswith("._"):
+                continue
+            frames.append(_labelled_frame_from_row(root, split, row, f"{csv_path}, line {reader.line_num}"))
     if not frames:
         raise DataError(f"{csv_path} holds no frame. Render or copy at least one frame into the {split} split.")
     return frames
 
 
 def num_rows(root: Path, split: str) -> int:
-    """Rows of a split's csv, whether its files are there or not; 0 without a csv."""
-    try:
-        with (root / f"{split}.csv").open(newline="", encoding="utf-8-sig") as stream:
-            return sum(1 for _ in csv.DictReader(stream))
-    except FileNotFoundError:
+    """Rows of a split's csv, whether its files are there or not; 0 without a csv.
+
+    Raises:
+        DataError: If the csv can't be read.
+    """
+    if not (root / f"{split}.csv").exists():
         return 0
+    with _rows(root, split) as reader:
+        return sum(1 for _ in reader)
+
+
+@contextmanager
+def _rows(root: Path, split: str) -> Iterator[csv.DictReader[str]]:
+    csv_path = root / f"{split}.csv"
+    try:
+        with csv_path.open(newline="", encoding="utf-8-sig") as stream:
+            yield csv.DictReader(stream)
+    except OSError as error:
+        command = f" -o {shlex.quote(str(root))} --split {split}" if split in SPLITS else " -o DIR --split val"
+        raise DataError(
+            f"{csv_path} can't be read ({error.strerror}). Point --data at a folder with images/, mask/ and "
+            f"{split}.csv, or make one with `spacecompile render{command}`."
+        ) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{csv_path} is not a UTF-8 csv file ({error}). Export it again as UTF-8 text.") from error
 
 
 def _check_header(csv_path: Path, columns: Sequence[str] | None) -> None:

@@ -75,7 +75,9 @@ def save_checkpoint(path: Path, network: MultiTaskNetwork, *, training: dict[str
                 "training": json.loads(json.dumps(training)),
                 "state_dict": state_dict,
             }
-            torch.save(content, partial_path)
+            # By its descriptor: torch.save writes a file's name into the archive.
+            with partial_path.open("wb") as stream:
+                torch.save(content, stream)
 
 
 def _stored(value: Tensor, *, half: bool) -> Tensor:

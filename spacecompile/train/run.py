@@ -20,7 +20,7 @@ from spacecompile._version import __version__
 from spacecompile.contract import BoxRule, Cost, ModelSpec, Progress, no_progress
 from spacecompile.data.spark import LabelledFrame, read_split, spread
 from spacecompile.errors import CheckpointError, OutputError, UsageError
-from spacecompile.files import PARTIAL_PREFIX, write_file
+from spacecompile.files import PARTIAL_PREFIX, remove_partial_files, write_file
 from spacecompile.metrics import Scores
 from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
 from spacecompile.network.count import cost_of
@@ -179,9 +179,9 @@ def _refuse_existing(job: TrainJob) -> None:
 
 
 def _holds_something(output: Path) -> bool:
-    """Whether a folder has anything beyond what a run leaves that was stopped before its first epoch was done."""
+    """Whether a folder has anything beyond what a run leaves that was stopped before there was a state to resume."""
     names = {path.name for path in output.iterdir() if not path.name.startswith(PARTIAL_PREFIX)}
-    if names != {"train.json"}:
+    if not {"train.json"} <= names <= {"train.json", "best.pt"}:
         return bool(names)
     try:
         facts = json.loads((output / "train.json").read_text(encoding="utf-8"))
@@ -212,6 +212,7 @@ def _changed(spec: ModelSpec, changes: dict[str, Any]) -> ModelSpec:
 def _prepare_output(job: TrainJob, command: str) -> None:
     try:
         job.output.mkdir(parents=True, exist_ok=True)
+        remove_partial_files(job.output)
         if not job.resume:
             for name in RUN_FILES:
                 (job.output / name).unlink(missing_ok=True)

@@ -88,8 +88,8 @@ def save_state(path: Path, state: TrainingState) -> None:
         "scaler": state.scaler.state_dict(),
         **{name: getattr(state, name) for name in _PLAIN},
     }
-    with replacing(path, errors=(RuntimeError,)) as partial_path:
-        torch.save(content, partial_path)
+    with replacing(path, errors=(RuntimeError,)) as partial_path, partial_path.open("wb") as stream:
+        torch.save(content, stream)
 
 
 _PLAIN = (

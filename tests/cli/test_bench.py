@@ -167,8 +167,10 @@ def test_a_reference_that_can_not_be_built_ends_with_its_exit_code(
     (tmp_path / "broken.pt").write_bytes(b"broken")
     monkeypatch.setattr(checkpoints, "reference_checkpoint", lambda: tmp_path / "broken.pt")
     monkeypatch.chdir(tmp_path)
-    assert main(["bench", *QUICK]) == 2
-    assert "CheckpointError" in capfd.readouterr().err
+    assert main(["bench", *QUICK, "--json", "-"]) == 2
+    captured = capfd.readouterr()
+    assert "CheckpointError" in captured.err
+    assert json.loads(captured.out)["error"]["exit_code"] == 2
 
 
 @pytest.mark.parametrize("command", ["bench", "eval", "verify", "inspect"])
@@ -187,6 +189,15 @@ def test_a_file_that_is_there_is_replaced_only_by_force(
     assert main([*arguments, "--force"]) == 0
     assert json.loads(results.read_bytes())
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_report_and_json_can_not_be_one_file(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = str(tmp_path / "result")
+    assert main(["bench", str(tiny_bundle), *QUICK, "--report", same, "--json", same]) == 2
+    assert "different files" in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_report_that_is_there_is_kept(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from spacecompile.cli.main import main
 
@@ -76,6 +77,65 @@ def test_a_bug_gives_a_traceback_for_the_report_and_still_one_json_document(
     assert json.loads(captured.out)["error"]["kind"] == "ZeroDivisionError"
     assert "Traceback" in captured.err
     assert "This is a bug" in captured.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["render", "-o", "made", "--frames", "2", "--size", "64"],
+        ["train", "--data", "frames", "-o", "made"],
+        ["build", "net.pt", "-o", "made"],
+        ["predict", "net.spacepkg", "frame.png", "-o", "made"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_json_file_that_is_there_is_kept_and_force_which_would_replace_more_is_not_advised(
+    arguments: list[str],
+    quick_checkpoint: Path,
+    tiny_bundle: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.pt").symlink_to(quick_checkpoint)
+    (tmp_path / "net.spacepkg").symlink_to(tiny_bundle)
+    Image.new("RGB", (128, 128)).save(tmp_path / "frame.png")
+    (tmp_path / "result.json").write_text("mine")
+    assert main([*arguments, "--json", "result.json"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "result.json exists" in said
+    assert "remove it first" in said
+    assert "--force" not in said
+    assert (tmp_path / "result.json").read_text() == "mine"
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_bundle_holds_no_json_of_ours(
+    quick_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = tmp_path / "net.spacepkg"
+    assert main(["build", str(quick_checkpoint), "-o", str(bundle), "--json", str(bundle / "report.json")]) == 2
+    assert "lies in the bundle" in " ".join(capsys.readouterr().err.split())
+    assert not bundle.exists()
+
+
+def test_a_full_stdout_is_one_sentence(tiny_bundle: Path) -> None:
+    for extra in ([], ["--json", "-"]):
+        command = [sys.executable, "-m", "spacecompile", "inspect", str(tiny_bundle), *extra]
+        with Path("/dev/full").open("w") as full:
+            run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert run.returncode == 2
+        assert "can't write to stdout: No space left on device" in " ".join(run.stderr.split())
+        assert "Traceback" not in run.stderr
+
+
+def test_a_path_that_is_no_text_still_gives_a_json_document(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", "\udcff.spacepkg", "--json", "-"]) in (2, 7)
+    assert "\\udcff.spacepkg" in json.loads(capsys.readouterr().out)["error"]["message"]
 
 
 def test_an_interrupt_exits_130_and_leaves_a_resumable_folder(tmp_path: Path) -> None:

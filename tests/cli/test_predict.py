@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -284,18 +285,52 @@ def test_an_interrupted_run_keeps_the_answers_that_it_has(
     assert len(list((tmp_path / "out").iterdir())) == 3
 
 
-def test_a_disk_that_fills_up_on_the_way_leaves_no_overlay_without_its_answer(
-    tiny_bundle: Path, make_frames: MakeFrames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fails_at", ["b_overlay.jpg", "answers.json"])
+@pytest.mark.parametrize("earlier", [False, True], ids=["new folder", "earlier answers"])
+def test_a_disk_that_fills_up_on_the_way_leaves_what_was_there(
+    tiny_bundle: Path,
+    make_frames: MakeFrames,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fails_at: str,
+    earlier: bool,
 ) -> None:
-    folder, written = make_frames("a.png", "b.png"), []
+    folder, out = make_frames("a.png", "b.png"), tmp_path / "out"
+    if earlier:
+        assert predict(tiny_bundle, folder, "-o", out, "--no-masks") == 0
+    before = {path.name: path.read_bytes() for path in out.glob("*")}
 
     def full(path: Path, content: bytes, **_: Any) -> None:
-        if written:
+        if path.name == fails_at:
             raise OutputError("can't write")
-        written.append(path)
         path.write_bytes(content)
 
     monkeypatch.setattr("spacecompile.cli.predict.write_file", full)
-    assert predict(tiny_bundle, folder, "-o", tmp_path / "out") == 2
-    assert [path.name for path in written] == ["a_overlay.jpg"]
-    assert list((tmp_path / "out").iterdir()) == []
+    assert predict(tiny_bundle, folder, "-o", out, "--force") == 2
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_forced_run_that_is_interrupted_leaves_no_earlier_overlay_beside_its_answers(
+    tiny_bundle: Path, make_frames: MakeFrames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out, read = make_frames("a.png", "b.png"), tmp_path / "out", FrameReader.read
+    assert predict(tiny_bundle, folder, "-o", out) == 0
+
+    def interrupted(self: FrameReader, source: Any) -> Any:
+        if isinstance(source, Path) and source.name == "b.png":
+            raise KeyboardInterrupt
+        return read(self, source)
+
+    monkeypatch.setattr(FrameReader, "read", interrupted)
+    assert predict(tiny_bundle, folder, "-o", out, "--force") == 130
+    assert sorted(path.name for path in out.iterdir()) == ["a_overlay.jpg", "answers.json"]
+    assert [answer["image"] for answer in answers_in(out)["answers"]] == ["a.png"]
+
+
+def test_a_file_name_that_is_no_text_is_answered_too(
+    tiny_bundle: Path, make_frames: MakeFrames, tmp_path: Path
+) -> None:
+    folder = make_frames("a.png")
+    (folder / "a.png").rename(os.fsdecode(os.fsencode(folder) + b"/\xff.png"))
+    assert predict(tiny_bundle, folder, "-o", tmp_path / "out") == 0
+    assert [answer["image"] for answer in answers_in(tmp_path / "out")["answers"]] == ["\\udcff.png"]

@@ -20,7 +20,7 @@ from spacecompile.data.render.fleet import NUM_WING_STEPS, build_craft, sun_wing
 from spacecompile.data.render.frame import MIN_SILHOUETTE_PX, RenderedFrame, render_frame
 from spacecompile.data.render.scene import class_name_of, random_scene
 from spacecompile.data.render.settings import RenderSettings
-from spacecompile.errors import OutputError, UsageError
+from spacecompile.errors import DataError, OutputError, UsageError
 
 SMALL = RenderSettings(num_frames=60, seed=5, frame_size_px=160)
 
@@ -232,6 +232,14 @@ def test_a_split_is_never_made_shorter_by_accident(tmp_path: Path) -> None:
     assert tree_bytes(tmp_path) == before
     assert render_dataset(tmp_path, replace(SMALL, num_frames=2), force=True).rendered == 2
     assert len(spark.read_split(tmp_path, "train")) == len(list(tmp_path.rglob("*_img.jpg"))) == 2
+
+
+def test_a_damaged_csv_is_reported_and_left_alone(tmp_path: Path) -> None:
+    render_dataset(tmp_path, replace(SMALL, num_frames=2))
+    (tmp_path / "train.csv").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="not a UTF-8 csv"):
+        render_dataset(tmp_path, replace(SMALL, num_frames=2))
+    assert (tmp_path / "train.csv").read_bytes() == b"\xff\xfe"
 
 
 def test_train_and_val_live_in_one_folder(tmp_path: Path) -> None:

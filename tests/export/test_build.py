@@ -83,7 +83,7 @@ def test_the_certificate_covers_every_variant_as_it_lies_on_the_disk(bundle: Bun
     for verdict, variant in zip(report.variants, bundle.manifest.variants, strict=True):
         assert verdict.passed
         assert verdict.sha256 == bundle.manifest.files[variant.path].sha256
-        assert verdict.num_frames["adversarial"] == 8
+        assert verdict.num_frames == {"adversarial": 8, "rendered": 4}
         assert verdict.class_probs_max <= 1e-4
         assert verdict.parts_iou_min >= 0.999
         assert verdict.box_px_max <= 0.5

@@ -118,6 +118,11 @@ def test_a_run_stopped_in_its_first_epoch_can_be_given_again(finished: Path, tin
     assert [path.name for path in job.output.iterdir()] == ["train.json"]
     train(job)
     assert history_of(job.output) == history_of(finished)
+    # So can one that was stopped between its best weights and its first state.
+    (job.output / "train.json").write_text('{"finished": false}')
+    for name in set(RUN_FILES) - {"train.json", "best.pt"}:
+        (job.output / name).unlink()
+    train(job)
     # A finished run is none of that, even when only its facts are left.
     for name in set(RUN_FILES) - {"train.json"}:
         (job.output / name).unlink()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Final
 
+from spacecompile.data.spark import SPLITS
 from spacecompile.errors import UsageError
 
-SPLITS: Final = ("train", "val")
 MIN_FRAME_SIZE_PX: Final = 64
 MAX_FRAME_SIZE_PX: Final = 4096
 MAX_SAMPLES_PER_PIXEL: Final = 64
