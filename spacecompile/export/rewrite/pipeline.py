@@ -12,20 +12,25 @@ from spacecompile.export.rewrite.batchnorm import FoldBatchNorm
 from spacecompile.export.rewrite.dropout import RemoveDropout
 from spacecompile.export.rewrite.mit_attention import FoldAttentionScale, FoldSingleHead
 from spacecompile.export.rewrite.mit_layout import LayOutMit
+from spacecompile.export.rewrite.reparameterise import Reparameterise
 from spacecompile.export.rewrite.segformer_head import CollapseSegformerHead
+from spacecompile.export.rewrite.unused import RemoveUnused
 from spacecompile.network.model import MultiTaskNetwork
 
 logger = logging.getLogger(__name__)
 
 PASSES: tuple[Pass, ...] = (
     RemoveDropout(),
+    RemoveUnused(),
+    Reparameterise(),
     FoldBatchNorm(),
     CollapseSegformerHead(),
     LayOutMit(),
     FoldAttentionScale(),
     FoldSingleHead(),
 )
-"""In this order: the SegFormer head collapses once its batch norm is folded, attention once it is laid out."""
+"""In this order: branches merge while their batch norms are there, the SegFormer head collapses once its own is folded,
+attention once it is laid out."""
 
 
 def rewrite_network(

@@ -1,0 +1,71 @@
+"""Removal of layers that no output depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from spacecompile.export.rewrite.base import in_float64
+from spacecompile.export.rewrite.proof import ProofSettings
+from spacecompile.export.rewrite.unused import RemoveUnused, unused_layers
+from spacecompile.network.model import MultiTaskNetwork
+
+SMALL = ProofSettings(input_size_px=(64, 128))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder", "depth", "before", "after"),
+    [
+        pytest.param("PSPNet", "mit_b0", 3, 3.400, 0.500, id="pspnet-mit"),
+        # Its last stages run although nothing reads them, and its blocks take two arguments.
+        pytest.param("FPN", "efficientnet-b0", 4, 5.687, 2.114, id="stages-that-run"),
+        # An activation that works in place stands behind its unused layers.
+        pytest.param("FPN", "mobilenet_v2", 4, 3.893, 2.212, id="in-place"),
+        pytest.param("Unet", "efficientnet-b0", 5, 6.255, 5.843, id="head-of-efficientnet"),
+    ],
+)
+def test_what_no_output_reads_is_gone(
+    make_network: Callable[..., MultiTaskNetwork],
+    architecture: str,
+    encoder: str,
+    depth: int,
+    before: float,
+    after: float,
+) -> None:
+    source = make_network(architecture=architecture, encoder=encoder, encoder_depth=depth, decoder_options={})
+    network, report = RemoveUnused().run(source, settings=SMALL)
+    assert report.changed
+    assert report.relative_error == 0.0
+    assert report.before.params / 1e6 == pytest.approx(before, abs=1e-3)
+    assert report.after.params / 1e6 == pytest.approx(after, abs=1e-3)
+    assert not RemoveUnused().requires(in_float64(network))
+
+
+def test_the_reference_network_uses_everything(reference_network: MultiTaskNetwork) -> None:
+    assert unused_layers(reference_network.double()) == []
+    reference_network.float()
+
+
+def test_a_layer_that_reaches_one_output_alone_stays(make_network: Callable[..., MultiTaskNetwork]) -> None:
+    class Tapped(nn.Module):
+        """A decoder with one layer too many."""
+
+        def __init__(self, decoder: nn.Module) -> None:
+            super().__init__()
+            self.decoder, self.spare = decoder, nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(inplace=True))
+
+        def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+            self.spare(features[0])
+            answer: torch.Tensor = self.decoder(features)
+            return answer
+
+    network = make_network()
+    network.decoder = Tapped(network.decoder)
+    wanted = in_float64(network)
+    assert unused_layers(wanted) == ["decoder.spare.0", "decoder.spare.1"]
+    names_before = set(wanted.state_dict())
+    names_after = set(RemoveUnused().apply(wanted).state_dict())
+    assert names_before - names_after == {"decoder.spare.0.weight", "decoder.spare.0.bias"}
