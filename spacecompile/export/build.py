@@ -29,6 +29,7 @@ from spacecompile.export.bundle_writer import BundleWriter, bundle_writer
 from spacecompile.export.facts import licences_of, tool_versions
 from spacecompile.export.frames import ParityFrame, parity_frames
 from spacecompile.export.parity import (
+    REFERENCE_THREADS,
     ExpectedAnswer,
     ParityReport,
     VariantParity,
@@ -197,7 +198,7 @@ def _references(
     for tta in dict.fromkeys(variant.tta for variant in plan.variants):
         with clock.step("reference" if tta == "none" else f"reference {tta}") as step:
             graph = SealedGraph(ViewByView(plan.checkpoint.network), plan.spec, tta)
-            expected[tta] = expected_answers(graph, frames, progress=progress)
+            expected[tta] = expected_answers(graph, frames, workers=usable_cores(), progress=progress)
             step.note = f"{len(expected[tta])} frames in PyTorch"
     return expected
 
@@ -228,7 +229,7 @@ def _certificate(
     report = ParityReport(
         reference=f"torch {torch.__version__}, eager, float32, before any rewrite",
         backend=f"{OnnxRuntimeBackend.name} {OnnxRuntimeBackend.version}",
-        reference_threads=torch.get_num_threads(),
+        reference_threads=REFERENCE_THREADS,
         backend_threads=threads,
         variants=tuple(verdicts),
     )

@@ -11,8 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -34,6 +38,10 @@ BOX_LOGIT_BAND = 1e-3
 A box edge is the position of one pixel, so where a frame has a logit within rounding of the threshold the edge may lie
 anywhere between the boxes of the two ends of the band. Two engines differ by up to 1e-4 of a logit.
 """
+
+
+REFERENCE_THREADS = 1
+"""Of PyTorch for one frame."""
 
 
 class ErrorStats(Record):
@@ -149,34 +157,65 @@ class ViewByView(nn.Module):
 
 
 def expected_answers(
-    reference: SealedGraph, frames: Sequence[ParityFrame], *, progress: Progress = no_progress
+    reference: SealedGraph,
+    frames: Sequence[ParityFrame],
+    *,
+    workers: int = 1,
+    progress: Progress = no_progress,
 ) -> tuple[ExpectedAnswer, ...]:
     """Run eager PyTorch over all frames, once for every precision that is judged against it.
 
     Args:
         reference: The sealed graph around the original network.
         frames: To answer.
+        workers: Frames at a time, each on one thread: two frames side by side take 0.75 times the time of two threads
+            on one frame after the other, and the answers don't depend on the number of cores.
         progress: Called with step `reference` and the graph's test-time augmentation.
     """
+    step = f"reference, {reference.tta} views" if reference.tta != "none" else "reference"
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(REFERENCE_THREADS)
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(REFERENCE_THREADS,))
     expected = []
+    try:
+        with _recorded_part_logits(reference) as part_logits:
+            for answer in pool.map(partial(_expected_answer, reference, part_logits), frames):
+                expected.append(answer)
+                progress(step, len(expected), len(frames))
+            return tuple(expected)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads_before)
+
+
+@contextmanager
+def _recorded_part_logits(reference: SealedGraph) -> Iterator[dict[int, Tensor]]:
+    """The part logits that each thread's last frame led to, by the thread's identity."""
+    seen: dict[int, Tensor] = {}
+
+    def record(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen[threading.get_ident()] = inputs[0]
+
+    hook = reference.to_parts.register_forward_pre_hook(record)
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+@torch.inference_mode()
+def _expected_answer(reference: SealedGraph, part_logits: dict[int, Tensor], frame: ParityFrame) -> ExpectedAnswer:
+    class_probs_L, parts_HW, box_xyxy, health = reference(torch.from_numpy(frame.frame_HWC))
+    part_logits_1Khw = part_logits.pop(threading.get_ident())
     at_band_ends = _parts_at_band_ends(reference.to_parts)
-    seen: list[torch.Tensor] = []
-    hook = reference.to_parts.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    for done, frame in enumerate(frames, start=1):
-        with torch.inference_mode():
-            class_probs_L, parts_HW, box_xyxy, health = reference(torch.from_numpy(frame.frame_HWC))
-            part_logits_1Khw = seen.pop()
-            boxes_B4 = torch.stack([box_xyxy, *(parts(part_logits_1Khw).box_xyxy for parts in at_band_ends)])
-        answer = RawAnswer(
-            class_probs_L=class_probs_L.numpy(),
-            parts_HW=parts_HW.numpy(),
-            box_xyxy=box_xyxy.numpy(),
-            health=health.numpy(),
-        )
-        expected.append(ExpectedAnswer(frame=frame, answer=answer, boxes_B4=boxes_B4.numpy()))
-        progress(f"reference, {reference.tta} views" if reference.tta != "none" else "reference", done, len(frames))
-    hook.remove()
-    return tuple(expected)
+    boxes_B4 = torch.stack([box_xyxy, *(parts(part_logits_1Khw).box_xyxy for parts in at_band_ends)])
+    answer = RawAnswer(
+        class_probs_L=class_probs_L.numpy(),
+        parts_HW=parts_HW.numpy(),
+        box_xyxy=box_xyxy.numpy(),
+        health=health.numpy(),
+    )
+    return ExpectedAnswer(frame=frame, answer=answer, boxes_B4=boxes_B4.numpy())
 
 
 def _parts_at_band_ends(to_parts: PartsInFrame) -> list[PartsInFrame]:

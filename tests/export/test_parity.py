@@ -142,6 +142,18 @@ def test_views_one_by_one_give_the_batchs_answers(reference: SealedGraph) -> Non
             torch.testing.assert_close(one_by_one, together, rtol=1e-4, atol=1e-5)
 
 
+def test_frames_side_by_side_get_the_answers_that_they_get_alone(reference: SealedGraph) -> None:
+    frames = adversarial_frames(SPEC.frame_size_px)
+    threads = torch.get_num_threads()
+    alone, together = (expected_answers(reference, frames, workers=workers) for workers in (1, 3))
+    assert torch.get_num_threads() == threads
+    for one, other, frame in zip(alone, together, frames, strict=True):
+        assert one.frame is other.frame is frame
+        assert np.array_equal(one.boxes_B4, other.boxes_B4)
+        for name in ("class_probs_L", "parts_HW", "box_xyxy", "health"):
+            assert np.array_equal(getattr(one.answer, name), getattr(other.answer, name))
+
+
 def test_errors_within_the_tolerance_pass_and_are_reported() -> None:
     slightly = raw_answer(
         class_probs_L=np.array([0.20005, 0.69995, 0.1], np.float32),
