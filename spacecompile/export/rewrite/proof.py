@@ -25,7 +25,7 @@ class ProofSettings:
         relative_error_max: Largest |after - before| over largest |before| that counts as the same network.
     """
 
-    input_size_px: tuple[int, int] = (128, 192)
+    input_size_px: tuple[int, int] = (64, 128)
     batch: int = 2
     seed: int = 0
     relative_error_max: float = 1e-9
