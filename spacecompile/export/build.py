@@ -194,10 +194,10 @@ def _references(
     plan: BuildPlan, frames: Sequence[ParityFrame], clock: Clock, progress: Progress
 ) -> dict[Tta, tuple[ExpectedAnswer, ...]]:
     """PyTorch's answers for every augmentation that the bundle has."""
-    expected = {}
+    expected, network = {}, ViewByView(plan.checkpoint.network)
     for tta in dict.fromkeys(variant.tta for variant in plan.variants):
         with clock.step("reference" if tta == "none" else f"reference {tta}") as step:
-            graph = SealedGraph(ViewByView(plan.checkpoint.network), plan.spec, tta)
+            graph = SealedGraph(network, plan.spec, tta)
             expected[tta] = expected_answers(graph, frames, workers=usable_cores(), progress=progress)
             step.note = f"{len(expected[tta])} frames in PyTorch"
     return expected

@@ -142,6 +142,17 @@ def test_views_one_by_one_give_the_batchs_answers(reference: SealedGraph) -> Non
             torch.testing.assert_close(one_by_one, together, rtol=1e-4, atol=1e-5)
 
 
+def test_no_view_is_answered_twice(reference: SealedGraph) -> None:
+    network, seen = ViewByView(reference.network), []
+    hook = reference.network.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    frame = adversarial_frames(SPEC.frame_size_px)[5]
+    assert frame.name == "noise"
+    for tta, views in (("none", 1), ("d4", 8), ("d4-median", 8)):
+        expected_answers(SealedGraph(network, SPEC, tta), [frame])
+        assert len(seen) == views
+    hook.remove()
+
+
 def test_frames_side_by_side_get_the_answers_that_they_get_alone(reference: SealedGraph) -> None:
     frames = adversarial_frames(SPEC.frame_size_px)
     threads = torch.get_num_threads()
