@@ -170,6 +170,8 @@ def _rounds(
         _round(contestants, frames_HWC, settings, recording)
         elapsed = (time.perf_counter() - start_s) / settings.duration_s if settings.duration_s else 1.0
         progress("latency", int(100 * min(elapsed, recording.rounds / settings.rounds_min, 1.0)), 100)
+    # The clock went on after the last report.
+    progress("latency", 100, 100)
 
 
 def _warm_up(
