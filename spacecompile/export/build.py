@@ -28,17 +28,9 @@ from spacecompile.contract import (
 from spacecompile.export.bundle_writer import BundleWriter, bundle_writer
 from spacecompile.export.facts import licences_of, tool_versions
 from spacecompile.export.frames import ParityFrame, parity_frames
-from spacecompile.export.parity import (
-    REFERENCE_THREADS,
-    ExpectedAnswer,
-    ParityReport,
-    VariantParity,
-    ViewByView,
-    check_parity,
-    expected_answers,
-    require_parity,
-)
+from spacecompile.export.parity import ParityReport, VariantParity, check_parity, require_parity
 from spacecompile.export.plan import BuildOptions, BuildPlan, plan_build
+from spacecompile.export.reference import REFERENCE_THREADS, ExpectedAnswer, ViewByView, expected_answers
 from spacecompile.export.rewrite import rewrite_network
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.export.selftest import write_selftest

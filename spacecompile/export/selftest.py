@@ -13,7 +13,7 @@ from PIL import Image
 from spacecompile.contract import Tta
 from spacecompile.data.spark import spread
 from spacecompile.export.bundle_writer import BundleWriter
-from spacecompile.export.parity import ExpectedAnswer
+from spacecompile.export.reference import ExpectedAnswer
 from spacecompile.runtime.selftest import EXPECTED_PATH, Selftest, expected_answer
 
 NUM_FRAMES = 4

@@ -15,16 +15,8 @@ from torch import nn
 from spacecompile.contract import FP32_TOLERANCE, ModelSpec, Tolerance
 from spacecompile.errors import ParityError
 from spacecompile.export.frames import ParityFrame, adversarial_frames
-from spacecompile.export.parity import (
-    ExpectedAnswer,
-    ParityReport,
-    VariantParity,
-    ViewByView,
-    check_parity,
-    expected_answers,
-    require_parity,
-    verdict_on,
-)
+from spacecompile.export.parity import ParityReport, VariantParity, check_parity, require_parity, verdict_on
+from spacecompile.export.reference import ExpectedAnswer, ViewByView, expected_answers
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.export.to_onnx import export_onnx
 from spacecompile.runtime.backends import RawAnswer
