@@ -31,8 +31,7 @@ def replacing(
     Raises:
         OutputError: If it can't be written.
     """
-    is_special = _is_special(path)
-    target = path if is_special else path.resolve()
+    is_special, target = _target_of(path)
     partial_path = path if is_special else target.with_name(f"{PARTIAL_PREFIX}{os.getpid()}-{target.name}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -50,8 +49,17 @@ def replacing(
                 partial_path.unlink()
 
 
-def _is_special(path: Path) -> bool:
-    return path.exists() and not path.is_file() and not path.is_dir()
+def _target_of(path: Path) -> tuple[bool, Path]:
+    """Whether a path names something that is no file and no folder, and where a file would be written.
+
+    Raises:
+        OutputError: If it is a link to itself.
+    """
+    try:
+        is_special = path.exists() and not path.is_file() and not path.is_dir()
+        return is_special, path if is_special else path.resolve()
+    except (OSError, RuntimeError) as error:  # a loop is a RuntimeError before Python 3.13
+        raise OutputError(f"can't write {path}: {error}. Choose another file.") from error
 
 
 def write_file(path: Path, content: bytes | str, *, remedy: str = FULL_DISK_REMEDY) -> None:
@@ -71,9 +79,7 @@ def remove_partial_files(folder: Path) -> None:
             path.unlink()
 
 
-def check_destination(
-    path: Path, *, flag: str, force: bool, remedy: str = "add --force to replace it", made: Path | None = None
-) -> None:
+def check_destination(path: Path, *, flag: str, force: bool, remedy: str = "add --force to replace it") -> None:
     """Refuse a file before minutes of work that could not be written after them.
 
     Args:
@@ -81,19 +87,17 @@ def check_destination(
         flag: That named it, for the message.
         force: Whether a file that is there may be replaced.
         remedy: Against a file that is there, beside choosing another.
-        made: Folder that the work makes.
 
     Raises:
         OutputError: If something is in the way, or its folder is missing or read-only.
     """
-    folder = path.absolute().parent
+    is_special, target = _target_of(path)
+    folder = target.parent
     if path.is_dir():
         raise OutputError(f"can't write {path}: it is a folder. Choose another file with {flag}.")
     if path.is_file() and not force:
         raise OutputError(f"{path} exists. Choose another file with {flag}, or {remedy}.")
-    if made is not None and made.absolute() in (folder, *folder.parents):
-        return
-    if not folder.is_dir():
+    if not folder.is_dir() and not is_special:
         raise OutputError(f"can't write {path}: its folder does not exist. Choose another file with {flag}.")
-    if not _is_special(path) and not os.access(folder, os.W_OK | os.X_OK):
+    if not is_special and not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"can't write {path}: its folder is read-only. Choose another file with {flag}.")

@@ -116,7 +116,12 @@ def test_a_destination_is_refused_before_the_work(tmp_path: Path, monkeypatch: p
         check("", force=True)
     with pytest.raises(OutputError, match="or remove it first"):
         files.check_destination(tmp_path / "there.json", flag="--json", force=False, remedy="remove it first")
-    files.check_destination(tmp_path / "run" / "new.json", flag="--json", force=False, made=tmp_path / "run")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "away").symlink_to(tmp_path / "none" / "new.json")
+    with pytest.raises(OutputError, match="loop"):
+        check("loop")
+    with pytest.raises(OutputError, match="its folder does not exist"):
+        check("away")
     # A superuser may write anywhere, so the mode of a folder proves nothing here.
     monkeypatch.setattr(os, "access", lambda _, mode: not mode & os.W_OK)
     with pytest.raises(OutputError, match="its folder is read-only"):

@@ -116,12 +116,14 @@ def bench_bundle(
     result = run.result
     error: SpacecompileError | None = budget_error(result.budget)
     if result.partial:
-        error = InterruptedRunError("stopped; what was measured until then is written, marked as partial.")
+        error = InterruptedRunError(
+            f"stopped; what was measured until then stands above, marked as partial{_where(report, json)}."
+        )
     say_result(result, percentiles)
-    if json is not None:
-        console.emit_json(_with_error(result, error), json)
     if report is not None:
         _write_report(report, run)
+    if json is not None:  # last: once stdout holds the document, nothing that fails may add another
+        console.emit_json(_with_error(result, error), json)
     console.say(f"measured in {time.perf_counter() - start_s:.0f} s" + _where(report, json))
     if error:
         error.has_document = json == "-"

@@ -10,7 +10,6 @@ import typer
 from spacecompile.cli import console
 from spacecompile.cli.openmp import wait_passively
 from spacecompile.cli.values import channels_from_text, names_from_text, size_px_from_text
-from spacecompile.errors import UsageError
 from spacecompile.extras import require_extra
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def build(
         force=force,
         options=BuildOptions(rewrite=rewrite, spec_changes=changes, parity_frames=parity_frames),
     )
-    _check_json(json, plan.output, force=force)
+    console.check_json(json, force=force, output=plan.output)
     _say_plan(plan)
     if dry_run:
         console.say("dry run: nothing was written")
@@ -81,12 +80,6 @@ def build(
     _say_report(report)
     if json is not None:
         console.emit_json(report, json)
-
-
-def _check_json(json: str | None, output: Path, *, force: bool) -> None:
-    console.check_json(json, force=force, output=output)
-    if json not in (None, "-") and output.resolve() in Path(json).resolve().parents:
-        raise UsageError(f"--json {json} lies in the bundle, which holds nothing that its manifest does not list.")
 
 
 def _spec_changes(

@@ -54,12 +54,17 @@ def check_json(destination: str | None, *, force: bool, output: Path | None = No
         output: The command's main product, where it has one: `--force` would replace that too, so it is no remedy.
 
     Raises:
-        OutputError: If it exists and `force` is off, or can't be written.
+        OutputError: If it exists and `force` is off, can't be written, or lies in the output.
     """
-    if destination in (None, "-"):
+    if destination is None or destination == "-":
         return
+    path = Path(destination)
     remedy = "add --force to replace it" if output is None else "remove it first"
-    check_destination(Path(destination), flag="--json", force=force, remedy=remedy, made=output)
+    if output is not None and output.absolute() in (path.absolute(), *path.absolute().parents):
+        raise OutputError(
+            f"--json {path} lies in the output {output}, whose files it must not mix with. Choose another."
+        )
+    check_destination(path, flag="--json", force=force, remedy=remedy)
 
 
 def emit_json(value: Any, destination: str) -> None:

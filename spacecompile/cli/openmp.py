@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 
 from spacecompile.cli import console
-from spacecompile.errors import EXIT_INTERRUPTED, StepFailedError
+from spacecompile.errors import EXIT_INTERRUPTED, EXIT_UNEXPECTED, StepFailedError
 
 
 def wait_passively() -> None:
@@ -37,5 +38,8 @@ def run_in_own_process(arguments: Sequence[str]) -> None:
     code = subprocess.run([sys.executable, "-m", "spacecompile", *quiet, *arguments], check=False).returncode
     if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
+    if code < 0:
+        name = signal.Signals(-code).name
+        raise StepFailedError(f"`spacecompile {shlex.join(arguments)}` was killed by {name}.", EXIT_UNEXPECTED)
     if code:
         raise StepFailedError(f"`spacecompile {shlex.join(arguments)}` failed; its reason stands above.", code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -196,6 +197,9 @@ def _refuse_unwritable(output: Path, planned: list[Path], *, force: bool) -> Non
     Raises:
         OutputError: If the folder can't be made or written to, or a planned file exists.
     """
+    in_the_way = next((path for path in planned if path.is_dir()), None)
+    if in_the_way:
+        raise OutputError(f"{in_the_way} is a folder. Choose another folder with --output.")
     existing = next((path for path in planned if path.exists()), None)
     if existing and not force:
         raise OutputError(f"{existing} exists already. Choose another folder with --output, or add --force.")
@@ -208,9 +212,9 @@ def _refuse_unwritable(output: Path, planned: list[Path], *, force: bool) -> Non
 @contextmanager
 def _staging(output: Path) -> Iterator[Path]:
     """A folder inside the output for what is not complete yet; gone at the end, whatever happens."""
-    staging = output / f"{PARTIAL_PREFIX}{os.getpid()}"
     try:
-        staging.mkdir(parents=True, exist_ok=True)
+        output.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=output))
     except OSError as error:
         raise OutputError(f"can't make folder {output}: {error.strerror}. Choose another with --output.") from error
     try:
@@ -224,7 +228,7 @@ def _put_in_place(staging: Path, planned: Sequence[Path]) -> None:
     try:
         for path in reversed(planned):
             if (staging / path.name).exists():
-                (staging / path.name).replace(path)
+                (staging / path.name).replace(path.resolve())
             else:
                 path.unlink(missing_ok=True)
     except OSError as error:

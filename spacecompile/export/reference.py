@@ -54,10 +54,11 @@ class ExpectedAnswer:
 
 
 class ViewByView(nn.Module):
-    """A network that takes a batch apart and answers no view twice.
+    """A network that takes a batch apart and remembers its answer to each view.
 
     Eager PyTorch answers eight views one by one in 0.85 times the time. One of them is the frame as it is, which the
-    variant without test-time augmentation needs too; `d4` and `d4-median` need the same eight.
+    variant without test-time augmentation needs too; `d4` and `d4-median` need the same eight. Two threads that meet
+    the same view for the first time at once both answer it, alike.
     """
 
     def __init__(self, network: nn.Module) -> None:

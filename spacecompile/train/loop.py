@@ -116,7 +116,12 @@ def run_epochs(state: TrainingState, inputs: LoopInputs, callbacks: Callbacks) -
             state.best_s_acc = report.scores.s_acc
             facts = {"epoch": report.epoch, "scores": json.loads(msgspec.json.encode(report.scores))}
             save_checkpoint(inputs.output / "best.pt", state.evaluated, training=facts)
-        save_state(inputs.output / "last.pt", state)
+        try:
+            save_state(inputs.output / "last.pt", state)
+        except BaseException:
+            if state.epochs_done == 1:  # best weights without a state could be neither resumed nor begun again
+                (inputs.output / "best.pt").unlink(missing_ok=True)
+            raise
         write_file(inputs.output / "history.jsonl", "".join(json.dumps(line) + "\n" for line in state.history))
         callbacks.on_epoch(report)
 

@@ -181,7 +181,7 @@ def _refuse_existing(job: TrainJob) -> None:
 def _holds_something(output: Path) -> bool:
     """Whether a folder has anything beyond what a run leaves that was stopped before there was a state to resume."""
     names = {path.name for path in output.iterdir() if not path.name.startswith(PARTIAL_PREFIX)}
-    if not {"train.json"} <= names <= {"train.json", "best.pt"}:
+    if names != {"train.json"}:
         return bool(names)
     try:
         facts = json.loads((output / "train.json").read_text(encoding="utf-8"))

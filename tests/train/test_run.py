@@ -118,16 +118,24 @@ def test_a_run_stopped_in_its_first_epoch_can_be_given_again(finished: Path, tin
     assert [path.name for path in job.output.iterdir()] == ["train.json"]
     train(job)
     assert history_of(job.output) == history_of(finished)
-    # So can one that was stopped between its best weights and its first state.
-    (job.output / "train.json").write_text('{"finished": false}')
-    for name in set(RUN_FILES) - {"train.json", "best.pt"}:
-        (job.output / name).unlink()
-    train(job)
     # A finished run is none of that, even when only its facts are left.
     for name in set(RUN_FILES) - {"train.json"}:
         (job.output / name).unlink()
     with pytest.raises(OutputError, match="--force"):
         train(job)
+
+
+def test_a_run_stopped_before_its_first_state_leaves_no_weights_that_block_the_next(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    job = tiny_job(tiny_data, tmp_path / "run")
+    monkeypatch.setattr("spacecompile.train.loop.save_state", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(job)
+    assert [path.name for path in job.output.iterdir()] == ["train.json"]
 
 
 def test_a_time_limit_ends_the_run_and_the_learning_rate_follows_the_clock(tiny_data: Path, tmp_path: Path) -> None:

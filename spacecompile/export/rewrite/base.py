@@ -14,6 +14,9 @@ from spacecompile.export.rewrite.proof import ProofSettings, relative_errors
 from spacecompile.network.count import cost_of
 from spacecompile.network.model import MultiTaskNetwork
 
+_FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, AssertionError, IndexError, KeyError)
+"""What a pass, or the code of timm and smp that it calls, raises on a network that it was not made for."""
+
 
 class Pass(ABC):
     """One exact rewrite of a network.
@@ -80,12 +83,14 @@ class Pass(ABC):
         """
         before = before or cost_of_network(network)
         reference = in_float64(network)
-        if not self.requires(reference):
-            return network, PassReport(name=self.name, changed=False, before=before, after=before, relative_error=0.0)
         try:
+            if not self.requires(reference):
+                return network, PassReport(
+                    name=self.name, changed=False, before=before, after=before, relative_error=0.0
+                )
             rewritten = self.apply(copy.deepcopy(reference)).eval()
             error = self.ensures(reference, rewritten, settings or ProofSettings())
-        except RuntimeError as failure:
+        except _FAILURES as failure:
             raise BuildError(
                 f"rewrite pass {self.name} failed on {network.spec.architecture} with encoder {network.spec.encoder}: "
                 f"{failure}. Build with --no-rewrite, and report the network's spec."

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from spacecompile.export.rewrite.base import in_float64
-from spacecompile.export.rewrite.proof import ProofSettings
 from spacecompile.export.rewrite.reparameterise import Reparameterise
 from spacecompile.network.model import MultiTaskNetwork
 
@@ -20,7 +19,7 @@ from spacecompile.network.model import MultiTaskNetwork
 )
 def test_branches_merge_exactly(make_network: Callable[..., MultiTaskNetwork], encoder: str) -> None:
     source = make_network(architecture="FPN", encoder=encoder, decoder_options={})
-    network, report = Reparameterise().run(source, settings=ProofSettings(input_size_px=(64, 128)))
+    network, report = Reparameterise().run(source)
     assert report.changed
     assert 0.0 < report.relative_error <= 1e-9
     assert report.after.params < report.before.params
