@@ -50,7 +50,9 @@ INPUT_NAME = "frame"
 OUTPUT_NAMES = ("class_probs", "parts", "box_xyxy", "health")
 """Tensor names of every sealed graph: uint8 [H, W, 3] -> float32 [classes], uint8 [H, W], float32 [4], float32 [6]."""
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+"""What a variant computes in. fp32, fp16 and int8 are in the file; bf16 is the fp32 file, run by an engine that rounds."""
+
 Tta = Literal["none", "d4", "d4-median"]
 
 
@@ -209,6 +211,8 @@ class Variant(Record):
         path: Of the graph file, relative to the bundle, with forward slashes.
         opset: ONNX opset of the graph.
         tolerance: That the file was certified against.
+        certified: Names of the backends that answered like PyTorch with this file when the bundle was built; `auto`
+            chooses among these.
     """
 
     name: str
@@ -217,6 +221,7 @@ class Variant(Record):
     path: str
     opset: int
     tolerance: Tolerance
+    certified: tuple[str, ...] = ("onnxruntime",)
 
 
 class Manifest(Record):

@@ -129,7 +129,9 @@ def open_variant(
         answered_ns = time.perf_counter_ns()
         choice, rule = cold.choice, cold.rule
     entry, _ = choose_backend(how.backend, variant)
-    engine = entry.factory()(bundle.read(variant.path), threads=how.threads, spinning=how.spinning)
+    engine = entry.factory()(
+        bundle.read(variant.path), precision=variant.precision, threads=how.threads, spinning=how.spinning
+    )
     stopwatch = StopwatchBackend(engine)
     session = Session(stopwatch, bundle.manifest.spec, choice=choice, rule=rule)
     every = 1 if variant.tta == "none" else SLOW_EVERY

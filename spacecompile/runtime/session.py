@@ -27,7 +27,7 @@ from spacecompile.runtime.guard import GuardRule
 from spacecompile.runtime.threads import usable_cores
 
 # From the most to the least exact, as `precision=None` prefers: on a CPU fewer bits are not faster by themselves.
-_EXACTNESS = ("fp32", "fp16", "int8")
+_EXACTNESS = ("fp32", "fp16", "bf16", "int8")
 
 _log = logging.getLogger(__name__)
 
@@ -206,7 +206,9 @@ def load(  # noqa: PLR0913  each is a choice of the user, and all but the path h
     entry, backend_reason = choose_backend(backend, chosen)
     FrameReader(frame_size_px=bundle.manifest.spec.frame_size_px, color=color)
     thread_count = usable_cores() if threads is None else threads
-    engine = entry.factory()(bundle.read(chosen.path), threads=thread_count, spinning=spinning)
+    engine = entry.factory()(
+        bundle.read(chosen.path), precision=chosen.precision, threads=thread_count, spinning=spinning
+    )
     _check_graph_fits(engine, bundle, chosen)
     choice = Choice(
         bundle=bundle.manifest.name,

@@ -12,7 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from spacecompile.contract import INPUT_NAME, OUTPUT_NAMES
+from spacecompile.contract import INPUT_NAME, OUTPUT_NAMES, Precision
 from spacecompile.errors import FrameError, IntegrityError, UsageError
 from spacecompile.runtime.backends import GraphSignature, RawAnswer, TensorFact, signature_from_tensors
 
@@ -37,18 +37,21 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
     version: str = ort.__version__
 
-    def __init__(self, model_bytes: bytes, *, threads: int, spinning: bool) -> None:
+    def __init__(self, model_bytes: bytes, *, precision: Precision = "fp32", threads: int, spinning: bool) -> None:
         """Parse and optimise the graph.
 
         Args:
             model_bytes: Of a self-contained ONNX file.
+            precision: Of the variant. The file holds its types, so only bf16, which no file does, can't be had.
             threads: That share one operator, the calling one included.
             spinning: Let idle threads wait busily: lower latency, more power.
 
         Raises:
-            UsageError: If `threads` is below one.
+            UsageError: If `threads` is below one, or the precision is bf16.
             IntegrityError: If the bytes are no sealed graph, or need a newer ONNX Runtime.
         """
+        if precision == "bf16":
+            raise UsageError("ONNX Runtime's CPU provider does not compute in bf16. Choose backend openvino.")
         if threads < 1:
             raise UsageError(f"threads is {threads}; at least one is needed. Check --threads.")
         try:

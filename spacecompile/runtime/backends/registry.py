@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import PurePosixPath
 from typing import Protocol
 
-from spacecompile.contract import Variant
+from spacecompile.contract import Precision, Variant
 from spacecompile.errors import MissingPartError, UsageError
 from spacecompile.runtime.backends import Backend
 
@@ -20,8 +20,8 @@ from spacecompile.runtime.backends import Backend
 class BackendFactory(Protocol):
     """Makes a backend from the bytes of one graph file."""
 
-    def __call__(self, model_bytes: bytes, *, threads: int, spinning: bool) -> Backend:
-        """Parse the graph."""
+    def __call__(self, model_bytes: bytes, *, precision: Precision, threads: int, spinning: bool) -> Backend:
+        """Parse the graph; `precision` is what the engine shall compute in, where the file leaves that open."""
 
 
 @dataclass(frozen=True, kw_only=True)
