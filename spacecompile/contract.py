@@ -51,7 +51,7 @@ OUTPUT_NAMES = ("class_probs", "parts", "box_xyxy", "health")
 """Tensor names of every sealed graph: uint8 [H, W, 3] -> float32 [classes], uint8 [H, W], float32 [4], float32 [6]."""
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-"""What a variant computes in. fp32, fp16 and int8 are in the file; bf16 is the fp32 file, run by an engine that rounds."""
+"""What a variant computes in. bf16 is no file of its own: it is the fp32 one, run by an engine that rounds."""
 
 Tta = Literal["none", "d4", "d4-median"]
 
