@@ -1,7 +1,7 @@
 """The parity certificate: what a file on disk answers, against what PyTorch answers, frame by frame.
 
 The reference is the sealed graph around the network as it came from the checkpoint, before any rewrite, in eager
-PyTorch. The file is run from its bytes through the runtime's own backend. So the certificate covers rewriting,
+PyTorch. The file is run from its bytes through the runtime's own backends. So the certificate covers rewriting,
 export, simplification and the engine at once, from raw frame to final answer.
 
 Layout legend: H, W frame rows and columns; C channels (RGB); L classes.
@@ -9,17 +9,18 @@ Layout legend: H, W frame rows and columns; C channels (RGB); L classes.
 
 from __future__ import annotations
 
-import hashlib
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spacecompile.contract import HEALTH_SIGNALS, PARTS, Progress, Record, Tolerance, no_progress
-from spacecompile.errors import ParityError
+from spacecompile.contract import HEALTH_SIGNALS, PARTS, Cost, Progress, Record, Tolerance, no_progress
+from spacecompile.errors import ParityError, UsageError
 from spacecompile.export.reference import ExpectedAnswer
+from spacecompile.metrics import ScoreMeter
 from spacecompile.runtime.backends import Backend, RawAnswer
-from spacecompile.runtime.backends.onnxruntime_ import OnnxRuntimeBackend
 
 
 class ErrorStats(Record):
@@ -61,19 +62,24 @@ class VariantParity(Record):
 
     Attributes:
         variant: Name of the variant.
+        backend: What ran it, with its version.
         sha256: Of the file that was judged.
         tolerance: That it was judged by.
         passed: Whether every limit holds.
         failures: One sentence per broken limit, with the frame that breaks it most.
         num_frames: Per kind of frame.
-        class_agreement: Share of frames with the same class.
-        class_probs_max, parts_iou_min, box_px_max: The worst value of each measure.
-        worst_frames: For each of these measures the frame of its worst value.
+        class_agreement: Share of the judged frames with the same class.
+        class_probs_max, parts_iou_min, box_px_max: The worst value of each measure on the judged frames; the box on the
+            share of them that the tolerance asks for.
+        parts_iou_mean: Mean over the judged frames and parts.
+        score_drop: S_final of PyTorch less that of the file, over the frames that have labels; None without any.
+        worst_frames: For each of these measures the judged frame of its worst value.
         outputs: Error of each output; `parts` counts 1 per differing pixel, health is listed signal by signal.
         frames: Every frame, in the order in which it ran.
     """
 
     variant: str
+    backend: str
     sha256: str
     tolerance: Tolerance
     passed: bool
@@ -82,7 +88,9 @@ class VariantParity(Record):
     class_agreement: float
     class_probs_max: float
     parts_iou_min: float
+    parts_iou_mean: float
     box_px_max: float
+    score_drop: float | None
     worst_frames: dict[str, str]
     outputs: dict[str, ErrorStats]
     frames: tuple[FrameParity, ...]
@@ -93,9 +101,9 @@ class ParityReport(Record):
 
     Attributes:
         reference: What gave the reference answers.
-        backend: What ran the files.
+        backend: What ran the files, with versions.
         backend_threads, reference_threads: That shared one operator; other counts sum in another order.
-        variants: One verdict per file.
+        variants: One verdict per file and backend; the first of a variant is the one that it ships by.
     """
 
     reference: str
@@ -107,34 +115,41 @@ class ParityReport(Record):
 
 def check_parity(
     variant: str,
-    model_bytes: bytes,
+    backend: Backend,
     expected: Sequence[ExpectedAnswer],
     *,
+    sha256: str,
     tolerance: Tolerance,
-    threads: int,
+    scoring: Scoring | None = None,
     progress: Progress = no_progress,
 ) -> VariantParity:
-    """Judge one file.
+    """Judge one file on one backend.
 
     Args:
         variant: Its name.
-        model_bytes: Its content, as read from the disk.
+        backend: That holds the file as read from the disk; the caller closes it.
         expected: At least one answer of `expected_answers` with the variant's test-time augmentation.
+        sha256: Of the file.
         tolerance: The limits.
-        threads: Of ONNX Runtime.
-        progress: Called with step `parity <variant>`.
+        scoring: What the score's drop needs; without it none is judged.
+        progress: Called with step `parity <variant>, <backend>`.
 
     Raises:
-        IntegrityError: If ONNX Runtime refuses the file.
+        IntegrityError: If the engine fails on the file.
     """
-    backend: Backend = OnnxRuntimeBackend(model_bytes, threads=threads, spinning=False)
     given = []
     for done, case in enumerate(expected, start=1):
         given.append(backend.run(case.frame.frame_HWC))
-        progress(f"parity {variant}", done, len(expected))
-    backend.close()
-    sha256 = hashlib.sha256(model_bytes).hexdigest()
-    return verdict_on(variant, sha256=sha256, expected=expected, given=given, tolerance=tolerance)
+        progress(f"parity {variant}, {backend.name}", done, len(expected))
+    return verdict_on(
+        variant,
+        backend=f"{backend.name} {backend.version}",
+        sha256=sha256,
+        expected=expected,
+        given=given,
+        tolerance=tolerance,
+        scoring=scoring,
+    )
 
 
 def require_parity(verdict: VariantParity) -> None:
@@ -145,48 +160,123 @@ def require_parity(verdict: VariantParity) -> None:
     """
     if not verdict.passed:
         raise ParityError(
-            f"variant {verdict.variant} answers differently from PyTorch: {'; '.join(verdict.failures)}. "
+            f"variant {verdict.variant} on {verdict.backend} answers differently from PyTorch: "
+            f"{'; '.join(verdict.failures)}. "
             "No bundle was written. Build with --no-rewrite to see whether a rewrite or the export is the cause."
         )
 
 
 def verdict_on(
-    variant: str, *, sha256: str, expected: Sequence[ExpectedAnswer], given: Sequence[RawAnswer], tolerance: Tolerance
+    variant: str,
+    *,
+    backend: str,
+    sha256: str,
+    expected: Sequence[ExpectedAnswer],
+    given: Sequence[RawAnswer],
+    tolerance: Tolerance,
+    scoring: Scoring | None = None,
 ) -> VariantParity:
     """Compare answers frame by frame.
 
     Args:
         variant: Name of the variant.
+        backend: What ran it.
         sha256: Of its file.
         expected: At least one.
         given: One per expected answer.
         tolerance: The limits.
+        scoring: As for `check_parity`.
     """
     pairs = list(zip(expected, given, strict=True))
     frames = tuple(_frame_parity(case, answer) for case, answer in pairs)
     kinds = [frame.kind for frame in frames]
-    worst = {
-        "class_probs": max(frames, key=lambda frame: frame.class_probs_error),
-        "parts_iou": min(frames, key=lambda frame: min(frame.parts_iou)),
-        "box_px": max(frames, key=lambda frame: frame.box_error_px),
-    }
-    class_agreement = sum(frame.class_agrees for frame in frames) / len(frames)
-    failures = _failures(class_agreement, frames, worst, tolerance)
+    judged = [frame for frame in frames if tolerance.adversarial or frame.kind != "adversarial"]
+    measures = _measures(judged, tolerance)
+    score_drop = _score_drop(pairs, scoring) if scoring else None
+    failures = _failures(frames, judged, measures, score_drop, tolerance)
     return VariantParity(
         variant=variant,
+        backend=backend,
         sha256=sha256,
         tolerance=tolerance,
         passed=not failures,
         failures=failures,
         num_frames={kind: kinds.count(kind) for kind in sorted(set(kinds))},
-        class_agreement=class_agreement,
-        class_probs_max=worst["class_probs"].class_probs_error,
-        parts_iou_min=min(worst["parts_iou"].parts_iou),
-        box_px_max=worst["box_px"].box_error_px,
-        worst_frames={measure: frame.frame for measure, frame in worst.items()},
+        class_agreement=measures.class_agreement,
+        class_probs_max=measures.class_probs.class_probs_error,
+        parts_iou_min=min(measures.parts.parts_iou),
+        parts_iou_mean=measures.parts_iou_mean,
+        box_px_max=measures.box.box_error_px,
+        score_drop=score_drop,
+        worst_frames=measures.worst_frames(),
         outputs=_output_errors(pairs),
         frames=frames,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """What S_final needs beside answers.
+
+    Attributes:
+        classes: Names in the order of the class probabilities.
+        cost: Of one forward pass. It is the same for both sides, so that the drop is that of the accuracy.
+    """
+
+    classes: Sequence[str]
+    cost: Cost
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measures:
+    """The judged frames in a few numbers, and for each measure the frame that decides it."""
+
+    class_agreement: float
+    parts_iou_mean: float
+    class_probs: FrameParity
+    parts: FrameParity
+    box: FrameParity
+
+    def worst_frames(self) -> dict[str, str]:
+        return {"class_probs": self.class_probs.frame, "parts_iou": self.parts.frame, "box_px": self.box.frame}
+
+
+def _measures(judged: Sequence[FrameParity], tolerance: Tolerance) -> _Measures:
+    if not judged:
+        raise UsageError(
+            "this precision is judged on frames that a camera takes, and there is none. Give some with --data DIR, or "
+            "install the render extra: pip install 'spacecompile[render]'."
+        )
+    by_box = sorted(judged, key=lambda frame: frame.box_error_px)
+    held = math.ceil(tolerance.box_share_min * len(judged))
+    return _Measures(
+        class_agreement=sum(frame.class_agrees for frame in judged) / len(judged),
+        parts_iou_mean=float(np.mean([frame.parts_iou for frame in judged])),
+        class_probs=max(judged, key=lambda frame: frame.class_probs_error),
+        parts=min(judged, key=lambda frame: min(frame.parts_iou)),
+        box=by_box[max(held, 1) - 1],
+    )
+
+
+def _score_drop(pairs: Sequence[tuple[ExpectedAnswer, RawAnswer]], scoring: Scoring) -> float | None:
+    """S_final of the expected answers less that of the given ones, over frames with a label of a known class."""
+    expected_meter, given_meter = ScoreMeter(), ScoreMeter()
+    for case, given in pairs:
+        truth = case.frame.truth
+        if truth is None or truth.class_name not in scoring.classes:
+            continue
+        for meter, answer in ((expected_meter, case.answer), (given_meter, given)):
+            meter.add(
+                int(answer.class_probs_L.argmax()),
+                scoring.classes.index(truth.class_name),
+                answer.parts_HW,
+                truth.parts_HW,
+                np.nan_to_num(answer.box_xyxy),
+                truth.box_xyxy,
+            )
+    if not expected_meter.frames:
+        return None
+    return expected_meter.scores(scoring.cost).s_final - given_meter.scores(scoring.cost).s_final
 
 
 def _frame_parity(case: ExpectedAnswer, given: RawAnswer) -> FrameParity:
@@ -217,21 +307,24 @@ def _iou(expected_HW: NDArray[np.uint8], given_HW: NDArray[np.uint8], bit: int) 
 
 
 def _failures(
-    class_agreement: float,
     frames: Sequence[FrameParity],
-    worst: dict[str, FrameParity],
+    judged: Sequence[FrameParity],
+    measures: _Measures,
+    score_drop: float | None,
     tolerance: Tolerance,
 ) -> tuple[str, ...]:
     failures = []
-    if class_agreement < tolerance.class_agreement_min:
-        disagreeing = next(frame for frame in frames if not frame.class_agrees)
+    if measures.class_agreement < tolerance.class_agreement_min:
+        disagreeing = next(frame for frame in judged if not frame.class_agrees)
         failures.append(
-            f"the class agrees on {class_agreement:.2%} of the frames (least {tolerance.class_agreement_min:.2%}), "
-            f"not on {disagreeing.frame}"
+            f"the class agrees on {measures.class_agreement:.2%} of the frames "
+            f"(least {tolerance.class_agreement_min:.2%}), not on {disagreeing.frame}"
         )
     if unhealthy := [frame.frame for frame in frames if not frame.health_agrees]:
         failures.append(f"a health signal is not a number where PyTorch's is one, or the other way, on {unhealthy[0]}")
-    probs, parts, box = worst["class_probs"], worst["parts_iou"], worst["box_px"]
+    if unsound := [frame.frame for frame in frames if math.isinf(max(frame.class_probs_error, frame.box_error_px))]:
+        failures.append(f"an output is not a number on {unsound[0]}")
+    probs, parts, box = measures.class_probs, measures.parts, measures.box
     if probs.class_probs_error > tolerance.class_probs_max:
         failures.append(
             f"a class probability is off by {probs.class_probs_error:.2g} (most {tolerance.class_probs_max:g}) "
@@ -242,10 +335,17 @@ def _failures(
             f"a part has IoU {min(parts.parts_iou):.4f} (least {tolerance.parts_iou_min:g}), "
             f"{parts.parts_differing_px} pixels differ, on {parts.frame}"
         )
-    if box.box_error_px > tolerance.box_px_max:
+    if measures.parts_iou_mean < tolerance.parts_iou_mean_min:
         failures.append(
-            f"a box edge is off by {box.box_error_px:.2f} px (most {tolerance.box_px_max:g}) on {box.frame}"
+            f"parts have a mean IoU of {measures.parts_iou_mean:.4f} (least {tolerance.parts_iou_mean_min:g})"
         )
+    if box.box_error_px > tolerance.box_px_max:
+        share = f" of {tolerance.box_share_min:.0%} of the frames" if tolerance.box_share_min < 1 else ""
+        failures.append(
+            f"a box edge{share} is off by {box.box_error_px:.2f} px (most {tolerance.box_px_max:g}) on {box.frame}"
+        )
+    if score_drop is not None and tolerance.score_drop_max is not None and score_drop > tolerance.score_drop_max:
+        failures.append(f"S_final drops by {score_drop:.4f} (most {tolerance.score_drop_max:g})")
     return tuple(failures)
 
 

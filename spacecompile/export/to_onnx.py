@@ -9,7 +9,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx
 import onnxsim
@@ -42,21 +42,41 @@ logger = logging.getLogger(__name__)
 def export_onnx(
     graph: nn.Module, frame_size_px: tuple[int, int], *, facts: Mapping[str, str], opset: int = OPSET
 ) -> bytes:
-    """Export a sealed graph.
+    """Export a sealed graph to the bytes of a file: `export_model`, then `model_bytes`; see there."""
+    return model_bytes(export_model(graph, frame_size_px, opset=opset), facts)
+
+
+def export_model(graph: nn.Module, frame_size_px: tuple[int, int], *, opset: int = OPSET) -> ModelProto:
+    """Trace, simplify and clean a sealed graph.
 
     Args:
         graph: In evaluation mode.
         frame_size_px: (height, width).
-        facts: Stored as the file's metadata.
         opset: Of the ONNX operators.
+
+    Returns:
+        float32, the types and shapes of all tensors inferred, every node under a name of its own.
+
+    Raises:
+        BuildError: If the exporter or the simplifier fails.
+    """
+    return _cleaned(_simplified(_traced(graph, frame_size_px, opset)))
+
+
+def model_bytes(model: ModelProto, facts: Mapping[str, str]) -> bytes:
+    """The content of a file, after every check.
+
+    Args:
+        model: With the types and shapes of all tensors inferred; gets the facts.
+        facts: Stored as the file's metadata.
 
     Returns:
         A whole ONNX file, weights included.
 
     Raises:
-        BuildError: If the exporter or the simplifier fails, or the file breaks a rule of DESIGN section 5.
+        BuildError: If it breaks a rule of DESIGN section 5, or is no valid ONNX.
     """
-    model = _cleaned(_simplified(_traced(graph, frame_size_px, opset)), facts)
+    onnx.helper.set_model_props(model, dict(facts))
     problems = illegal_nodes(model)
     if problems:
         raise BuildError(
@@ -67,8 +87,8 @@ def export_onnx(
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise BuildError(f"onnx.checker refuses the exported graph: {_first_line(error)}") from error
-    model_bytes: bytes = model.SerializeToString(deterministic=True)
-    return model_bytes
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def _traced(graph: nn.Module, frame_size_px: tuple[int, int], opset: int) -> ModelProto:
@@ -111,8 +131,8 @@ def _simplified(model: ModelProto) -> ModelProto:
     return simplified
 
 
-def _cleaned(model: ModelProto, facts: Mapping[str, str]) -> ModelProto:
-    """Drop what the exporter noted about this machine (stack traces, paths), renew all shapes, add the facts."""
+def _cleaned(model: ModelProto) -> ModelProto:
+    """Drop what the exporter noted about this machine (stack traces, paths), renew all shapes, name every node."""
     graph = model.graph
     model.producer_name, model.producer_version, model.doc_string = "spacecompile", __version__, ""
     graph.name, graph.doc_string = "sealed", ""
@@ -121,8 +141,17 @@ def _cleaned(model: ModelProto, facts: Mapping[str, str]) -> ModelProto:
         noted.doc_string = ""
     # onnxsim leaves shapes of tensors that it has fused away.
     del graph.value_info[:]
-    onnx.helper.set_model_props(model, dict(facts))
+    _name_nodes(graph.node)
     return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+
+
+def _name_nodes(nodes: Sequence[NodeProto]) -> None:
+    """Precisions speak of nodes by name, and the simplifier leaves some without one."""
+    taken: set[str] = set()
+    for node in nodes:
+        if not node.name or node.name in taken:
+            node.name = f"{node.op_type} of {node.output[0]}"
+        taken.add(node.name)
 
 
 def illegal_nodes(model: ModelProto) -> tuple[str, ...]:

@@ -1,0 +1,166 @@
+"""Judging every variant on every backend that this machine has, and writing the certificate.
+
+A variant ships by its first backend: ONNX Runtime, which is in the base install, or for bf16 the one that computes in it.
+Every other backend that holds the tolerance too is certified besides; one that does not is left out and named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from spacecompile.contract import Progress, Variant, no_progress
+from spacecompile.errors import IntegrityError, MissingPartError, UsageError
+from spacecompile.export.parity import ParityReport, Scoring, VariantParity, check_parity
+from spacecompile.export.reference import REFERENCE_THREADS, ExpectedAnswer
+from spacecompile.runtime.backends import Backend, GraphSignature, RawAnswer
+from spacecompile.runtime.backends.registry import BACKENDS, BackendEntry
+
+NS_PER_MS = 1e6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """One variant on one backend.
+
+    Attributes:
+        verdict: On it.
+        median_ms: Of its runs over the frames, one after the other, cold caches included: an impression, no benchmark.
+    """
+
+    verdict: VariantParity
+    median_ms: float
+
+
+def backends_of(variant: Variant) -> list[BackendEntry]:
+    """Backends that this machine has and that can run a variant, the one that it ships by first.
+
+    Raises:
+        MissingPartError: If there is none.
+    """
+    suffix = "." + variant.path.rpartition(".")[2]
+    able = [entry for entry in BACKENDS if entry.suffix == suffix and variant.precision in entry.precisions]
+    present = [entry for entry in able if entry.missing() is None]
+    if not present:
+        remedies = ", or ".join(entry.remedy for entry in able)
+        raise MissingPartError(
+            f"variant {variant.name} can't be certified: no backend that computes in {variant.precision} is installed. "
+            f"Run: {remedies}"
+        )
+    return present
+
+
+def judge(
+    variant: Variant,
+    content: bytes,
+    expected: Sequence[ExpectedAnswer],
+    *,
+    entry: BackendEntry,
+    scoring: Scoring | None,
+    threads: int,
+    progress: Progress = no_progress,
+) -> Judgement:
+    """Run one file on one backend and judge it.
+
+    Args:
+        variant: With its tolerance.
+        content: Of its file, as read from the disk.
+        expected: Answers with the variant's test-time augmentation.
+        entry: The backend.
+        scoring: For the drop of the score.
+        threads: Of the backend.
+        progress: As for `check_parity`.
+
+    Raises:
+        IntegrityError: If the engine refuses the file or fails on it.
+        MissingPartError, UsageError: If it can't compute in the variant's precision on this machine.
+    """
+    engine = entry.factory()(content, precision=variant.precision, threads=threads, spinning=False)
+    timed = _Timed(engine)
+    try:
+        verdict = check_parity(
+            variant.name,
+            timed,
+            expected,
+            sha256=hashlib.sha256(content).hexdigest(),
+            tolerance=variant.tolerance,
+            scoring=scoring,
+            progress=progress,
+        )
+    finally:
+        timed.close()
+    return Judgement(verdict=verdict, median_ms=statistics.median(timed.runs_ms))
+
+
+def judge_further(
+    variant: Variant,
+    content: bytes,
+    expected: Sequence[ExpectedAnswer],
+    *,
+    entry: BackendEntry,
+    scoring: Scoring | None,
+    threads: int,
+    progress: Progress = no_progress,
+) -> Judgement | str:
+    """As `judge`, for a backend that the variant does not depend on: one that can't run it says why."""
+    try:
+        return judge(
+            variant, content, expected, entry=entry, scoring=scoring, threads=threads, progress=progress
+        )
+    except (IntegrityError, MissingPartError, UsageError) as error:
+        return str(error)
+
+
+def parity_report(verdicts: Sequence[VariantParity], *, threads: int) -> ParityReport:
+    """The certificate of all verdicts."""
+    return ParityReport(
+        reference=f"torch {torch.__version__}, eager, float32, before any rewrite",
+        backend=", ".join(dict.fromkeys(verdict.backend for verdict in verdicts)),
+        reference_threads=REFERENCE_THREADS,
+        backend_threads=threads,
+        variants=tuple(verdicts),
+    )
+
+
+def with_certificates(variants: Sequence[Variant], certified: Mapping[str, Sequence[str]]) -> tuple[Variant, ...]:
+    """The variants with the backends that they are certified on, by variant name."""
+    return tuple(
+        msgspec.structs.replace(variant, certified=tuple(certified[variant.name])) for variant in variants
+    )
+
+
+class _Timed:
+    """A backend that notes how long each run took."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.runs_ms: list[float] = []
+
+    @property
+    def name(self) -> str:
+        return self._backend.name
+
+    @property
+    def version(self) -> str:
+        return self._backend.version
+
+    @property
+    def signature(self) -> GraphSignature:
+        return self._backend.signature
+
+    def run(self, frame_HWC: NDArray[np.uint8]) -> RawAnswer:
+        start_ns = time.perf_counter_ns()
+        answer = self._backend.run(frame_HWC)
+        self.runs_ms.append((time.perf_counter_ns() - start_ns) / NS_PER_MS)
+        return answer
+
+    def close(self) -> None:
+        self._backend.close()

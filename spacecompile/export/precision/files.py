@@ -1,0 +1,134 @@
+"""The graph of each precision, from the float32 graph of the same network and augmentation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnx import ModelProto
+
+from spacecompile.contract import Precision, Record
+from spacecompile.errors import BuildError
+from spacecompile.export.graph_facts import GraphFacts, graph_facts
+from spacecompile.export.precision.half import FloatNode, HalfPlan, in_half
+from spacecompile.export.precision.search import Int8Plan, LayerSensitivity, in_int8
+
+HALF_SHARE_MIN = 0.9
+"""Of the multiply-adds and of the weights of a file that calls itself fp16."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionPlans:
+    """What was decided by measurement; None for a precision that is not built."""
+
+    half: HalfPlan | None = None
+    int8: Int8Plan | None = None
+
+
+class HalfReport(Record):
+    """How the fp16 files were made.
+
+    Attributes:
+        float_nodes: Nodes of the network that stay float32, with the reason.
+        magnitude_max: The largest value inside the network over the calibration frames; float16 ends at 65504.
+        calibration_frames: Their names.
+    """
+
+    float_nodes: tuple[FloatNode, ...]
+    magnitude_max: float
+    calibration_frames: tuple[str, ...]
+
+
+class Int8Report(Record):
+    """How the int8 files were made.
+
+    Attributes:
+        int8: Layers that are.
+        raised: Layers that went back to float32 for parity, the most sensitive first.
+        gate_runs: How often the parity gate was asked.
+        calibration_frames: Their names.
+    """
+
+    int8: tuple[str, ...]
+    raised: tuple[LayerSensitivity, ...]
+    gate_runs: int
+    calibration_frames: tuple[str, ...]
+
+
+class FilePrecision(Record):
+    """What one file really computes in, read back from its bytes.
+
+    Attributes:
+        bytes: Of the file.
+        weight_shares: Share of the number of weights per stored type.
+        mac_shares: Share of the multiply-adds per type that they are done in.
+    """
+
+    bytes: int
+    weight_shares: dict[str, float]
+    mac_shares: dict[str, float]
+
+
+class PrecisionReport(Record):
+    """`reports/precision.json`.
+
+    Attributes:
+        fp16, int8: Absent where the bundle has none.
+        files: By path in the bundle.
+    """
+
+    files: dict[str, FilePrecision]
+    fp16: HalfReport | None = None
+    int8: Int8Report | None = None
+
+
+def model_in(precision: Precision, model: ModelProto, plans: PrecisionPlans) -> ModelProto:
+    """The graph of one precision.
+
+    Args:
+        precision: bf16 is the float32 graph, which an engine rounds.
+        model: float32, with any augmentation.
+        plans: With the one of the precision.
+
+    Raises:
+        BuildError: If the model holds another network than was planned.
+    """
+    if precision == "fp16":
+        assert plans.half is not None
+        return in_half(model, plans.half)
+    if precision == "int8":
+        assert plans.int8 is not None
+        return in_int8(model, plans.int8)
+    return model
+
+
+def checked_precision(variant: str, precision: Precision, content: bytes) -> FilePrecision:
+    """Read a file's types back, and refuse one that is not what its name says.
+
+    Args:
+        variant: Its name, for the message.
+        precision: That it should have.
+        content: Of the file.
+
+    Raises:
+        BuildError: If too little of it is in that precision.
+    """
+    facts = graph_facts(content)
+    _refuse_misnamed(variant, precision, facts)
+    return FilePrecision(bytes=len(content), weight_shares=facts.weight_shares, mac_shares=facts.mac_shares)
+
+
+def _refuse_misnamed(variant: str, precision: Precision, facts: GraphFacts) -> None:
+    stored: dict[Precision, tuple[str, float]] = {
+        "fp32": ("fp32", 1.0),
+        "bf16": ("fp32", 1.0),
+        "fp16": ("fp16", HALF_SHARE_MIN),
+        "int8": ("int8", 0.0),
+    }
+    name, least = stored[precision]
+    weights, macs = facts.weight_shares.get(name, 0.0), facts.mac_shares.get(name, 0.0)
+    if min(weights, macs) < least or min(weights, macs) == 0:
+        raise BuildError(
+            f"variant {variant} would hold {weights:.1%} of its weights and do {macs:.1%} of its multiply-adds in "
+            f"{name}; at least {least:.0%} are needed to call it {precision}. Leave {precision} out of --precision: "
+            "the values inside this network are too large for it, see the log with -v."
+        )
