@@ -53,6 +53,9 @@ OUTPUT_NAMES = ("class_probs", "parts", "box_xyxy", "health")
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 """What a variant computes in. bf16 is no file of its own: it is the fp32 one, run by an engine that rounds."""
 
+PrecisionWish = Literal["fp32", "fp16", "bf16", "int8", "auto"]
+"""A precision, or the one that is fastest on this CPU."""
+
 Tta = Literal["none", "d4", "d4-median"]
 
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from spacecompile.cli import console
 from spacecompile.cli.openmp import wait_passively
-from spacecompile.contract import Precision, Progress, Tta
+from spacecompile.contract import PrecisionWish, Progress, Tta
 from spacecompile.errors import UsageError
 from spacecompile.extras import require_extra
 
@@ -30,7 +30,10 @@ def eval_(
     limit: Annotated[int | None, typer.Option(help="Frames to score, spread over the split; all if not given.")] = None,
     variant: Annotated[str | None, typer.Option(help="Of the bundle, instead of --tta and --precision.")] = None,
     tta: Annotated[Tta, typer.Option(help="Test-time augmentation.")] = "none",
-    precision: Annotated[Precision | None, typer.Option(help="Of the bundle's graph.")] = None,
+    precision: Annotated[
+        PrecisionWish | None,
+        typer.Option(help="Of the bundle's graph; the most exact if not given, auto the fastest on this CPU."),
+    ] = None,
     backend: Annotated[str, typer.Option(help="Engine for a bundle; a checkpoint always runs on torch.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the usable cores if not given.")] = None,
     json: Annotated[str | None, typer.Option("--json", help="Write the scores to FILE, or - for stdout.")] = None,

@@ -16,7 +16,7 @@ import typer
 from rich.markup import escape
 
 from spacecompile.cli import console
-from spacecompile.contract import Precision, Progress, Tta
+from spacecompile.contract import PrecisionWish, Progress, Tta
 from spacecompile.errors import AnswerError, FrameError, InterruptedRunError, OutputError
 from spacecompile.files import PARTIAL_PREFIX, write_file
 
@@ -47,9 +47,12 @@ def predict(
         "predictions"
     ),
     tta: Annotated[Tta, typer.Option(help="Test-time augmentation inside the graph.")] = "none",
-    precision: Annotated[Precision | None, typer.Option(help="Of the graph; the most exact one if not given.")] = None,
+    precision: Annotated[
+        PrecisionWish | None,
+        typer.Option(help="Of the graph; the most exact if not given, auto the fastest on this CPU."),
+    ] = None,
     variant: Annotated[str | None, typer.Option(help="Name of the graph, instead of --tta and --precision.")] = None,
-    backend: Annotated[str, typer.Option(help="Engine that runs the graph.")] = "auto",
+    backend: Annotated[str, typer.Option(help="onnxruntime, openvino, or auto: the fastest certified one.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads; the usable physical cores if not given.")] = None,
     color: Annotated[Literal["rgb", "bgr", "gray"], typer.Option(help="What the images hold.")] = "rgb",
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Take the images of subfolders too.")] = False,

@@ -9,6 +9,7 @@ Layout legend: H, W frame rows and columns; L classes.
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Sequence
 
 import msgspec
@@ -16,13 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spacecompile.contract import PARTS, Progress, Record, Tolerance, Tta, Variant, no_progress
-from spacecompile.errors import IntegrityError, ParityError
+from spacecompile.errors import IntegrityError, MissingPartError, ParityError
 from spacecompile.runtime.answer import Answer
+from spacecompile.runtime.backends.registry import certified_present
 from spacecompile.runtime.bundle import Bundle
 from spacecompile.runtime.rle import Rle, mask_from_rle, rle_from_mask
 from spacecompile.runtime.session import Session, load
 
 EXPECTED_PATH = "selftest/expected.json"
+
+_log = logging.getLogger(__name__)
 
 
 class ExpectedAnswer(Record):
@@ -90,30 +94,83 @@ def run_selftest(
 
     Args:
         bundle: To test.
-        backend: As in `load`.
+        backend: As in `load`, but `auto` runs each variant on every backend that is certified for it and present. One
+            that none is present for, or that this CPU can't compute, is left out then, with a line in the log.
         threads: As in `load`.
         progress: Counts answered frames.
 
     Raises:
         IntegrityError: If the bundle has no self-test, or it is damaged.
         ParityError: If a variant misses its tolerance.
+        MissingPartError: If no variant could be tested.
     """
     expected = _expected(bundle)
-    variants = bundle.manifest.variants
-    total = sum(len(expected.answers[variant.tta]) for variant in variants)
+    runs = [(variant, name) for variant in bundle.manifest.variants for name in _backends_for(variant, backend)]
+    counter = _Counter(progress, sum(len(expected.answers[variant.tta]) for variant, _ in runs))
     deviations = []
-    done = 0
-    for variant in variants:
-        with load(bundle, backend=backend, variant=variant.name, threads=threads) as session:
-            answers = []
-            for case in expected.answers[variant.tta]:
-                answers.append(session(_frame(bundle, case)))
-                done += 1
-                progress("self-test", done, total)
-            deviation = _deviation(session, answers, expected.answers[variant.tta])
+    for variant, name in runs:
+        cases = expected.answers[variant.tta]
+        try:
+            deviation = _deviation_of(bundle, variant, cases, backend=name, threads=threads, counter=counter)
+        except MissingPartError as error:
+            if backend != "auto":
+                raise
+            _log.warning("variant %s is not tested: %s", variant.name, error)
+            counter.skip(len(cases))
+            continue
         _refuse_beyond(deviation, variant)
         deviations.append(deviation)
+    if not deviations:
+        raise MissingPartError(
+            f"none of the variants {bundle.variant_names()} can be tested: no backend that is certified for one is "
+            "present. Add one, for example with: pip install 'spacecompile[openvino]'"
+        )
     return deviations
+
+
+class _Counter:
+    """Counts answered frames over all runs."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._done = 0
+
+    def step(self) -> None:
+        self._done += 1
+        self._progress("self-test", self._done, self._total)
+
+    def skip(self, frames: int) -> None:
+        self._total -= frames
+
+
+def _backends_for(variant: Variant, requested: str) -> tuple[str, ...]:
+    if requested != "auto":
+        return (requested,)
+    names = certified_present(variant)
+    if not names:
+        _log.warning(
+            "variant %s is not tested: none of the backends that it is certified on is present: %s",
+            *(variant.name, ", ".join(variant.certified)),
+        )
+    return names
+
+
+def _deviation_of(
+    bundle: Bundle,
+    variant: Variant,
+    cases: Sequence[ExpectedAnswer],
+    *,
+    backend: str,
+    threads: int | None,
+    counter: _Counter,
+) -> VariantDeviation:
+    with load(bundle, backend=backend, variant=variant.name, threads=threads) as session:
+        answers = []
+        for case in cases:
+            answers.append(session(_frame(bundle, case)))
+            counter.step()
+        return _deviation(session, answers, cases)
 
 
 def _expected(bundle: Bundle) -> Selftest:

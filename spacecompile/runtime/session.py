@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,11 @@ from types import TracebackType
 
 import numpy as np
 
-from spacecompile.contract import ModelSpec, Precision, Tta, Variant
+from spacecompile.contract import ModelSpec, PrecisionWish, Tta, Variant
 from spacecompile.errors import IntegrityError, UsageError
 from spacecompile.runtime.answer import Answer, answer_from_raw
 from spacecompile.runtime.backends import Backend
-from spacecompile.runtime.backends.registry import choose_backend
+from spacecompile.runtime.backends.registry import choose_backend, expected_ratio
 from spacecompile.runtime.bundle import Bundle, open_bundle
 from spacecompile.runtime.frames import Color, FrameReader, FrameSource
 from spacecompile.runtime.guard import GuardRule
@@ -46,7 +46,7 @@ class Choice:
         backend_reason: Why this one.
         threads: That share one operator.
         threads_reason: Why so many.
-        spinning: Whether idle threads wait busily.
+        spinning: Whether idle threads were to wait busily; OpenVINO has no such switch.
         color: What the caller's frames hold.
     """
 
@@ -173,12 +173,13 @@ def load(  # noqa: PLR0913  each is a choice of the user, and all but the path h
     *,
     backend: str = "auto",
     tta: Tta = "none",
-    precision: Precision | None = None,
+    precision: PrecisionWish | None = None,
     variant: str | None = None,
     threads: int | None = None,
     spinning: bool = True,
     color: Color = "rgb",
     rule: GuardRule | None = None,
+    cache: bool = True,
 ) -> Session:
     """Open a bundle and make a session of one variant. The caller closes it, or uses `with`.
 
@@ -189,12 +190,14 @@ def load(  # noqa: PLR0913  each is a choice of the user, and all but the path h
         path: Folder of the bundle, or an open bundle.
         backend: A name of `backends.registry.BACKENDS`, or `auto`. What was chosen is in `Session.choice`.
         tta: Test-time augmentation of the variant.
-        precision: Of the variant; None takes the most exact that the bundle has.
+        precision: Of the variant. None takes the most exact that the bundle has, `auto` the one that is fastest on this
+            CPU by `backends.speed.SPEEDS`, among those that a backend here is certified for.
         variant: Its name, instead of `tta` and `precision`.
         threads: That share one operator; None takes the physical cores that this process may use.
-        spinning: Let idle threads wait busily: lower latency, more power.
+        spinning: Let idle threads wait busily: lower latency, more power. OpenVINO has no such switch.
         color: What the frames hold, see `frames.Color`.
         rule: When answers are flagged; None takes the defaults.
+        cache: Let the engine keep compiled models in the user's cache folder; see `backends.openvino_cache`.
 
     Raises:
         UsageError: If there is no such bundle, variant or backend, or an argument is out of range.
@@ -202,12 +205,12 @@ def load(  # noqa: PLR0913  each is a choice of the user, and all but the path h
         IntegrityError: If the bundle is damaged, changed, or made for another version.
     """
     bundle = path if isinstance(path, Bundle) else open_bundle(path, verify=False)
-    chosen, variant_reason = _choose_variant(bundle, tta=tta, precision=precision, name=variant)
+    chosen, variant_reason = _choose_variant(bundle, tta=tta, precision=precision, name=variant, backend=backend)
     entry, backend_reason = choose_backend(backend, chosen)
     FrameReader(frame_size_px=bundle.manifest.spec.frame_size_px, color=color)
     thread_count = usable_cores() if threads is None else threads
     engine = entry.factory()(
-        bundle.read(chosen.path), precision=chosen.precision, threads=thread_count, spinning=spinning
+        bundle.read(chosen.path), precision=chosen.precision, threads=thread_count, spinning=spinning, cache=cache
     )
     _check_graph_fits(engine, bundle, chosen)
     choice = Choice(
@@ -227,7 +230,9 @@ def load(  # noqa: PLR0913  each is a choice of the user, and all but the path h
     return Session(engine, bundle.manifest.spec, choice=choice, rule=rule or GuardRule())
 
 
-def _choose_variant(bundle: Bundle, *, tta: Tta, precision: Precision | None, name: str | None) -> tuple[Variant, str]:
+def _choose_variant(
+    bundle: Bundle, *, tta: Tta, precision: PrecisionWish | None, name: str | None, backend: str
+) -> tuple[Variant, str]:
     if name is not None:
         named = bundle.variant(name)
         if precision not in (None, named.precision) or tta not in ("none", named.tta):
@@ -236,17 +241,34 @@ def _choose_variant(bundle: Bundle, *, tta: Tta, precision: Precision | None, na
                 f"tta {tta} were asked for. Give either the variant or these two."
             )
         return named, "asked for by name"
+    wanted = None if precision == "auto" else precision
     fitting = [
-        variant for variant in bundle.manifest.variants if variant.tta == tta and precision in (None, variant.precision)
+        variant for variant in bundle.manifest.variants if variant.tta == tta and wanted in (None, variant.precision)
     ]
     if not fitting:
-        wish = f"tta {tta}" + (f" and precision {precision}" if precision else "")
+        wish = f"tta {tta}" + (f" and precision {wanted}" if wanted else "")
         raise UsageError(
             f"{bundle.root} has no variant with {wish}; it has {bundle.variant_names()}. Choose one of these, or build "
             "it with `spacecompile build --precision ... --tta ...`."
         )
-    best = min(fitting, key=lambda variant: _EXACTNESS.index(variant.precision))
-    return best, f"tta {tta}, " + ("precision asked for" if precision else "the most exact precision of the bundle")
+    exact_first = sorted(fitting, key=lambda variant: _EXACTNESS.index(variant.precision))
+    if precision == "auto":
+        chosen, why = _fastest(exact_first, backend)
+        return chosen, f"tta {tta}, {why}"
+    return exact_first[0], f"tta {tta}, " + (
+        "precision asked for" if precision else "the most exact precision of the bundle"
+    )
+
+
+def _fastest(variants: Sequence[Variant], backend: str) -> tuple[Variant, str]:
+    """The fastest of the variants that were measured on a CPU like this, the earlier of equals; else the first."""
+    ratios = {variant.name: expected_ratio(backend, variant) for variant in variants}
+    measured = {name: ratio for name, ratio in ratios.items() if ratio is not None}
+    if not measured:
+        return variants[0], "the most exact precision of the bundle: none was measured on a CPU like this"
+    fastest = min((variant for variant in variants if variant.name in measured), key=lambda it: measured[it.name])
+    speeds = ", ".join(f"{name} {ratio}" for name, ratio in measured.items())
+    return fastest, f"the fastest precision on a CPU like this, by measured time per frame: {speeds}"
 
 
 def _check_graph_fits(engine: Backend, bundle: Bundle, variant: Variant) -> None:

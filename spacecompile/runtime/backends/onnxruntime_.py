@@ -37,7 +37,15 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
     version: str = ort.__version__
 
-    def __init__(self, model_bytes: bytes, *, precision: Precision = "fp32", threads: int, spinning: bool) -> None:
+    def __init__(
+        self,
+        model_bytes: bytes,
+        *,
+        precision: Precision = "fp32",
+        threads: int,
+        spinning: bool,
+        cache: bool = True,  # noqa: ARG002  it keeps nothing
+    ) -> None:
         """Parse and optimise the graph.
 
         Args:
@@ -45,6 +53,7 @@ class OnnxRuntimeBackend:
             precision: Of the variant. The file holds its types, so only bf16, which no file does, can't be had.
             threads: That share one operator, the calling one included.
             spinning: Let idle threads wait busily: lower latency, more power.
+            cache: Ignored.
 
         Raises:
             UsageError: If `threads` is below one, or the precision is bf16.

@@ -1,11 +1,12 @@
 """Which backends there are, which of them this machine has, and which one a variant gets.
 
-A further backend is one more row of `BACKENDS` and one more module.
+A further backend is one more row of `BACKENDS`, one more module, and its measurements in `speed.SPEEDS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -15,13 +16,27 @@ from typing import Protocol
 from spacecompile.contract import Precision, Variant
 from spacecompile.errors import MissingPartError, UsageError
 from spacecompile.runtime.backends import Backend
+from spacecompile.runtime.backends.speed import measured_ratio
+from spacecompile.runtime.cpu import cpu_features
+
+_log = logging.getLogger(__name__)
 
 
 class BackendFactory(Protocol):
     """Makes a backend from the bytes of one graph file."""
 
-    def __call__(self, model_bytes: bytes, *, precision: Precision, threads: int, spinning: bool) -> Backend:
-        """Parse the graph; `precision` is what the engine shall compute in, where the file leaves that open."""
+    def __call__(
+        self, model_bytes: bytes, *, precision: Precision, threads: int, spinning: bool, cache: bool = True
+    ) -> Backend:
+        """Parse the graph.
+
+        Args:
+            model_bytes: Of the graph file.
+            precision: What the engine shall compute in, where the file leaves that open.
+            threads: That share one operator.
+            spinning: Let idle threads wait busily, where the engine lets that be chosen.
+            cache: Let the engine keep what it compiled for the next load, where it does so.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +46,7 @@ class BackendEntry:
     Attributes:
         name: That a user asks for it by.
         suffix: Of the graph files that it runs.
+        precisions: Of the variants that it can compute.
         missing: What keeps this machine from having it, or None. Cheap: it imports no engine.
         remedy: The command that adds it.
         factory: Imports the engine and gives its factory.
@@ -38,24 +54,34 @@ class BackendEntry:
 
     name: str
     suffix: str
+    precisions: tuple[Precision, ...]
     missing: Callable[[], str | None]
     remedy: str
     factory: Callable[[], BackendFactory]
 
+    def runs(self, variant: Variant) -> bool:
+        """Whether it can run the variant, on a machine that has it."""
+        return self.suffix == PurePosixPath(variant.path).suffix and variant.precision in self.precisions
 
-def _onnxruntime_missing() -> str | None:
-    return None if find_spec("onnxruntime") else "the package onnxruntime is not installed"
+
+def _missing(package: str) -> Callable[[], str | None]:
+    return lambda: None if find_spec(package) else f"the package {package} is not installed"
 
 
-def _onnxruntime_factory() -> BackendFactory:
-    try:
-        module = import_module("spacecompile.runtime.backends.onnxruntime_")
-    except ImportError as error:
-        raise MissingPartError(
-            f"onnxruntime is installed but can't be imported: {error}. "
-            "Install it again with: pip install --force-reinstall onnxruntime"
-        ) from error
-    factory: BackendFactory = module.OnnxRuntimeBackend
+def _factory(package: str, class_name: str) -> Callable[[], BackendFactory]:
+    """Imports the module of a backend, named after its package, when the backend is used."""
+
+    def factory() -> BackendFactory:
+        try:
+            module = import_module(f"spacecompile.runtime.backends.{package}_")
+        except ImportError as error:
+            raise MissingPartError(
+                f"{package} is installed but can't be imported: {error}. "
+                f"Install it again with: pip install --force-reinstall {package}"
+            ) from error
+        made: BackendFactory = getattr(module, class_name)
+        return made
+
     return factory
 
 
@@ -63,52 +89,141 @@ BACKENDS = (
     BackendEntry(
         name="onnxruntime",
         suffix=".onnx",
-        missing=_onnxruntime_missing,
+        precisions=("fp32", "fp16", "int8"),
+        missing=_missing("onnxruntime"),
         remedy="pip install onnxruntime",
-        factory=_onnxruntime_factory,
+        factory=_factory("onnxruntime", "OnnxRuntimeBackend"),
+    ),
+    BackendEntry(
+        name="openvino",
+        suffix=".onnx",
+        precisions=("fp32", "fp16", "bf16", "int8"),
+        missing=_missing("openvino"),
+        remedy="pip install 'spacecompile[openvino]'",
+        factory=_factory("openvino", "OpenVinoBackend"),
     ),
 )
-"""Every backend, the preferred one first."""
+"""Every backend; of those that nobody has measured, `auto` prefers the first."""
 
 
 def choose_backend(
-    requested: str, variant: Variant, *, backends: tuple[BackendEntry, ...] = BACKENDS
+    requested: str,
+    variant: Variant,
+    *,
+    backends: Sequence[BackendEntry] = BACKENDS,
+    features: frozenset[str] | None = None,
 ) -> tuple[BackendEntry, str]:
     """The backend for a variant, and why it is this one.
 
     Args:
-        requested: A name, which is taken or refused; or `auto` for the first that this machine has and that runs the
-            variant's kind of file.
+        requested: A name, which is taken or refused; or `auto` for the fastest, by `speed.SPEEDS`, that holds a
+            certificate for the variant and that this machine has.
         variant: To run.
         backends: The table.
+        features: Of the CPU; those of this one if not given.
 
     Raises:
         UsageError: If the name is unknown, or that backend does not run this variant.
         MissingPartError: If the machine lacks it.
     """
-    runnable = [entry for entry in backends if entry.suffix == PurePosixPath(variant.path).suffix]
     if requested == "auto":
-        return _first_present(runnable, variant)
-    entry = next((entry for entry in backends if entry.name == requested), None)
-    if entry is None:
-        names = ", ".join(["auto", *(entry.name for entry in backends)])
-        raise UsageError(f"backend is {requested!r}; choose one of {names}.")
-    if entry not in runnable:
-        raise UsageError(f"backend {entry.name} does not run {variant.path}. Choose another variant or backend.")
+        return _fastest_certified(variant, backends, cpu_features() if features is None else features)
+    entry = _named(requested, backends)
+    if not entry.runs(variant):
+        raise UsageError(
+            f"backend {entry.name} does not run {variant.path} in {variant.precision}. "
+            "Choose another variant or backend."
+        )
     reason = entry.missing()
     if reason:
         raise MissingPartError(f"backend {entry.name} is missing: {reason}. Add it with: {entry.remedy}")
+    if entry.name not in variant.certified:
+        proven = ", ".join(variant.certified) or "no backend"
+        _log.warning(
+            "variant %s is not certified on %s, only on %s: nobody has compared its answers with PyTorch's",
+            *(variant.name, entry.name, proven),
+        )
+        return entry, f"asked for by name; the variant is not certified on it, only on {proven}"
     return entry, "asked for by name"
 
 
-def _first_present(runnable: list[BackendEntry], variant: Variant) -> tuple[BackendEntry, str]:
-    skipped: list[str] = []
-    for entry in runnable:
-        reason = entry.missing()
-        if reason is None:
-            passed_over = f"; passed over {', '.join(skipped)}" if skipped else ""
-            return entry, f"auto: the first present backend that runs {PurePosixPath(variant.path).name}{passed_over}"
-        skipped.append(f"{entry.name} ({reason}; add it with: {entry.remedy})")
-    if not skipped:
-        raise UsageError(f"no backend runs {variant.path}. Choose another variant.")
-    raise MissingPartError(f"no backend for {variant.path} is present: {', '.join(skipped)}.")
+def expected_ratio(
+    requested: str,
+    variant: Variant,
+    *,
+    backends: Sequence[BackendEntry] = BACKENDS,
+    features: frozenset[str] | None = None,
+) -> float | None:
+    """How fast a variant is here, by `speed.SPEEDS`: for choosing among variants.
+
+    Args:
+        requested: As in `choose_backend`.
+        variant: To run.
+        backends: The table.
+        features: Of the CPU; those of this one if not given.
+
+    Returns:
+        Time per frame over that of the fp32 variant in ONNX Runtime; None if no certified backend that is asked for and
+        present has been measured with it.
+
+    Raises:
+        UsageError: If the name is unknown.
+    """
+    asked = backends if requested == "auto" else [_named(requested, backends)]
+    features = cpu_features() if features is None else features
+    ratios = [
+        ratio
+        for entry in _certified(variant, asked)
+        if (ratio := measured_ratio(variant.precision, entry.name, features)) is not None and entry.missing() is None
+    ]
+    return min(ratios, default=None)
+
+
+def certified_present(variant: Variant, *, backends: Sequence[BackendEntry] = BACKENDS) -> tuple[str, ...]:
+    """Names of the backends that hold a certificate for a variant and that this machine has."""
+    return tuple(entry.name for entry in _certified(variant, backends) if entry.missing() is None)
+
+
+def _named(requested: str, backends: Sequence[BackendEntry]) -> BackendEntry:
+    for entry in backends:
+        if entry.name == requested:
+            return entry
+    names = ", ".join(["auto", *(entry.name for entry in backends)])
+    raise UsageError(f"backend is {requested!r}; choose one of {names}.")
+
+
+def _certified(variant: Variant, backends: Sequence[BackendEntry]) -> list[BackendEntry]:
+    return [entry for entry in backends if entry.runs(variant) and entry.name in variant.certified]
+
+
+def _fastest_certified(
+    variant: Variant, backends: Sequence[BackendEntry], features: frozenset[str]
+) -> tuple[BackendEntry, str]:
+    certified = _certified(variant, backends)
+    if not certified:
+        raise UsageError(
+            f"no backend runs {variant.path} in {variant.precision} with a certificate; it is certified on "
+            f"{', '.join(variant.certified) or 'none'}. Choose another variant, or name a backend."
+        )
+    ratios = {entry.name: measured_ratio(variant.precision, entry.name, features) for entry in certified}
+    # Sorting is stable: what was not measured comes last, in the order of the table.
+    ranked = sorted(certified, key=lambda entry: ratios[entry.name] or float("inf"))
+    reasons = {entry.name: entry.missing() for entry in ranked}
+    present = [entry for entry in ranked if reasons[entry.name] is None]
+    missing = ranked[: ranked.index(present[0])] if present else ranked
+    passed_over = [f"{entry.name} ({reasons[entry.name]}; add it with: {entry.remedy})" for entry in missing]
+    if not present:
+        raise MissingPartError(f"no backend for {variant.path} is present: {', '.join(passed_over)}.")
+    return present[0], _reason(variant, [(entry.name, ratios[entry.name]) for entry in present], passed_over)
+
+
+def _reason(variant: Variant, ranked: Sequence[tuple[str, float | None]], passed_over: Sequence[str]) -> str:
+    names = ", ".join(name for name, _ in ranked)
+    if len(ranked) == 1:
+        why = f"the one backend here that is certified for {variant.name}"
+    elif ranked[0][1] is None:
+        why = f"the first that is certified for {variant.name}, of {names}; none was measured on a CPU like this"
+    else:
+        speeds = ", ".join(f"{name} {'not measured' if ratio is None else ratio}" for name, ratio in ranked)
+        why = f"the fastest certified for {variant.name} on a CPU like this, by measured time per frame: {speeds}"
+    return f"auto: {why}" + (f"; passed over {', '.join(passed_over)}" if passed_over else "")

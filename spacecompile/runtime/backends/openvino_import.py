@@ -1,0 +1,29 @@
+"""Importing OpenVINO without what its import does besides: reporting to its maker.
+
+`import openvino` (2025.0 to 2026.4) sends an event over the network from a forked child process, starts a thread and
+writes a client id and a usage count into `~/intel`, unless the user has opted out before. A runtime on a target must do
+none of that. OpenVINO has a stub for when the package `openvino_telemetry` is absent; it is absent while this imports.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+_TELEMETRY = "openvino_telemetry"
+
+
+def import_openvino() -> Any:
+    """The module `openvino`. What the application imported itself before is left as it is.
+
+    Raises:
+        ImportError: If it is missing, or one of its libraries can't be loaded.
+    """
+    if "openvino" in sys.modules or _TELEMETRY in sys.modules:
+        return import_module("openvino")
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # how Python says that an import shall fail
+    try:
+        return import_module("openvino")
+    finally:
+        del sys.modules[_TELEMETRY]
