@@ -209,9 +209,9 @@ TOLERANCES: dict[Precision, Tolerance] = {
 }
 """The profile of each precision.
 
-fp16 holds on every frame. bf16 has eight bits of mantissa and int8 seven of magnitude: single pixels at the fringe of a part
-flip, and now and then one of them is the outermost, so that masks are judged by their mean and boxes by most frames,
-with a floor for every frame; what that costs the task is judged by the drop of the score.
+fp16 holds on every frame. bf16 has eight bits of mantissa and int8 seven of magnitude: single pixels at the fringe of a
+part flip, and now and then one of them is the outermost, so that masks are judged by their mean and boxes by most
+frames, with a floor for every frame; what that costs the task is judged by the drop of the score.
 """
 
 

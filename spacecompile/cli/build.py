@@ -33,7 +33,9 @@ def build(
     mean: Annotated[str | None, typer.Option(help="Per channel r,g,b of frames scaled to 0..1, likewise.")] = None,
     std: Annotated[str | None, typer.Option(help="Likewise.")] = None,
     classes: Annotated[str | None, typer.Option(help="Class names a,b,... in the classifier's order.")] = None,
-    precision: Annotated[str, typer.Option(help="Of the variants, a list with commas: fp32.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="Of the variants, a list with commas: fp32, fp16, bf16, int8.")
+    ] = "fp32",
     tta: Annotated[
         str, typer.Option(help="Test-time augmentation inside the variants, a list: none, d4, d4-median.")
     ] = "none,d4",

@@ -1,15 +1,16 @@
 """The pipeline: checkpoint to certified bundle.
 
-plan -> rewrite -> for each variant: seal, export -> reference answers -> parity of each file -> self-test -> manifest
+plan -> rewrite -> frames -> seal and export each augmentation -> reference answers -> measure what fp16 and int8 may
+hold -> write each file -> parity of each file on each backend -> self-test -> manifest
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
-import torch
+from onnx import ModelProto
 from torch import nn
 
 from spacecompile._version import __version__
@@ -26,23 +27,39 @@ from spacecompile.contract import (
     no_progress,
 )
 from spacecompile.export.bundle_writer import BundleWriter, bundle_writer
+from spacecompile.export.certificate import (
+    Judgement,
+    backends_of,
+    judge,
+    judge_further,
+    parity_report,
+    with_certificates,
+)
 from spacecompile.export.facts import licences_of, tool_versions
 from spacecompile.export.frames import ParityFrame, parity_frames
-from spacecompile.export.parity import ParityReport, VariantParity, check_parity, require_parity
+from spacecompile.export.measure import MEASURED, planned_precisions
+from spacecompile.export.parity import ParityReport, Scoring, VariantParity, require_parity
 from spacecompile.export.plan import BuildOptions, BuildPlan, plan_build
-from spacecompile.export.reference import REFERENCE_THREADS, ExpectedAnswer, ViewByView, expected_answers
+from spacecompile.export.precision.files import (
+    FilePrecision,
+    PrecisionPlans,
+    PrecisionReport,
+    checked_precision,
+    model_in,
+)
+from spacecompile.export.reference import ExpectedAnswer, ViewByView, expected_answers
 from spacecompile.export.rewrite import rewrite_network
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.export.selftest import write_selftest
 from spacecompile.export.steps import BuildReport, BuildStep, Clock, no_steps
-from spacecompile.export.to_onnx import export_onnx
+from spacecompile.export.to_onnx import export_model, model_bytes
 from spacecompile.network.count import cost_of
-from spacecompile.runtime.backends.onnxruntime_ import OnnxRuntimeBackend
 from spacecompile.runtime.threads import usable_cores
 
 __all__ = ["PARITY_PATH", "BuildReport", "BuildStep", "build", "run_build"]
 
 PARITY_PATH = "reports/parity.json"
+PRECISION_PATH = "reports/precision.json"
 
 
 def build(
@@ -63,7 +80,7 @@ def build(
     Args:
         checkpoint: File to compile.
         output: Folder of the bundle; `<checkpoint>.spacepkg` in the current folder if not given.
-        precision: Of the variants: `fp32`.
+        precision: Of the variants: `fp32`, `fp16`, `bf16`, `int8`.
         tta: Test-time augmentations inside the variants: `none`, `d4`, `d4-median`.
         data: Real frames for the parity check: a SPARK-format folder or any folder of images of the frame size.
         force: Replace a bundle that is there.
@@ -72,7 +89,8 @@ def build(
 
     Raises:
         CheckpointError, UsageError, DataError, OutputError: Before any work, if an argument can't be used.
-        BuildError: If a rewrite can't prove itself, or the network can't be exported.
+        MissingPartError: If no installed backend computes in a precision.
+        BuildError: If the network can't be exported, or a file is not what its precision says.
         ParityError: If a file differs from PyTorch by more than its tolerance.
     """
     plan = plan_build(checkpoint, output=output, precision=precision, tta=tta, data=data, force=force, options=options)
@@ -96,19 +114,23 @@ def run_build(
     rewritten, rewrites, cost_source, cost = _rewritten(plan, clock, progress)
     frames = _frames(plan, clock, progress)
     with bundle_writer(plan.output) as writer:
-        for variant in plan.variants:
-            _export(plan, variant, rewritten, writer, clock)
+        models = _exported(plan, rewritten, clock)
         expected = _references(plan, frames, clock, progress)
-        parity = _certificate(plan, expected, writer, clock, progress)
+        scoring = Scoring(classes=plan.spec.classes, cost=cost)
+        precisions, planned = planned_precisions(
+            plan, models, expected, scoring=scoring, clock=clock, progress=progress
+        )
+        precision = _write_files(plan, models, precisions, planned, writer, clock)
+        variants, parity = _certificate(plan, expected, scoring, writer, clock, progress)
         with clock.step("self-test") as step:
-            write_selftest(writer, expected)
+            write_selftest(writer, {tta: expected[tta] for tta in dict.fromkeys(variant.tta for variant in variants)})
             step.bytes = sum(fact.bytes for path, fact in writer.facts.items() if path.startswith("selftest/"))
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             name=plan.name,
             spec=plan.spec,
             health_signals=HEALTH_SIGNALS,
-            variants=plan.variants,
+            variants=variants,
             files=dict(sorted(writer.facts.items())),
             source_sha256=plan.checkpoint.sha256,
             source_format=plan.checkpoint.format,
@@ -125,10 +147,11 @@ def run_build(
         bytes=sum(fact.bytes for fact in writer.facts.values()),
         seconds=clock.elapsed_s(),
         steps=tuple(clock.steps),
-        variants=plan.variants,
+        variants=variants,
         rewrites=rewrites,
         cost_source=cost_source,
         cost=cost,
+        precision=precision,
         parity=parity,
         licences=manifest.licences,
     )
@@ -166,28 +189,58 @@ def _frames(plan: BuildPlan, clock: Clock, progress: Progress) -> tuple[ParityFr
     return frames
 
 
-def _export(plan: BuildPlan, variant: Variant, network: nn.Module, writer: BundleWriter, clock: Clock) -> None:
-    facts = {
-        "name": plan.name,
-        "variant": variant.name,
-        "classes": _compact(plan.spec.classes),
-        "spec": _compact(plan.spec),
-        "spacecompile": __version__,
-        "source_sha256": plan.checkpoint.sha256,
-    }
-    with clock.step(f"export {variant.name}") as step:
-        graph = SealedGraph(network, plan.spec, variant.tta)
-        model_bytes = export_onnx(graph, plan.spec.frame_size_px, facts=facts, opset=variant.opset)
-        writer.write(variant.path, model_bytes)
-        step.bytes = len(model_bytes)
+def _exported(plan: BuildPlan, network: nn.Module, clock: Clock) -> dict[Tta, ModelProto]:
+    """The float32 graph of every augmentation, and the plain one, which ranges are measured on."""
+    models: dict[Tta, ModelProto] = {}
+    measured: list[Tta] = ["none"] if any(variant.precision in MEASURED for variant in plan.variants) else []
+    for tta in dict.fromkeys([*measured, *(variant.tta for variant in plan.variants)]):
+        with clock.step("export" if tta == "none" else f"export {tta}") as step:
+            models[tta] = export_model(SealedGraph(network, plan.spec, tta), plan.spec.frame_size_px)
+            step.bytes = models[tta].ByteSize()
+    return models
+
+
+def _write_files(
+    plan: BuildPlan,
+    models: Mapping[Tta, ModelProto],
+    plans: PrecisionPlans,
+    report: PrecisionReport,
+    writer: BundleWriter,
+    clock: Clock,
+) -> PrecisionReport:
+    """Write the graph of every variant, and what precision it really has."""
+    files: dict[str, FilePrecision] = {}
+    for variant in plan.variants:
+        if variant.path in files:
+            continue
+        with clock.step(f"write {variant.name}") as step:
+            facts = {
+                "name": plan.name,
+                "variant": variant.path.split("/")[1],
+                "classes": _compact(plan.spec.classes),
+                "spec": _compact(plan.spec),
+                "spacecompile": __version__,
+                "source_sha256": plan.checkpoint.sha256,
+            }
+            content = model_bytes(model_in(variant.precision, models[variant.tta], plans), facts)
+            files[variant.path] = checked_precision(variant.name, variant.precision, content)
+            writer.write(variant.path, content)
+            step.bytes = len(content)
+            step.note = ", ".join(
+                f"{share:.1%} of the multiply-adds in {name}" for name, share in files[variant.path].mac_shares.items()
+            )
+    complete = msgspec.structs.replace(report, files=dict(sorted(files.items())))
+    writer.write(PRECISION_PATH, _json(complete))
+    return complete
 
 
 def _references(
     plan: BuildPlan, frames: Sequence[ParityFrame], clock: Clock, progress: Progress
 ) -> dict[Tta, tuple[ExpectedAnswer, ...]]:
-    """PyTorch's answers for every augmentation that the bundle has."""
+    """PyTorch's answers for every augmentation that the bundle has, and plain ones where int8 is searched on them."""
     expected, network = {}, ViewByView(plan.checkpoint.network)
-    for tta in dict.fromkeys(variant.tta for variant in plan.variants):
+    searched: list[Tta] = ["none"] if any(variant.precision == "int8" for variant in plan.variants) else []
+    for tta in dict.fromkeys([*searched, *(variant.tta for variant in plan.variants)]):
         with clock.step("reference" if tta == "none" else f"reference {tta}") as step:
             graph = SealedGraph(network, plan.spec, tta)
             expected[tta] = expected_answers(graph, frames, workers=usable_cores(), progress=progress)
@@ -198,35 +251,48 @@ def _references(
 def _certificate(
     plan: BuildPlan,
     expected: dict[Tta, tuple[ExpectedAnswer, ...]],
+    scoring: Scoring,
     writer: BundleWriter,
     clock: Clock,
     progress: Progress,
-) -> ParityReport:
-    """Judge every file as it lies on the disk, and write the report."""
+) -> tuple[tuple[Variant, ...], ParityReport]:
+    """Judge every file as it lies on the disk, and write the report; the variants know their backends then."""
     verdicts: list[VariantParity] = []
+    certified: dict[str, list[str]] = {}
     threads = usable_cores()
     for variant in plan.variants:
-        with clock.step(f"parity {variant.name}") as step:
-            verdict = check_parity(
-                variant.name,
-                (writer.folder / variant.path).read_bytes(),
-                expected[variant.tta],
-                tolerance=variant.tolerance,
-                threads=threads,
-                progress=progress,
-            )
-            require_parity(verdict)
-            verdicts.append(verdict)
-            step.note = f"{sum(verdict.num_frames.values())} frames agree"
-    report = ParityReport(
-        reference=f"torch {torch.__version__}, eager, float32, before any rewrite",
-        backend=f"{OnnxRuntimeBackend.name} {OnnxRuntimeBackend.version}",
-        reference_threads=REFERENCE_THREADS,
-        backend_threads=threads,
-        variants=tuple(verdicts),
-    )
+        content = (writer.folder / variant.path).read_bytes()
+        for rank, entry in enumerate(backends_of(variant)):
+            with clock.step(f"parity {variant.name}, {entry.name}") as step:
+                judging = judge if rank == 0 else judge_further
+                judged = judging(
+                    variant,
+                    content,
+                    expected[variant.tta],
+                    entry=entry,
+                    scoring=scoring,
+                    threads=threads,
+                    progress=progress,
+                )
+                if isinstance(judged, str):
+                    step.note = f"not certified: {judged}"
+                    continue
+                if rank == 0:
+                    require_parity(judged.verdict)
+                verdicts.append(judged.verdict)
+                if judged.verdict.passed:
+                    certified.setdefault(variant.name, []).append(entry.name)
+                step.note = _verdict_note(judged)
+    report = parity_report(verdicts, threads=threads)
     writer.write(PARITY_PATH, _json(report))
-    return report
+    return with_certificates(plan.variants, certified), report
+
+
+def _verdict_note(judged: Judgement) -> str:
+    frames, milliseconds = sum(judged.verdict.num_frames.values()), f"median {judged.median_ms:.0f} ms"
+    if judged.verdict.passed:
+        return f"{frames} frames agree, {milliseconds}"
+    return f"not certified: {'; '.join(judged.verdict.failures)}; {milliseconds}"
 
 
 def _json(record: Record) -> bytes:

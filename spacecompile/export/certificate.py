@@ -1,7 +1,7 @@
 """Judging every variant on every backend that this machine has, and writing the certificate.
 
-A variant ships by its first backend: ONNX Runtime, which is in the base install, or for bf16 the one that computes in it.
-Every other backend that holds the tolerance too is certified besides; one that does not is left out and named.
+A variant ships by its first backend: ONNX Runtime, which is in the base install, or for bf16 the one that computes in
+it. Every other backend that holds the tolerance too is certified besides; one that does not is left out and named.
 """
 
 from __future__ import annotations
@@ -46,8 +46,7 @@ def backends_of(variant: Variant) -> list[BackendEntry]:
     Raises:
         MissingPartError: If there is none.
     """
-    suffix = "." + variant.path.rpartition(".")[2]
-    able = [entry for entry in BACKENDS if entry.suffix == suffix and variant.precision in entry.precisions]
+    able = [entry for entry in BACKENDS if entry.runs(variant)]
     present = [entry for entry in able if entry.missing() is None]
     if not present:
         remedies = ", or ".join(entry.remedy for entry in able)
@@ -83,7 +82,7 @@ def judge(
         IntegrityError: If the engine refuses the file or fails on it.
         MissingPartError, UsageError: If it can't compute in the variant's precision on this machine.
     """
-    engine = entry.factory()(content, precision=variant.precision, threads=threads, spinning=False)
+    engine = entry.factory()(content, precision=variant.precision, threads=threads, spinning=False, cache=False)
     timed = _Timed(engine)
     try:
         verdict = check_parity(
@@ -112,9 +111,7 @@ def judge_further(
 ) -> Judgement | str:
     """As `judge`, for a backend that the variant does not depend on: one that can't run it says why."""
     try:
-        return judge(
-            variant, content, expected, entry=entry, scoring=scoring, threads=threads, progress=progress
-        )
+        return judge(variant, content, expected, entry=entry, scoring=scoring, threads=threads, progress=progress)
     except (IntegrityError, MissingPartError, UsageError) as error:
         return str(error)
 
@@ -132,9 +129,7 @@ def parity_report(verdicts: Sequence[VariantParity], *, threads: int) -> ParityR
 
 def with_certificates(variants: Sequence[Variant], certified: Mapping[str, Sequence[str]]) -> tuple[Variant, ...]:
     """The variants with the backends that they are certified on, by variant name."""
-    return tuple(
-        msgspec.structs.replace(variant, certified=tuple(certified[variant.name])) for variant in variants
-    )
+    return tuple(msgspec.structs.replace(variant, certified=tuple(certified[variant.name])) for variant in variants)
 
 
 class _Timed:

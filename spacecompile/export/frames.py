@@ -158,7 +158,8 @@ def _extremes(images: list[NamedImage], count: int) -> list[NamedImage]:
 
 
 def _exposed(frame_HWC: NDArray[np.uint8], gain: float) -> NDArray[np.uint8]:
-    return np.clip(np.rint(frame_HWC * gain), 0, 255).astype(np.uint8)
+    exposed_HWC: NDArray[np.uint8] = np.clip(np.rint(frame_HWC * gain), 0, 255).astype(np.uint8)
+    return exposed_HWC
 
 
 def _read(

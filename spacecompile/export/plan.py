@@ -9,16 +9,16 @@ from typing import Any, get_args
 
 import msgspec
 
-from spacecompile.contract import FP32_TOLERANCE, BoxRule, ModelSpec, Precision, Tta, Variant
+from spacecompile.contract import TOLERANCES, BoxRule, ModelSpec, Precision, Tta, Variant
 from spacecompile.errors import UsageError
 from spacecompile.export.bundle_writer import SUFFIX, check_output
+from spacecompile.export.certificate import backends_of
 from spacecompile.export.frames import images_of
 from spacecompile.export.sealed import check_tta
 from spacecompile.export.to_onnx import OPSET
 from spacecompile.network.checkpoint import LoadedCheckpoint, load_checkpoint
 from spacecompile.network.model import MultiTaskNetwork
 
-_BUILDABLE: tuple[Precision, ...] = ("fp32",)
 _OTHER_FILES_BYTES = 32 << 20
 _BYTES_PER_WEIGHT = 4
 
@@ -31,13 +31,14 @@ class BuildOptions:
         rewrite: Run the exact rewrites.
         spec_changes: Fields of the spec to use instead of the checkpoint's: `input_size_px`, `frame_size_px`, `mean`,
             `std`, `classes`.
-        parity_frames: Largest number of real or rendered frames in the parity check; variants with test-time
-            augmentation, whose every frame costs eight network runs twice, are judged on a quarter of them.
+        parity_frames: Largest number of real or rendered frames in the parity check.
+        calibration_frames: Largest number of other frames that the ranges of fp16 and int8 are measured on.
     """
 
     rewrite: bool = True
     spec_changes: Mapping[str, Any] = field(default_factory=dict)
     parity_frames: int = 32
+    calibration_frames: int = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +86,16 @@ def plan_build(
     Raises:
         CheckpointError: If the checkpoint can't be used.
         UsageError: If an argument can't.
+        MissingPartError: If no installed backend computes in a precision, so that it can't be certified.
         DataError: If the data folder holds no image.
         OutputError: If something is in the way at the output.
     """
     options = options or BuildOptions()
-    if options.parity_frames < 0:
-        raise UsageError(f"the number of parity frames is {options.parity_frames}; it can't be below 0.")
+    if options.parity_frames < 0 or options.calibration_frames < 1:
+        raise UsageError(
+            f"there are {options.parity_frames} parity frames and {options.calibration_frames} calibration frames; at "
+            "least 0 and 1 are needed."
+        )
     path = Path(checkpoint)
     combinations = _combinations(precision, tta)
     loaded = load_checkpoint(path)
@@ -102,6 +107,9 @@ def plan_build(
     if data is not None:
         images_of(Path(data))
     folder = Path(output) if output is not None else Path(path.stem + SUFFIX)
+    variants = tuple(_variant(*combination) for combination in combinations)
+    for variant in variants:
+        backends_of(variant)
     check_output(folder, force=force, needed_bytes=_needed_bytes(loaded.network, len(combinations)))
     return BuildPlan(
         checkpoint_path=path,
@@ -109,7 +117,7 @@ def plan_build(
         checkpoint=loaded,
         spec=spec,
         output=folder,
-        variants=tuple(_variant(*combination) for combination in combinations),
+        variants=variants,
         data=None if data is None else Path(data),
         options=options,
     )
@@ -139,7 +147,10 @@ def changed_spec(spec: ModelSpec, changes: Mapping[str, Any]) -> ModelSpec:
 
 def _combinations(precision: Sequence[str], tta: Sequence[str]) -> list[tuple[Precision, Tta]]:
     """Every asked precision with every asked augmentation, in order and once."""
-    for kind, given, known in (("precision", precision, _BUILDABLE), ("tta", tta, get_args(Tta))):
+    for kind, given, known in (
+        ("precision", precision, get_args(Precision)),
+        ("tta", tta, get_args(Tta)),
+    ):
         unknown = [name for name in given if name not in known]
         if unknown or not given:
             seen = repr(unknown[0]) if unknown else "empty"
@@ -149,14 +160,16 @@ def _combinations(precision: Sequence[str], tta: Sequence[str]) -> list[tuple[Pr
 
 
 def _variant(precision: Precision, tta: Tta) -> Variant:
-    name = precision if tta == "none" else f"{precision}-{tta}"
+    suffix = "" if tta == "none" else f"-{tta}"
+    # bf16 is no file of its own: an engine rounds the float32 one.
+    stored = "fp32" if precision == "bf16" else precision
     return Variant(
-        name=name,
+        name=f"{precision}{suffix}",
         precision=precision,
         tta=tta,
-        path=f"variants/{name}/model.onnx",
+        path=f"variants/{stored}{suffix}/model.onnx",
         opset=OPSET,
-        tolerance=FP32_TOLERANCE,
+        tolerance=TOLERANCES[precision],
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from spacecompile.contract import Cost, PassReport, Record, Variant
 from spacecompile.export.parity import ParityReport
+from spacecompile.export.precision.files import PrecisionReport
 
 
 class BuildStep(Record):
@@ -38,6 +39,7 @@ class BuildReport(Record):
         variants: In the bundle.
         rewrites: One report per pass.
         cost_source, cost: Before and after the rewrites.
+        precision: What was measured for the precisions, and what each file really holds.
         parity: The certificate.
         licences: What the user must know.
     """
@@ -50,6 +52,7 @@ class BuildReport(Record):
     rewrites: tuple[PassReport, ...]
     cost_source: Cost
     cost: Cost
+    precision: PrecisionReport
     parity: ParityReport
     licences: tuple[str, ...]
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass
 
-from onnx import ModelProto
+import onnx
+from onnx import ModelProto, TensorProto
 
 from spacecompile.contract import Precision, Record
 from spacecompile.errors import BuildError
-from spacecompile.export.graph_facts import GraphFacts, graph_facts
+from spacecompile.export.graph_facts import graph_facts
+from spacecompile.export.precision.graph import GraphView
 from spacecompile.export.precision.half import FloatNode, HalfPlan, in_half
 from spacecompile.export.precision.search import Int8Plan, LayerSensitivity, in_int8
 
 HALF_SHARE_MIN = 0.9
-"""Of the multiply-adds and of the weights of a file that calls itself fp16."""
+"""Of the multiply-adds and of the weights of a network in a file that calls itself fp16."""
+
+_STORED: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.INT8: "int8"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +61,14 @@ class Int8Report(Record):
 
 
 class FilePrecision(Record):
-    """What one file really computes in, read back from its bytes.
+    """What the network in one file really computes in, read back from its bytes.
+
+    Before and after the network a sealed graph is float32 in every precision; that part is not counted.
 
     Attributes:
         bytes: Of the file.
-        weight_shares: Share of the number of weights per stored type.
-        mac_shares: Share of the multiply-adds per type that they are done in.
+        weight_shares: Share of the number of the network's weights per stored type.
+        mac_shares: Share of the network's multiply-adds per type that they are done in.
     """
 
     bytes: int
@@ -113,11 +121,42 @@ def checked_precision(variant: str, precision: Precision, content: bytes) -> Fil
         BuildError: If too little of it is in that precision.
     """
     facts = graph_facts(content)
-    _refuse_misnamed(variant, precision, facts)
-    return FilePrecision(bytes=len(content), weight_shares=facts.weight_shares, mac_shares=facts.mac_shares)
+    nodes = GraphView(onnx.load_from_string(content)).network_nodes
+    names = {node.name for node in nodes}
+    macs: Counter[str] = Counter()
+    for mac_node in facts.mac_nodes:
+        if mac_node.name in names:
+            macs[mac_node.type] += mac_node.macs
+    found = FilePrecision(
+        bytes=len(content), weight_shares=_shares(_weights_per_type(content)), mac_shares=_shares(macs)
+    )
+    _refuse_misnamed(variant, precision, found)
+    return found
 
 
-def _refuse_misnamed(variant: str, precision: Precision, facts: GraphFacts) -> None:
+def _weights_per_type(content: bytes) -> Counter[str]:
+    """Number of weights that the network's nodes read, per stored type; scales and zero points are none."""
+    view = GraphView(onnx.load_from_string(content))
+    read = {
+        name
+        for node in view.network_nodes
+        for name in (node.input[:1] if node.op_type in ("QuantizeLinear", "DequantizeLinear") else node.input)
+        if name in view.weights
+    }
+    counts: Counter[str] = Counter()
+    for name in read:
+        weight = view.weights[name]
+        if weight.data_type in _STORED:
+            counts[_STORED[weight.data_type]] += math.prod(weight.dims)
+    return counts
+
+
+def _shares(amounts: Counter[str]) -> dict[str, float]:
+    total = amounts.total()
+    return {name: amounts[name] / total for name in sorted(amounts)} if total else {}
+
+
+def _refuse_misnamed(variant: str, precision: Precision, found: FilePrecision) -> None:
     stored: dict[Precision, tuple[str, float]] = {
         "fp32": ("fp32", 1.0),
         "bf16": ("fp32", 1.0),
@@ -125,10 +164,10 @@ def _refuse_misnamed(variant: str, precision: Precision, facts: GraphFacts) -> N
         "int8": ("int8", 0.0),
     }
     name, least = stored[precision]
-    weights, macs = facts.weight_shares.get(name, 0.0), facts.mac_shares.get(name, 0.0)
+    weights, macs = found.weight_shares.get(name, 0.0), found.mac_shares.get(name, 0.0)
     if min(weights, macs) < least or min(weights, macs) == 0:
         raise BuildError(
-            f"variant {variant} would hold {weights:.1%} of its weights and do {macs:.1%} of its multiply-adds in "
-            f"{name}; at least {least:.0%} are needed to call it {precision}. Leave {precision} out of --precision: "
-            "the values inside this network are too large for it, see the log with -v."
+            f"variant {variant} would hold {weights:.1%} of the network's weights and do {macs:.1%} of its "
+            f"multiply-adds in {name}; at least {least:.0%} are needed to call it {precision}. Leave {precision} out "
+            "of --precision: the values inside this network are too large for it."
         )

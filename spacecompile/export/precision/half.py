@@ -1,7 +1,8 @@
 """Which nodes of a graph may be float16, decided by measurement, and the graph that follows.
 
-Float32 stay: everything before and after the network, softmax, and every node that reads or gives a value above a share of
-float16's range over the calibration frames; a norm already where the square of such a value would be, since it squares.
+Float32 stay: everything before and after the network, softmax, and every node that reads or gives a value above a share
+of float16's range over the calibration frames; a norm already where the square of such a value would be, since it
+squares.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ RANGE_SHARE = 0.3
 """Of it: what calibration frames reach must leave room for frames that were not among them."""
 
 _ALWAYS_FLOAT = frozenset({"Softmax", "LogSoftmax", "Exp", "Log", "Pow", "ReduceSumSquare", "CumSum"})
-_SQUARING = frozenset({"LayerNormalization", "GroupNormalization", "InstanceNormalization", "ReduceL2", "LpNormalization"})
+_SQUARING = frozenset(
+    {"LayerNormalization", "GroupNormalization", "InstanceNormalization", "ReduceL2", "LpNormalization"}
+)
 
 
 class FloatNode(Record):

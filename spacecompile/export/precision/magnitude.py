@@ -59,7 +59,5 @@ def _probe_session(model: ModelProto, names: Sequence[str], threads: int) -> ort
         graph.node.append(helper.make_node("ReduceMax", [f"probe {index} abs"], [f"probe {index} max"], keepdims=0))
         graph.node.append(helper.make_node("Reshape", [f"probe {index} max", "probe shape"], [f"probe {index}"]))
     graph.initializer.append(onnx.numpy_helper.from_array(np.array([1], np.int64), "probe shape"))
-    graph.node.append(
-        helper.make_node("Concat", [f"probe {index}" for index in range(len(names))], [_OUTPUT], axis=0)
-    )
+    graph.node.append(helper.make_node("Concat", [f"probe {index}" for index in range(len(names))], [_OUTPUT], axis=0))
     return session_giving(probe, [_OUTPUT], threads=threads)

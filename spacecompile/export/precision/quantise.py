@@ -1,8 +1,8 @@
 """A float32 graph with 8-bit layers: Q/DQ pairs around the inputs and weights of chosen convolutions and products.
 
-Symmetric: zero points are 0. Activations have one scale per tensor, weights one per output channel. Biases stay float, and
-nothing is quantised behind a layer, so that residual sums, norms, activations and softmax see floats. That is the form
-that TensorRT's explicit quantisation reads (it refuses int32 biases and zero points other than 0), OpenVINO too.
+Symmetric: zero points are 0. Activations have one scale per tensor, weights one per output channel. Biases stay float,
+and nothing is quantised behind a layer, so that residual sums, norms, activations and softmax see floats. That is what
+TensorRT's explicit quantisation reads (it refuses int32 biases and zero points other than 0), OpenVINO too.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class _Quantising:
     scales: Mapping[str, float]
     nodes: list[NodeProto] = field(default_factory=list)
     weights: list[TensorProto] = field(default_factory=list)
-    _made: dict[tuple[str, float], str] = field(default_factory=dict)
+    _made: set[str] = field(default_factory=set)
 
     def add(self, node: NodeProto) -> None:
         """Append a node, behind what it reads now."""
@@ -124,27 +124,27 @@ class _Quantising:
         self.nodes.append(node)
 
     def _rounded(self, tensor: str, scale: float) -> str:
-        """The tensor behind a Q/DQ pair; layers that read it with the same scale share the pair."""
-        key = (tensor, scale)
-        if key not in self._made:
-            name = f"{tensor} int8" if all(made != tensor for made, _ in self._made) else f"{tensor} int8 {len(self._made)}"
-            parameters = [self._constant(f"{name} scale", np.float32(scale)), self._constant(f"{name} zero", np.int8(0))]
-            self.nodes.append(
-                helper.make_node("QuantizeLinear", [tensor, *parameters], [f"{name} code"], name=f"quantise {name}")
-            )
-            self.nodes.append(
-                helper.make_node("DequantizeLinear", [f"{name} code", *parameters], [name], name=f"dequantise {name}")
-            )
-            self._made[key] = name
-        return self._made[key]
+        """The tensor behind a Q/DQ pair, which all layers that read it share: a tensor has one scale."""
+        name = f"{tensor} int8"
+        if tensor not in self._made:
+            self._made.add(tensor)
+            parameters = [
+                self._constant(f"{name} scale", np.float32(scale)),
+                self._constant(f"{name} zero", np.int8(0)),
+            ]
+            self.nodes += [
+                helper.make_node("QuantizeLinear", [tensor, *parameters], [f"{name} code"], name=f"quantise {name}"),
+                helper.make_node("DequantizeLinear", [f"{name} code", *parameters], [name], name=f"dequantise {name}"),
+            ]
+        return name
 
     def _rounded_weight(self, node: NodeProto) -> str:
         weight = node.input[_WEIGHT_INPUT]
         axis = _output_axis(node)
-        key = (weight, float(axis))
-        if key not in self._made:
+        name = f"{weight} int8 by axis {axis}"
+        if name not in self._made:
+            self._made.add(name)
             codes, scale = weight_codes(_values(self.view, weight), axis)
-            name = f"{weight} int8" if axis == 0 else f"{weight} int8 axis {axis}"
             inputs = [
                 self._constant(f"{name} code", codes),
                 self._constant(f"{name} scale", scale),
@@ -153,8 +153,7 @@ class _Quantising:
             self.nodes.append(
                 helper.make_node("DequantizeLinear", inputs, [name], name=f"dequantise {name}", axis=axis)
             )
-            self._made[key] = name
-        return self._made[key]
+        return name
 
     def _constant(self, name: str, values: object) -> str:
         self.weights.append(numpy_helper.from_array(np.asarray(values), name))

@@ -1,7 +1,7 @@
 """The scale of each quantised activation: the one that loses least over calibration frames.
 
-The largest magnitude alone is a poor scale where a few outliers stretch it: values beyond the scale's range are clipped,
-and the scale is chosen so that the squared error of clipping and rounding together is least.
+The largest magnitude alone is a poor scale where a few outliers stretch it: values beyond the scale's range are
+clipped, and the scale is chosen so that the squared error of clipping and rounding together is least.
 """
 
 from __future__ import annotations
