@@ -9,13 +9,13 @@ import typer
 
 from spacecompile.cli import console
 from spacecompile.cli.openmp import wait_passively
+from spacecompile.cli.parity_lines import parity_line
 from spacecompile.cli.values import channels_from_text, names_from_text, size_px_from_text
 from spacecompile.extras import require_extra
 
 if TYPE_CHECKING:
     from spacecompile.contract import PassReport
     from spacecompile.export.build import BuildReport, BuildStep
-    from spacecompile.export.parity import VariantParity
     from spacecompile.export.plan import BuildPlan
 
 
@@ -124,7 +124,7 @@ def _say_report(report: BuildReport) -> None:
     for step in report.rewrites:
         _say(_pass_line(step))
     for verdict in report.parity.variants:
-        _say(_parity_line(verdict))
+        _say(parity_line(verdict))
     for licence in report.licences:
         _say(f"licence: {licence}")
     _say(f"{report.path}: {_megabytes(report.bytes)} in {report.seconds:.1f} s")
@@ -142,15 +142,6 @@ def _pass_line(report: PassReport) -> str:
         f"{before.macs_torch / 1e9:.4f} -> {after.macs_torch / 1e9:.4f} GMAC (torch), "
         f"{before.params / 1e6:.4f} -> {after.params / 1e6:.4f} M parameters, "
         f"relative error {report.relative_error:.1e}"
-    )
-
-
-def _parity_line(verdict: VariantParity) -> str:
-    frames = " + ".join(f"{count} {kind}" for kind, count in verdict.num_frames.items())
-    return (
-        f"parity {verdict.variant}: {frames} frames, same class on {verdict.class_agreement:.1%}, class probabilities "
-        f"within {verdict.class_probs_max:.1e} (worst {verdict.worst_frames['class_probs']}), parts IoU >= "
-        f"{verdict.parts_iou_min:.6f}, box within {verdict.box_px_max:.3f} px"
     )
 
 

@@ -22,6 +22,7 @@ from spacecompile.cli.eval import eval_
 from spacecompile.cli.inspect import inspect
 from spacecompile.cli.predict import predict
 from spacecompile.cli.render import render
+from spacecompile.cli.selftest import selftest
 from spacecompile.cli.train import train
 from spacecompile.cli.verify import verify
 from spacecompile.errors import (
@@ -64,7 +65,7 @@ def _root(
 
 
 # In the order in which a user meets them.
-for command in (render, train, build, inspect, verify, predict, eval_, bench, demo):
+for command in (render, train, build, inspect, verify, selftest, predict, eval_, bench, demo):
     app.command(command.__name__.rstrip("_"))(command)
 
 

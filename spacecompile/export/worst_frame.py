@@ -121,10 +121,10 @@ def draw_answers(
         draw.text((left, _LINE_PX), label, fill=_TEXT_RGB, font=font)
         canvas.paste(panel, (left, 2 * _LINE_PX + _GAP_PX))
     for row, words in enumerate(_caption(window, expected, given)):
-        left = float(_GAP_PX)
+        word_px = float(_GAP_PX)
         for text, color in words:
-            draw.text((left, (2 + row) * _LINE_PX + height_px + 2 * _GAP_PX), text, fill=color, font=font)
-            left += draw.textlength(text + "   ", font=font)
+            draw.text((word_px, (2 + row) * _LINE_PX + height_px + 2 * _GAP_PX), text, fill=color, font=font)
+            word_px += draw.textlength(text + "   ", font=font)
     stream = io.BytesIO()
     canvas.save(stream, format="PNG")
     return stream.getvalue()

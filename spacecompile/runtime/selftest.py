@@ -116,6 +116,17 @@ def run_selftest(
     return deviations
 
 
+def selftest_files(bundle: Bundle) -> tuple[str, ...]:
+    """Relative paths of every file that the self-test reads, each hashed when it is read.
+
+    Raises:
+        IntegrityError: As `run_selftest`.
+    """
+    variants, expected = bundle.manifest.variants, _expected(bundle)
+    frames = (case.frame for variant in variants for case in expected.answers[variant.tta])
+    return tuple(dict.fromkeys((EXPECTED_PATH, *(variant.path for variant in variants), *frames)))
+
+
 def _expected(bundle: Bundle) -> Selftest:
     try:
         selftest = msgspec.json.decode(bundle.read(EXPECTED_PATH), type=Selftest)
