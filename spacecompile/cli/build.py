@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spacecompile.cli import console
+from spacecompile.cli.dry_run import say_dry_run
 from spacecompile.cli.openmp import wait_passively
 from spacecompile.cli.parity_lines import parity_line
 from spacecompile.cli.values import channels_from_text, names_from_text, size_px_from_text
@@ -43,7 +44,9 @@ def build(
     parity_frames: Annotated[int, typer.Option(min=0, help="How many of them at most.")] = 32,
     rewrite: Annotated[bool, typer.Option("--rewrite/--no-rewrite", help="Run the exact rewrites.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle and a JSON file that are there.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, list steps and files, write nothing.")
+    ] = False,
     json: Annotated[str | None, typer.Option("--json", help="Write the report to FILE, or - for stdout.")] = None,
 ) -> None:
     """Compile a checkpoint into a bundle, and prove every file in it against PyTorch.
@@ -71,9 +74,7 @@ def build(
     console.check_json(json, force=force, output=plan.output)
     _say_plan(plan)
     if dry_run:
-        console.say("dry run: nothing was written")
-        if json is not None:
-            console.emit_json({"dry_run": _plan_facts(plan)}, json)
+        say_dry_run(plan, json=json)
         return
     with console.progress_bar() as progress:
         report = run_build(plan, progress=progress, on_step=_say_step)
@@ -104,15 +105,6 @@ def _say_plan(plan: BuildPlan) -> None:
     sizes = f"frame {_size(spec.frame_size_px)}, input {_size(spec.input_size_px)}, {len(spec.classes)} classes"
     _say(f"{plan.checkpoint_path}: {_megabytes(plan.checkpoint_bytes)}, {spec.architecture}, {spec.encoder}, {sizes}")
     _say(f"variants {', '.join(variant.name for variant in plan.variants)} -> {plan.output}")
-
-
-def _plan_facts(plan: BuildPlan) -> dict[str, Any]:
-    return {
-        "checkpoint": str(plan.checkpoint_path),
-        "output": str(plan.output),
-        "variants": plan.variants,
-        "spec": plan.spec,
-    }
 
 
 def _say_step(step: BuildStep) -> None:
