@@ -6,14 +6,12 @@ from importlib.util import find_spec
 
 from spacecompile.contract import ModelSpec, Record, Variant
 from spacecompile.export.build import PARITY_PATH
-from spacecompile.export.frames import images_of
+from spacecompile.export.frames import adversarial_frames, images_of
 from spacecompile.export.plan import BuildPlan
 from spacecompile.export.rewrite.pipeline import PASSES
 from spacecompile.export.selftest import NUM_FRAMES
 from spacecompile.runtime.bundle import MANIFEST_NAME
 from spacecompile.runtime.selftest import EXPECTED_PATH
-
-_NUM_ADVERSARIAL = 8
 
 
 class PlannedStep(Record):
@@ -103,7 +101,7 @@ def _frames_text(plan: BuildPlan) -> str:
         natural = "no rendered ones, which need the render extra"
     else:
         natural = f"{count} rendered ones"
-    return f"{natural}, and {_NUM_ADVERSARIAL} adversarial ones"
+    return f"{natural}, and {len(adversarial_frames((1, 1)))} adversarial ones"
 
 
 def _files(plan: BuildPlan) -> tuple[PlannedFile, ...]:

@@ -54,7 +54,9 @@ def worst_frame(verdict: VariantParity) -> str:
     """
     limits = verdict.tolerance
     if verdict.class_agreement < limits.class_agreement_min:
-        return next(frame.frame for frame in verdict.frames if not frame.class_agrees)
+        disagreeing = [frame for frame in verdict.frames if not frame.class_agrees]
+        # Adversarial frames have no right class.
+        return min(disagreeing, key=lambda frame: frame.kind == "adversarial").frame
     used = {
         "class_probs": _share_used(verdict.class_probs_max, limits.class_probs_max),
         "parts_iou": _share_used(1 - verdict.parts_iou_min, 1 - limits.parts_iou_min),
