@@ -12,7 +12,7 @@ from spacecompile.benchmarks.probe import answer_from_output
 from spacecompile.contract import Record
 
 PROBE_LIMIT_S = 180.0
-"""PyTorch and smp take 10 s to import on a laptop, several times that from a cold disk."""
+"""Importing the compile extra took 30 s on two busy cores (11 s of processor time); a cold disk takes longer."""
 
 # This very spacecompile, be it installed or a clone; beyond it nothing in its folder or in the current one (-P) may
 # pass for a library.

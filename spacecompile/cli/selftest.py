@@ -41,11 +41,11 @@ def selftest(
     with console.progress_bar() as progress:
         deviations = run_selftest(opened, backend=backend, threads=threads, progress=progress)
     files = {path: opened.manifest.files[path].sha256 for path in selftest_files(opened)}
-    console.say(f"manifest SHA-256 {opened.manifest_sha256}")
+    console.say_line(f"manifest SHA-256 {opened.manifest_sha256}")
     console.say(f"{len(files)} of {len(opened.manifest.files)} files were read: every hash of these is right")
     say_deviations(deviations)
     console.say(f"tested in {time.perf_counter() - started_s:.1f} s")
-    console.say(f"next: [bold]spacecompile predict {console.quoted(bundle)} IMAGES -o out[/]")
+    console.say_line(f"next: [bold]spacecompile predict {console.quoted(bundle)} IMAGES -o out[/]")
     if json is not None:
         document = {
             "bundle": opened.manifest.name,
@@ -59,7 +59,7 @@ def selftest(
 def say_deviations(deviations: Sequence[VariantDeviation]) -> None:
     """One line per variant; `verify` shares it."""
     for deviation in deviations:
-        console.say(
+        console.say_line(
             f"self-test {escape(deviation.variant)} on {deviation.backend}: {deviation.frames} frames, same class on "
             f"{deviation.class_agreement:.1%}, class probabilities within {deviation.class_probs_max:.1e}, parts IoU "
             f">= {deviation.parts_iou_min:.6f}, box within {deviation.box_px_max:.3f} px"

@@ -76,7 +76,7 @@ def verify(
     if error is not None:
         error.has_document = json == "-"
         raise error
-    console.say(f"next: [bold]spacecompile predict {console.quoted(bundle)} IMAGES -o out[/]")
+    console.say_line(f"next: [bold]spacecompile predict {console.quoted(bundle)} IMAGES -o out[/]")
 
 
 def _check_flags(checkpoint: Path | None, *, data: Path | None, parity_frames: int | None) -> None:
@@ -89,7 +89,7 @@ def _check_flags(checkpoint: Path | None, *, data: Path | None, parity_frames: i
 
 
 def _say_files(bundle: Bundle) -> None:
-    console.say(f"manifest SHA-256 {bundle.manifest_sha256}")
+    console.say_line(f"manifest SHA-256 {bundle.manifest_sha256}")
     total_bytes = sum(fact.bytes for fact in bundle.manifest.files.values())
     console.say(f"{len(bundle.manifest.files)} files, {total_bytes / 1e6:.1f} MB: every hash is right")
 
@@ -100,9 +100,9 @@ def _say_certificate(certificate: Recertificate) -> ParityError | None:
 
     for judged in certificate.verdicts:
         line = parity_line(judged.verdict, backend=judged.backend)
-        console.say(escape(line) + ("" if judged.verdict.passed else "  [bold red]failed[/]"))
+        console.say_line(escape(line) + ("" if judged.verdict.passed else "  [bold red]failed[/]"))
     for sentence in certificate.not_run:
-        console.say(f"[yellow]note[/] {escape(sentence)}")
+        console.say_line(f"[yellow]note[/] {escape(sentence)}")
     try:
         require_recertified(certificate)
     except ParityError as error:

@@ -253,7 +253,7 @@ def _difference_masks(
 
 def _caption(window: _Window, expected: RawAnswer, given: RawAnswer) -> list[list[tuple[str, tuple[int, int, int]]]]:
     """The lines below the panels, each as words with their colours."""
-    names = ("in other parts", "only in PyTorch's mask", "only in the file's mask")
+    names = ("of another part", "only in PyTorch's mask", "only in the file's mask")
     masks = _difference_masks(expected.parts_HW, given.parts_HW)
     counts = [
         (f"{np.count_nonzero(mask_HW):,} px {name}", color) for name, (color, mask_HW) in zip(names, masks, strict=True)
