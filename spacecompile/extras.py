@@ -34,3 +34,8 @@ def require_extra(extra: str, command: str) -> None:
             f"{command} needs {', '.join(missing)}, which this environment lacks. "
             f"Run: pip install 'spacecompile[{extra}]'"
         )
+
+
+def modules_of(extra: str) -> tuple[str, ...]:
+    """What importing an extra's packages is called; empty where a plain import is not the way to try them."""
+    return _MODULES.get(extra, ())

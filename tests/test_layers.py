@@ -30,6 +30,7 @@ def modules_after(statement: str) -> set[str]:
         "import spacecompile.contract, spacecompile.errors",
         "import spacecompile; spacecompile.load",
         "import spacecompile.cli.main",
+        "import spacecompile.benchmarks.doctor",
     ],
 )
 def test_the_slim_side_never_imports_the_compiler(statement: str) -> None:

@@ -70,7 +70,20 @@ def test_the_slim_install_has_no_compiler(slim_bin: Path, tmp_path: Path) -> Non
 def test_the_slim_install_shows_help_for_every_command(slim_bin: Path, tmp_path: Path) -> None:
     done = run([slim_bin / "spacecompile", "--help"], tmp_path)
     assert done.returncode == 0, done.stderr
-    for command in ("render", "train", "build", "predict", "verify", "inspect", "bench", "eval", "demo"):
+    commands = (
+        "doctor",
+        "render",
+        "train",
+        "build",
+        "predict",
+        "verify",
+        "selftest",
+        "inspect",
+        "bench",
+        "eval",
+        "demo",
+    )
+    for command in commands:
         assert command in done.stdout
         assert run([slim_bin / "spacecompile", command, "--help"], tmp_path).returncode == 0
 
@@ -81,8 +94,24 @@ def test_the_slim_install_predicts_and_verifies(slim_bin: Path, tiny_bundle: Pat
     done = run([*predict, "--json", "-"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["answers"]) == len(frames) > 0
-    verified = run([slim_bin / "spacecompile", "verify", tiny_bundle], tmp_path)
-    assert verified.returncode == 0, verified.stderr
+    for command in ("verify", "selftest", "inspect"):
+        looked = run([slim_bin / "spacecompile", command, tiny_bundle], tmp_path)
+        assert looked.returncode == 0, looked.stderr
+
+
+def test_the_slim_install_says_what_works_and_which_command_adds_the_rest(slim_bin: Path, tmp_path: Path) -> None:
+    everything = run([slim_bin / "spacecompile", "doctor", "--json", "-"], tmp_path)
+    assert everything.returncode == 0, everything.stderr
+    checks = {check["name"]: check for check in json.loads(everything.stdout)["checks"]}
+    assert checks["backend onnxruntime"]["state"] == "ok"
+    assert (checks["extra compile"]["state"], checks["extra compile"]["remedy"]) == (
+        "missing",
+        "pip install 'spacecompile[compile]'",
+    )
+    build = run([slim_bin / "spacecompile", "doctor", "--for", "build"], tmp_path)
+    assert build.returncode == 3
+    assert "extra compile: pip install 'spacecompile[compile]'" in build.stdout
+    assert "Traceback" not in build.stderr
 
 
 def test_the_slim_install_says_how_to_get_the_compiler(slim_bin: Path, tmp_path: Path) -> None:

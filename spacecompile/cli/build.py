@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spacecompile.cli import console
+from spacecompile.cli.dry_run import say_dry_run
 from spacecompile.cli.openmp import wait_passively
+from spacecompile.cli.parity_lines import parity_line
 from spacecompile.cli.values import channels_from_text, names_from_text, size_px_from_text
 from spacecompile.extras import require_extra
 
 if TYPE_CHECKING:
     from spacecompile.contract import PassReport
     from spacecompile.export.build import BuildReport, BuildStep
-    from spacecompile.export.parity import VariantParity
     from spacecompile.export.plan import BuildPlan
 
 
@@ -45,7 +46,9 @@ def build(
     parity_frames: Annotated[int, typer.Option(min=0, help="How many of them at most.")] = 32,
     rewrite: Annotated[bool, typer.Option("--rewrite/--no-rewrite", help="Run the exact rewrites.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle and a JSON file that are there.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, list steps and files, write nothing.")
+    ] = False,
     json: Annotated[str | None, typer.Option("--json", help="Write the report to FILE, or - for stdout.")] = None,
 ) -> None:
     """Compile a checkpoint into a bundle, and prove every file in it against PyTorch.
@@ -73,9 +76,7 @@ def build(
     console.check_json(json, force=force, output=plan.output)
     _say_plan(plan)
     if dry_run:
-        console.say("dry run: nothing was written")
-        if json is not None:
-            console.emit_json({"dry_run": _plan_facts(plan)}, json)
+        say_dry_run(plan, json=json)
         return
     with console.progress_bar() as progress:
         report = run_build(plan, progress=progress, on_step=_say_step)
@@ -108,15 +109,6 @@ def _say_plan(plan: BuildPlan) -> None:
     _say(f"variants {', '.join(variant.name for variant in plan.variants)} -> {plan.output}")
 
 
-def _plan_facts(plan: BuildPlan) -> dict[str, Any]:
-    return {
-        "checkpoint": str(plan.checkpoint_path),
-        "output": str(plan.output),
-        "variants": plan.variants,
-        "spec": plan.spec,
-    }
-
-
 def _say_step(step: BuildStep) -> None:
     size = "" if step.bytes is None else _megabytes(step.bytes)
     _say(f"  {step.name:<20} {step.seconds:6.1f} s {size:>9}  {step.note}".rstrip())
@@ -126,7 +118,7 @@ def _say_report(report: BuildReport) -> None:
     for step in report.rewrites:
         _say(_pass_line(step))
     for verdict in report.parity.variants:
-        _say(_parity_line(verdict))
+        _say(parity_line(verdict))
     for licence in report.licences:
         _say(f"licence: {licence}")
     _say(f"{report.path}: {_megabytes(report.bytes)} in {report.seconds:.1f} s")
@@ -144,15 +136,6 @@ def _pass_line(report: PassReport) -> str:
         f"{before.macs_torch / 1e9:.4f} -> {after.macs_torch / 1e9:.4f} GMAC (torch), "
         f"{before.params / 1e6:.4f} -> {after.params / 1e6:.4f} M parameters, "
         f"relative error {report.relative_error:.1e}"
-    )
-
-
-def _parity_line(verdict: VariantParity) -> str:
-    frames = " + ".join(f"{count} {kind}" for kind, count in verdict.num_frames.items())
-    return (
-        f"parity {verdict.variant}: {frames} frames, same class on {verdict.class_agreement:.1%}, class probabilities "
-        f"within {verdict.class_probs_max:.1e} (worst {verdict.worst_frames['class_probs']}), parts IoU >= "
-        f"{verdict.parts_iou_min:.6f}, box within {verdict.box_px_max:.3f} px"
     )
 
 

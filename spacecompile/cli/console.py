@@ -25,6 +25,11 @@ def say(text: str) -> None:
     stderr.print(printable(text))
 
 
+def say_line(text: str) -> None:
+    """As `say`, without wrapping: for hashes, and for long lines, since a log file has no width to wrap at."""
+    stderr.print(printable(text), soft_wrap=True)
+
+
 def printable(text: str) -> str:
     """The text with bytes of a file name that are no UTF-8 as backslash escapes."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,88 +1,128 @@
-"""`spacecompile inspect`: what a bundle is, from its manifest."""
+"""`spacecompile inspect`: what a bundle is, from its manifest and its graph files."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spacecompile.cli import console
+from spacecompile.cli.inspect_graph import MISSING_READER, graph_lines, graphs_of
+from spacecompile.cli.rows import row
 
 if TYPE_CHECKING:
-    from spacecompile.contract import Cost, Manifest
+    from spacecompile.benchmarks.records import BudgetLine, BudgetReport
+    from spacecompile.contract import Cost, Manifest, PassReport, Variant
+    from spacecompile.export.graph_facts import GraphFacts
     from spacecompile.runtime.bundle import Bundle
 
 
 def inspect(
     bundle: Annotated[Path, typer.Argument(help="Bundle that `build` made.", show_default=False)],
     *,
-    json: Annotated[str | None, typer.Option("--json", help="Write the manifest to FILE, or - for stdout.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Only this one; all if not given.")] = None,
+    json: Annotated[str | None, typer.Option("--json", help="Write the facts to FILE, or - for stdout.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the JSON file.")] = False,
 ) -> None:
-    """Say what a bundle is: network, variants, sizes, costs, rewrites, origin. Hashes nothing; `verify` does."""
+    """Say what a bundle is: network, variants, costs, budgets, rewrites, origin, and what its graph files hold.
+
+    Only the graph files are hashed, as they are read; `verify` hashes all. Their operators and precisions need the
+    package onnx.
+
+    Example: spacecompile inspect net.spacepkg --variant fp16
+    """
+    from spacecompile.benchmarks.budget import check_budget
+    from spacecompile.contract import Budget
     from spacecompile.runtime.bundle import open_bundle
 
     console.check_json(json, force=force)
     opened = open_bundle(bundle, verify=False)
+    variants = opened.manifest.variants if variant is None else (opened.variant(variant),)
+    graphs = graphs_of(opened, variants)
+    budget = check_budget(opened.manifest, Budget())
     if json is not None:
-        facts = {"manifest_sha256": opened.manifest_sha256, "extra_files": opened.extra_files}
-        console.emit_json(facts | {"manifest": opened.manifest}, json)
+        facts = {
+            "manifest_sha256": opened.manifest_sha256,
+            "extra_files": opened.extra_files,
+            "manifest": opened.manifest,
+            "budget": budget.lines,
+            "graphs": graphs,
+            "graphs_note": MISSING_READER if graphs is None else None,
+        }
+        console.emit_json(facts, json)
     if json != "-":
-        console.print_result("\n".join(_lines(opened)) + "\n")
+        lines = [*_lines(opened, variants, budget), *_graph_lines(graphs)]
+        console.print_result(console.printable("\n".join(lines)) + "\n")
 
 
-def _lines(bundle: Bundle) -> list[str]:
+def _lines(bundle: Bundle, variants: Sequence[Variant], budget: BudgetReport) -> list[str]:
     manifest = bundle.manifest
     return [
-        _row("bundle", f"{manifest.name}, manifest SHA-256 {bundle.manifest_sha256}"),
-        _row("source", f"{manifest.source_format}, SHA-256 {manifest.source_sha256}"),
+        row("bundle", f"{manifest.name}, manifest SHA-256 {bundle.manifest_sha256}"),
+        row("source", f"{manifest.source_format}, SHA-256 {manifest.source_sha256}"),
         *_network_lines(manifest),
-        *_variant_lines(manifest),
+        *(_variant_line(manifest, variant) for variant in variants),
         *_cost_lines(manifest),
-        *(_row("training", f"{name} {value}") for name, value in manifest.training.items()),
-        _row("tools", ", ".join(f"{name} {version}" for name, version in manifest.tools.items()) or "unknown"),
-        *(_row("licence", text) for text in manifest.licences),
-        *(_row("unlisted", path) for path in bundle.extra_files),
+        *map(_budget_line, budget.lines),
+        *(row("training", f"{name} {value}") for name, value in manifest.training.items()),
+        row("tools", ", ".join(f"{name} {version}" for name, version in manifest.tools.items()) or "unknown"),
+        *(row("licence", text) for text in manifest.licences),
+        *(row("unlisted", path) for path in bundle.extra_files),
     ]
+
+
+def _graph_lines(graphs: dict[str, GraphFacts] | None) -> list[str]:
+    if graphs is None:
+        return [row("graph", MISSING_READER)]
+    return [line for name, facts in graphs.items() for line in graph_lines(name, facts)]
 
 
 def _network_lines(manifest: Manifest) -> list[str]:
     spec = manifest.spec
     options = "".join(f", {name} {value}" for name, value in spec.decoder_options.items())
     return [
-        _row("network", f"{spec.architecture}, encoder {spec.encoder}{options}"),
-        _row("frame", f"{_size(spec.frame_size_px)} px (height x width), resized to {_size(spec.input_size_px)}"),
-        _row("normalise", f"mean {spec.mean}, std {spec.std}"),
-        _row("classes", ", ".join(spec.classes)),
-        _row("parts", f"thresholds {spec.part_thresholds}, upsampling {spec.mask_upsampling}"),
-        _row("box", f"threshold {spec.box.threshold}, margins {spec.box.margins_px} px"),
+        row("network", f"{spec.architecture}, encoder {spec.encoder}{options}"),
+        row("frame", f"{_size(spec.frame_size_px)} px (height x width), resized to {_size(spec.input_size_px)}"),
+        row("normalise", f"mean {spec.mean}, std {spec.std}"),
+        row("classes", ", ".join(spec.classes)),
+        row("parts", f"thresholds {spec.part_thresholds}, upsampling {spec.mask_upsampling}"),
+        row("box", f"threshold {spec.box.threshold}, margins {spec.box.margins_px} px"),
     ]
 
 
-def _variant_lines(manifest: Manifest) -> list[str]:
-    return [
-        _row(
-            "variant",
-            f"{variant.name}: {variant.path}, {manifest.files[variant.path].bytes / 1e6:.1f} MB, "
-            f"opset {variant.opset}, certified to class probabilities {variant.tolerance.class_probs_max:g}, "
-            f"parts IoU {variant.tolerance.parts_iou_min:g}, box {variant.tolerance.box_px_max:g} px",
-        )
-        for variant in manifest.variants
-    ]
+def _variant_line(manifest: Manifest, variant: Variant) -> str:
+    tolerance = variant.tolerance
+    return row(
+        "variant",
+        f"{variant.name}: {variant.path}, {manifest.files[variant.path].bytes / 1e6:.1f} MB, opset {variant.opset}, "
+        f"certified on {', '.join(variant.certified) or 'no backend'} to class agreement "
+        f"{tolerance.class_agreement_min:.1%}, class probabilities {tolerance.class_probs_max:g}, parts IoU "
+        f"{tolerance.parts_iou_min:g}, box {tolerance.box_px_max:g} px",
+    )
 
 
 def _cost_lines(manifest: Manifest) -> list[str]:
-    steps = [
-        _row("rewrite", f"{report.name}: {_cost(report.after)}, relative error {report.relative_error:.1e}")
-        for report in manifest.rewrites
-        if report.changed
-    ]
     return [
-        _row("cost", f"{_cost(manifest.cost_source)} in the checkpoint"),
-        *steps,
-        _row("cost", _cost(manifest.cost)),
+        row("cost", f"{_cost(manifest.cost_source)} in the checkpoint"),
+        *map(_pass_line, manifest.rewrites),
+        *([] if manifest.rewrites else [row("rewrite", "none ran")]),
+        row("cost", _cost(manifest.cost)),
     ]
+
+
+def _pass_line(report: PassReport) -> str:
+    if report.skipped:
+        return row("rewrite", f"{report.name} was skipped: it {report.skipped}")
+    if not report.changed:
+        return row("rewrite", f"{report.name}: nothing to do")
+    return row("rewrite", f"{report.name}: {_cost(report.after)}, relative error {report.relative_error:.1e}")
+
+
+def _budget_line(line: BudgetLine) -> str:
+    verdict = f"{line.margin:.4g} {line.unit} left" if line.passed else f"exceeded by {-line.margin:.4g} {line.unit}"
+    return row("budget", f"{line.label} {line.value:.4f} of {line.limit:g} {line.unit}, {verdict}")
 
 
 def _cost(cost: Cost) -> str:
@@ -92,7 +132,3 @@ def _cost(cost: Cost) -> str:
 
 def _size(size_px: tuple[int, int]) -> str:
     return f"{size_px[0]}x{size_px[1]}"
-
-
-def _row(title: str, text: str) -> str:
-    return f"{title:<10} {text}"

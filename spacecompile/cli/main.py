@@ -18,10 +18,12 @@ from spacecompile.cli.bench import bench
 from spacecompile.cli.build import build
 from spacecompile.cli.console import stderr
 from spacecompile.cli.demo import demo
+from spacecompile.cli.doctor import doctor
 from spacecompile.cli.eval import eval_
 from spacecompile.cli.inspect import inspect
 from spacecompile.cli.predict import predict
 from spacecompile.cli.render import render
+from spacecompile.cli.selftest import selftest
 from spacecompile.cli.train import train
 from spacecompile.cli.verify import verify
 from spacecompile.errors import (
@@ -64,7 +66,7 @@ def _root(
 
 
 # In the order in which a user meets them.
-for command in (render, train, build, inspect, verify, predict, eval_, bench, demo):
+for command in (doctor, render, train, build, inspect, verify, selftest, predict, eval_, bench, demo):
     app.command(command.__name__.rstrip("_"))(command)
 
 

@@ -6,7 +6,9 @@ hold -> write each file -> parity of each file on each backend -> self-test -> m
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -26,12 +28,13 @@ from spacecompile.contract import (
     Variant,
     no_progress,
 )
+from spacecompile.errors import OutputError
 from spacecompile.export.bundle_writer import BundleWriter, bundle_writer
 from spacecompile.export.certificate import (
     Judgement,
     backends_of,
     judge,
-    judge_further,
+    or_why_not,
     parity_report,
     with_certificates,
 )
@@ -53,10 +56,13 @@ from spacecompile.export.sealed import SealedGraph
 from spacecompile.export.selftest import write_selftest
 from spacecompile.export.steps import BuildReport, BuildStep, Clock, no_steps
 from spacecompile.export.to_onnx import export_model, model_bytes
+from spacecompile.export.worst_frame import write_failure_report
 from spacecompile.network.count import cost_of
 from spacecompile.runtime.threads import usable_cores
 
 __all__ = ["PARITY_PATH", "BuildReport", "BuildStep", "build", "run_build"]
+
+logger = logging.getLogger(__name__)
 
 PARITY_PATH = "reports/parity.json"
 PRECISION_PATH = "reports/precision.json"
@@ -189,11 +195,22 @@ def _frames(plan: BuildPlan, clock: Clock, progress: Progress) -> tuple[ParityFr
     return frames
 
 
+def augmentations_to_export(plan: BuildPlan) -> list[Tta]:
+    """Every augmentation that the bundle has, and none, which ranges are measured on."""
+    measured: list[Tta] = ["none"] if any(variant.precision in MEASURED for variant in plan.variants) else []
+    return list(dict.fromkeys([*measured, *(variant.tta for variant in plan.variants)]))
+
+
+def augmentations_to_answer(plan: BuildPlan) -> list[Tta]:
+    """Every augmentation that the bundle has, and none where int8 is searched on it."""
+    searched: list[Tta] = ["none"] if any(variant.precision == "int8" for variant in plan.variants) else []
+    return list(dict.fromkeys([*searched, *(variant.tta for variant in plan.variants)]))
+
+
 def _exported(plan: BuildPlan, network: nn.Module, clock: Clock) -> dict[Tta, ModelProto]:
     """The float32 graph of every augmentation, and the plain one, which ranges are measured on."""
     models: dict[Tta, ModelProto] = {}
-    measured: list[Tta] = ["none"] if any(variant.precision in MEASURED for variant in plan.variants) else []
-    for tta in dict.fromkeys([*measured, *(variant.tta for variant in plan.variants)]):
+    for tta in augmentations_to_export(plan):
         with clock.step("export" if tta == "none" else f"export {tta}") as step:
             models[tta] = export_model(SealedGraph(network, plan.spec, tta), plan.spec.frame_size_px)
             step.bytes = models[tta].ByteSize()
@@ -239,8 +256,7 @@ def _references(
 ) -> dict[Tta, tuple[ExpectedAnswer, ...]]:
     """PyTorch's answers for every augmentation that the bundle has, and plain ones where int8 is searched on them."""
     expected, network = {}, ViewByView(plan.checkpoint.network)
-    searched: list[Tta] = ["none"] if any(variant.precision == "int8" for variant in plan.variants) else []
-    for tta in dict.fromkeys([*searched, *(variant.tta for variant in plan.variants)]):
+    for tta in augmentations_to_answer(plan):
         with clock.step("reference" if tta == "none" else f"reference {tta}") as step:
             graph = SealedGraph(network, plan.spec, tta)
             expected[tta] = expected_answers(graph, frames, workers=usable_cores(), progress=progress)
@@ -262,30 +278,47 @@ def _certificate(
     threads = usable_cores()
     for variant in plan.variants:
         content = (writer.folder / variant.path).read_bytes()
-        for rank, entry in enumerate(backends_of(variant)):
+        first, *further = backends_of(variant)
+        judged_here = partial(judge, variant, content, expected[variant.tta], scoring=scoring, threads=threads)
+        with clock.step(f"parity {variant.name}, {first.name}") as step:
+            judged = judged_here(entry=first, picture=True, progress=progress)
+            _require(judged, plan, writer)
+            step.note = _verdict_note(judged)
+        verdicts.append(judged.verdict)
+        certified[variant.name] = [first.name]
+        for entry in further:
             with clock.step(f"parity {variant.name}, {entry.name}") as step:
-                judging = judge if rank == 0 else judge_further
-                judged = judging(
-                    variant,
-                    content,
-                    expected[variant.tta],
-                    entry=entry,
-                    scoring=scoring,
-                    threads=threads,
-                    progress=progress,
-                )
-                if isinstance(judged, str):
-                    step.note = f"not certified: {judged}"
-                    continue
-                if rank == 0:
-                    require_parity(judged.verdict)
-                verdicts.append(judged.verdict)
-                if judged.verdict.passed:
-                    certified.setdefault(variant.name, []).append(entry.name)
-                step.note = _verdict_note(judged)
+                also = or_why_not(partial(judged_here, entry=entry, progress=progress))
+                step.note = f"not certified: {also}" if isinstance(also, str) else _verdict_note(also)
+            if isinstance(also, Judgement):
+                verdicts.append(also.verdict)
+                certified[variant.name] += [entry.name] if also.verdict.passed else []
     report = parity_report(verdicts, threads=threads)
     writer.write(PARITY_PATH, _json(report))
     return with_certificates(plan.variants, certified), report
+
+
+def _require(judged: Judgement, plan: BuildPlan, writer: BundleWriter) -> None:
+    """Put the picture of the worst frame into the bundle, or beside its place where the variant fails.
+
+    Raises:
+        ParityError: If it fails.
+    """
+    verdict, picture = judged.verdict, judged.worst_png or b""
+    if verdict.passed:
+        writer.write(worst_frame_path(verdict.variant), picture)
+        return
+    place = None
+    try:
+        place = write_failure_report(plan.output, verdict, picture)
+    except OutputError as error:
+        logger.warning("the report of the failed certificate is lost: %s", error)
+    require_parity(verdict, report=None if place is None else str(place))
+
+
+def worst_frame_path(variant: str) -> str:
+    """Where the bundle holds the picture of a variant's worst frame."""
+    return f"reports/worst-{variant}.png"
 
 
 def _verdict_note(judged: Judgement) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -21,6 +21,7 @@ from spacecompile.contract import Progress, Variant, no_progress
 from spacecompile.errors import IntegrityError, MissingPartError, UsageError
 from spacecompile.export.parity import ParityReport, Scoring, VariantParity, check_parity
 from spacecompile.export.reference import REFERENCE_THREADS, ExpectedAnswer
+from spacecompile.export.worst_frame import draw_worst_frame
 from spacecompile.runtime.backends import Backend, GraphSignature, RawAnswer
 from spacecompile.runtime.backends.registry import BACKENDS, BackendEntry
 
@@ -34,10 +35,12 @@ class Judgement:
     Attributes:
         verdict: On it.
         median_ms: Of its runs over the frames, one after the other, cold caches included: an impression, no benchmark.
+        worst_png: Picture of the worst frame; None where none was asked for.
     """
 
     verdict: VariantParity
     median_ms: float
+    worst_png: bytes | None = None
 
 
 def backends_of(variant: Variant) -> list[BackendEntry]:
@@ -63,8 +66,9 @@ def judge(
     expected: Sequence[ExpectedAnswer],
     *,
     entry: BackendEntry,
-    scoring: Scoring | None,
+    scoring: Scoring,
     threads: int,
+    picture: bool = False,
     progress: Progress = no_progress,
 ) -> Judgement:
     """Run one file on one backend and judge it.
@@ -76,6 +80,7 @@ def judge(
         entry: The backend.
         scoring: For the drop of the score.
         threads: Of the backend.
+        picture: Draw the worst frame.
         progress: As for `check_parity`.
 
     Raises:
@@ -94,24 +99,17 @@ def judge(
             scoring=scoring,
             progress=progress,
         )
+        median_ms = statistics.median(timed.runs_ms)
+        worst_png = draw_worst_frame(verdict, expected, engine.run, classes=scoring.classes) if picture else None
     finally:
         timed.close()
-    return Judgement(verdict=verdict, median_ms=statistics.median(timed.runs_ms))
+    return Judgement(verdict=verdict, median_ms=median_ms, worst_png=worst_png)
 
 
-def judge_further(
-    variant: Variant,
-    content: bytes,
-    expected: Sequence[ExpectedAnswer],
-    *,
-    entry: BackendEntry,
-    scoring: Scoring | None,
-    threads: int,
-    progress: Progress = no_progress,
-) -> Judgement | str:
-    """As `judge`, for a backend that the variant does not depend on: one that can't run it says why."""
+def or_why_not(judging: Callable[[], Judgement]) -> Judgement | str:
+    """A judgement on a backend that the variant does not depend on; the reason where it can't run the file here."""
     try:
-        return judge(variant, content, expected, entry=entry, scoring=scoring, threads=threads, progress=progress)
+        return judging()
     except (IntegrityError, MissingPartError, UsageError) as error:
         return str(error)
 

@@ -152,17 +152,22 @@ def check_parity(
     )
 
 
-def require_parity(verdict: VariantParity) -> None:
+def require_parity(verdict: VariantParity, *, report: str | None = None) -> None:
     """Refuse a file that failed.
+
+    Args:
+        verdict: On it.
+        report: Where the verdict was left, for the message.
 
     Raises:
         ParityError: With every broken limit and the frame that breaks it most.
     """
     if not verdict.passed:
+        left = f" The verdict and a picture of the worst frame are in {report}." if report else ""
         raise ParityError(
             f"variant {verdict.variant} on {verdict.backend} answers differently from PyTorch: "
-            f"{'; '.join(verdict.failures)}. "
-            "No bundle was written. Build with --no-rewrite to see whether a rewrite or the export is the cause."
+            f"{'; '.join(verdict.failures)}. No bundle was written.{left} Build with --no-rewrite to see whether a "
+            "rewrite or the export is the cause."
         )
 
 

@@ -48,6 +48,7 @@ def write_selftest(writer: BundleWriter, expected: Mapping[Tta, Sequence[Expecte
                 class_probs_L=cases[name].answer.class_probs_L,
                 parts_HW=cases[name].answer.parts_HW,
                 box_xyxy=cases[name].answer.box_xyxy,
+                adversarial=cases[name].frame.kind == "adversarial",
             )
             for name, path in paths.items()
         )

@@ -58,8 +58,18 @@ def _core_of(cpu: int, cpu_folder: Path) -> str:
 
 
 def _quota_cores(quota_file: Path, *, default: int) -> int:
+    quota = container_quota(quota_file=quota_file)
+    return default if quota is None else int(quota)
+
+
+def container_quota(*, quota_file: Path = _QUOTA_FILE) -> float | None:
+    """Processors' worth of time that the container may use per unit of time; None where there is no limit.
+
+    Args:
+        quota_file: Where the kernel shows it.
+    """
     try:
         quota, period = quota_file.read_text(encoding="ascii").split()
-        return default if quota == "max" else int(quota) // int(period)
-    except (OSError, ValueError):
-        return default
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None

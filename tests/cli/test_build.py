@@ -46,6 +46,37 @@ def test_the_command_runs_as_a_process_and_prints_json_only_to_stdout(quick_chec
     assert list(tmp_path.iterdir()) == []
 
 
+def _listing(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change of a folder and everything in it."""
+    paths = [folder, *folder.rglob("*")]
+    return {str(path): (path.lstat().st_mtime_ns, path.lstat().st_size) for path in paths}
+
+
+@pytest.mark.parametrize("output", ["here.spacepkg", "deeper/net.spacepkg", None])
+def test_a_dry_run_lists_steps_and_files_and_touches_nothing(
+    quick_checkpoint: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    output: str | None,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.txt").write_text("mine")
+    before = _listing(tmp_path), _listing(quick_checkpoint.parent)
+    flags = [] if output is None else ["-o", output]
+    assert build(quick_checkpoint, *flags, "--tta", "none", "--dry-run") == 0
+    assert (_listing(tmp_path), _listing(quick_checkpoint.parent)) == before
+    stdout, stderr = capfd.readouterr()
+    rows = [line.split() for line in stdout.splitlines()]
+    steps = [" ".join(row) for row in rows if row[0].isdigit()]
+    assert steps[0].split()[:2] == ["1", "rewrite"]
+    assert any(step.startswith("3 export fp32 ") for step in steps)
+    assert f"files of {output or 'quick.spacepkg'}" in stdout
+    listed = {row[0] for row in rows}
+    assert {"variants/fp32/model.onnx", "reports/parity.json", "selftest/expected.json", "manifest.json"} <= listed
+    assert "nothing was written" in stderr
+
+
 def test_flags_change_the_spec(quick_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     flags = ["--imgsz", "96", "--frame", "192x256", "--mean", "0,0.5,1", "--std", "1,2,3", "--classes", "a, b,c d"]
     assert build(quick_checkpoint, "-o", tmp_path / "net.spacepkg", *flags, "--dry-run", "--json", "-") == 0

@@ -53,3 +53,50 @@ def test_without_its_self_test_only_the_hashes_are_checked(
 def test_what_is_no_bundle_gives_json_on_failure_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(tmp_path), "--json", "-"]) == 7
     assert json.loads(capsys.readouterr().out)["error"]["exit_code"] == 7
+
+
+def test_with_its_checkpoint_the_certificate_is_judged_again(
+    tiny_bundle: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--no-selftest", "--checkpoint", str(tiny_checkpoint), "--parity-frames", "1", "--json", "-"]
+    assert main(["verify", str(tiny_bundle), *flags]) == 0
+    shown = capsys.readouterr()
+    verdicts = json.loads(shown.out)["certificate"]["verdicts"]
+    assert [(judged["verdict"]["variant"], judged["verdict"]["passed"]) for judged in verdicts] == [
+        *(("fp32", True), ("fp32-d4", True))
+    ]
+    said = " ".join(shown.err.split())
+    assert "parity fp32-d4 on onnxruntime" in said
+    assert "8 adversarial + 1 rendered frames, same class on 100.0%" in said
+
+
+def test_a_certificate_that_fails_exits_5_and_the_document_holds_verdict_and_error(
+    copied_bundle: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copied_bundle / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    manifest["variants"][0]["tolerance"]["parts_iou_min"] = 1.5
+    path.write_text(json.dumps(manifest))
+    flags = ["--no-selftest", "--checkpoint", str(tiny_checkpoint), "--parity-frames", "0", "--json", "-"]
+    assert main(["verify", str(copied_bundle), *flags]) == 5
+    shown = capsys.readouterr()
+    document = json.loads(shown.out)
+    assert document["error"]["exit_code"] == 5
+    assert [judged["verdict"]["passed"] for judged in document["certificate"]["verdicts"]] == [False, True]
+    assert "failed" in shown.err
+    assert "next:" not in shown.err
+
+
+def test_another_checkpoint_is_refused(
+    tiny_bundle: Path, quick_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(tiny_bundle), "--no-selftest", "--checkpoint", str(quick_checkpoint)]) == 7
+    assert "was built from a checkpoint with" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("flags", [["--data", "frames"], ["--parity-frames", "4"]], ids=lambda flags: flags[0])
+def test_flags_of_the_certificate_need_the_checkpoint(
+    tiny_bundle: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(tiny_bundle), *flags]) == 2
+    assert "Add --checkpoint" in " ".join(capsys.readouterr().err.split())

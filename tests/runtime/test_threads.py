@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from spacecompile.runtime.threads import usable_cores
+from spacecompile.runtime.threads import container_quota, usable_cores
 
 
 @pytest.fixture
@@ -47,3 +47,13 @@ def test_without_a_topology_every_processor_counts(machine: Path) -> None:
 
 def test_this_machine_has_at_least_one() -> None:
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "quota"),
+    [("150000 100000", 1.5), ("max 100000", None), ("", None), ("100000 0", None)],
+    ids=["one and a half", "no limit", "empty", "nonsense"],
+)
+def test_the_container_quota_is_read_as_processors(tmp_path: Path, content: str, quota: float | None) -> None:
+    (tmp_path / "cpu.max").write_text(content)
+    assert container_quota(quota_file=tmp_path / "cpu.max") == quota

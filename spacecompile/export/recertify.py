@@ -1,0 +1,187 @@
+"""Running the parity certificate of a finished bundle again, on this machine, from the checkpoint that it was built of.
+
+The reference is made anew, as in a build: eager PyTorch on the network as the checkpoint holds it, before any rewrite.
+The files are those of the bundle, hashed as they are read, and each runs on every backend that it was certified on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from spacecompile.contract import Manifest, Progress, Record, Tta, Variant, no_progress
+from spacecompile.errors import CheckpointError, IntegrityError, MissingPartError, ParityError
+from spacecompile.export.certificate import judge
+from spacecompile.export.frames import parity_frames
+from spacecompile.export.parity import Scoring, VariantParity
+from spacecompile.export.reference import REFERENCE_THREADS, ExpectedAnswer, ViewByView, expected_answers
+from spacecompile.export.sealed import SealedGraph
+from spacecompile.network.checkpoint import load_checkpoint
+from spacecompile.network.model import MultiTaskNetwork
+from spacecompile.runtime.backends.registry import BACKENDS, BackendEntry, choose_backend
+from spacecompile.runtime.bundle import Bundle
+from spacecompile.runtime.threads import usable_cores
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecertifyOptions:
+    """What the certificate is judged on.
+
+    Attributes:
+        data: Real frames: a SPARK-format folder or any folder of images; rendered ones without it.
+        parity_frames: Largest number of them. The adversarial frames always run too.
+        backend: Name of the only backend to judge; `auto` for every certified one that this machine has.
+        threads: Of the backends; the usable cores if None.
+    """
+
+    data: Path | None = None
+    parity_frames: int = 32
+    backend: str = "auto"
+    threads: int | None = None
+
+
+class Recertificate(Record):
+    """What `recertify` found.
+
+    Attributes:
+        reference: What gave the reference answers.
+        reference_threads, backend_threads: That shared one operator.
+        verdicts: One per variant and backend, in the order of the manifest.
+        not_run: One sentence per certified backend that this machine lacks.
+    """
+
+    reference: str
+    reference_threads: int
+    backend_threads: int
+    verdicts: tuple[VariantParity, ...]
+    not_run: tuple[str, ...]
+
+
+def recertify(
+    bundle: Bundle, checkpoint: Path, *, options: RecertifyOptions | None = None, progress: Progress = no_progress
+) -> Recertificate:
+    """Judge every file of a bundle against PyTorch again.
+
+    Args:
+        bundle: To judge.
+        checkpoint: File that it was built from.
+        options: See there.
+        progress: Called with the name of the long step that runs.
+
+    Returns:
+        The verdicts, failed ones too; `require_recertified` refuses these.
+
+    Raises:
+        IntegrityError: If the checkpoint is another file than the bundle was built from, or a file of the bundle
+            differs from its manifest.
+        CheckpointError, UsageError, DataError: If an argument can't be used.
+        MissingPartError: If this machine lacks every backend that a variant was certified on.
+    """
+    options = options or RecertifyOptions()
+    manifest = bundle.manifest
+    runs, not_run = _runs(manifest.variants, options.backend)
+    network = _network_of(bundle, checkpoint)
+    frames = parity_frames(
+        manifest.spec.frame_size_px, data=options.data, count=options.parity_frames, progress=progress
+    )
+    shared = ViewByView(network)
+    expected: dict[Tta, tuple[ExpectedAnswer, ...]] = {
+        tta: expected_answers(
+            SealedGraph(shared, manifest.spec, tta), frames, workers=usable_cores(), progress=progress
+        )
+        for tta in dict.fromkeys(variant.tta for variant in manifest.variants)
+    }
+    threads = options.threads or usable_cores()
+    scoring = Scoring(classes=manifest.spec.classes, cost=manifest.cost)
+    return Recertificate(
+        reference=f"torch {torch.__version__}, eager, float32, before any rewrite",
+        reference_threads=REFERENCE_THREADS,
+        backend_threads=threads,
+        verdicts=tuple(
+            judge(
+                variant,
+                bundle.read(variant.path),
+                expected[variant.tta],
+                entry=entry,
+                scoring=scoring,
+                threads=threads,
+                progress=progress,
+            ).verdict
+            for variant, entry in runs
+        ),
+        not_run=not_run,
+    )
+
+
+def require_recertified(certificate: Recertificate) -> None:
+    """Refuse a bundle with a file that failed.
+
+    Raises:
+        ParityError: With every broken limit.
+    """
+    failed = [
+        f"variant {verdict.variant} on {verdict.backend}: {'; '.join(verdict.failures)}"
+        for verdict in certificate.verdicts
+        if not verdict.passed
+    ]
+    if failed:
+        raise ParityError(
+            f"the certificate does not hold on this machine: {'; '.join(failed)}. Do not use the bundle here: try "
+            "another version of the backend, or build the bundle again."
+        )
+
+
+def _runs(variants: Sequence[Variant], requested: str) -> tuple[list[tuple[Variant, BackendEntry]], tuple[str, ...]]:
+    """Which backend runs which variant, and what can't run here."""
+    if requested != "auto":
+        return [(variant, choose_backend(requested, variant)[0]) for variant in variants], ()
+    runs: list[tuple[Variant, BackendEntry]] = []
+    not_run: list[str] = []
+    for variant in variants:
+        absent = {name: _why_absent(name) for name in variant.certified}
+        lacking = [f"{name} ({reason})" for name, reason in absent.items() if reason]
+        if len(lacking) == len(absent):
+            raise MissingPartError(
+                f"variant {variant.name} can't be judged: this machine lacks every backend that it is certified on, "
+                f"{', '.join(lacking) or 'which are none'}."
+            )
+        not_run += [f"variant {variant.name} did not run on {backend}" for backend in lacking]
+        runs += [(variant, entry) for entry in BACKENDS if entry.name in absent and not absent[entry.name]]
+    return runs, tuple(not_run)
+
+
+def _why_absent(name: str) -> str | None:
+    entry = next((entry for entry in BACKENDS if entry.name == name), None)
+    if entry is None:
+        return "this spacecompile does not know it; install the one that made the bundle"
+    reason = entry.missing()
+    return None if reason is None else f"{reason}; add it with: {entry.remedy}"
+
+
+def _network_of(bundle: Bundle, checkpoint: Path) -> MultiTaskNetwork:
+    """The network of the checkpoint that the bundle was built from, with the spec that it was built for."""
+    manifest: Manifest = bundle.manifest
+    try:
+        sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint {checkpoint} can't be read: {error.strerror}. Check --checkpoint."
+        ) from error
+    if sha256 != manifest.source_sha256:
+        raise IntegrityError(
+            f"{checkpoint} has SHA-256 {sha256}; {bundle.root} was built from a checkpoint with "
+            f"{manifest.source_sha256}. Name that checkpoint with --checkpoint, or build a bundle from this one."
+        )
+    loaded = load_checkpoint(checkpoint)
+    if len(loaded.spec.classes) != len(manifest.spec.classes):
+        raise IntegrityError(
+            f"{bundle.root} names {len(manifest.spec.classes)} classes, its checkpoint has {len(loaded.spec.classes)}. "
+            "The manifest was changed: build the bundle again."
+        )
+    # Flags of the build may have changed sizes, normalisation and names: the files are made for the bundle's spec.
+    loaded.network.spec = manifest.spec
+    return loaded.network
