@@ -36,6 +36,15 @@ def _torch_threads_as_before() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def _compiled_models_stay_in_the_run(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's own cache folder is neither read nor filled by tests."""
+    from spacecompile.runtime.backends import openvino_cache
+
+    folder = tmp_path_factory.getbasetemp() / "openvino-cache"
+    monkeypatch.setattr(openvino_cache, "user_cache_folder", lambda: folder)
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of the reference architecture, 64x64 input, 128x128 frame; see `fitted_network`."""

@@ -334,3 +334,19 @@ def test_a_file_name_that_is_no_text_is_answered_too(
     (folder / "a.png").rename(os.fsdecode(os.fsencode(folder) + b"/\xff.png"))
     assert predict(tiny_bundle, folder, "-o", tmp_path / "out") == 0
     assert [answer["image"] for answer in answers_in(tmp_path / "out")["answers"]] == ["\\udcff.png"]
+
+
+def test_the_engine_is_the_one_that_was_named_and_the_reason_is_kept(
+    tiny_bundle: Path, make_frames: MakeFrames, tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino", reason="the openvino extra is not installed")
+    frames = make_frames("a.png")
+    for engine in ("openvino", "onnxruntime"):
+        assert predict(tiny_bundle, frames, "-o", tmp_path / engine, "--backend", engine, "--precision", "auto") == 0
+        choice = answers_in(tmp_path / engine)["choice"]
+        assert (choice["backend"], choice["variant"]) == (engine, "fp32")
+        assert choice["backend_reason"].startswith("asked for by name")
+        assert choice["variant_reason"].startswith("tta none, the ")
+    named, exact = (answers_in(tmp_path / engine)["answers"][0] for engine in ("openvino", "onnxruntime"))
+    assert named["class_name"] == exact["class_name"]
+    np.testing.assert_allclose(named["box_xyxy"], exact["box_xyxy"], atol=0.5)

@@ -122,6 +122,7 @@ def write_bundle(
     frame_size_px: tuple[int, int] = FRAME_SIZE_PX,
     classes: tuple[str, ...] = CLASSES,
     further_files: dict[str, bytes] | None = None,
+    certified: tuple[str, ...] = ("onnxruntime",),
 ) -> Path:
     """A bundle folder of given graphs and further files, with an honest manifest."""
     graphs = graphs or {("fp32", "none"): color_graph(frame_size_px=frame_size_px)}
@@ -132,7 +133,17 @@ def write_bundle(
         (root / path).parent.mkdir(parents=True)
         (root / path).write_bytes(content)
         files[path] = FileFact(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
-        variants.append(Variant(name=name, precision=precision, tta=tta, path=path, opset=20, tolerance=FP32_TOLERANCE))
+        variants.append(
+            Variant(
+                name=name,
+                precision=precision,
+                tta=tta,
+                path=path,
+                opset=20,
+                tolerance=FP32_TOLERANCE,
+                certified=certified,
+            )
+        )
     for path, content in ({"reports/parity.json": b'{"frames": 0}'} | (further_files or {})).items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,15 @@ def test_answering_an_array_needs_no_compiler_and_no_decoder(color_bundle: Path)
     )
     assert "onnxruntime" in modules
     assert not modules & (COMPILER | {"PIL", "rich", "typer"})
+
+
+def test_loading_on_one_engine_leaves_the_other_alone(color_bundle: Path) -> None:
+    load = f"import spacecompile\nspacecompile.load({str(color_bundle)!r}, backend={{!r}})"
+    assert "openvino" not in modules_after(load.format("onnxruntime"))
+    if find_spec("openvino"):
+        modules = modules_after(load.format("openvino").replace(")", ", cache=False)"))
+        assert "openvino" in modules
+        assert not modules & (COMPILER | {"onnxruntime", "PIL", "rich", "typer"})
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

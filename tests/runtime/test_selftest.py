@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from spacecompile.errors import IntegrityError, ParityError
+from spacecompile.errors import IntegrityError, MissingPartError, ParityError
 from spacecompile.runtime.bundle import open_bundle
 from spacecompile.runtime.selftest import EXPECTED_PATH, Selftest, expected_answer, run_selftest
 
@@ -33,7 +33,12 @@ def make_tested(
 ) -> MakeTested:
     """A bundle with two variants and a self-test whose expected outputs a test may bend."""
 
-    def make(bend: Callable[[Outputs], None] = lambda _: None, **files: bytes | None) -> Path:
+    def make(
+        bend: Callable[[Outputs], None] = lambda _: None,
+        *,
+        certified: tuple[str, ...] = ("onnxruntime",),
+        **files: bytes | None,
+    ) -> Path:
         stream = io.BytesIO()
         Image.fromarray(craft_frame).save(stream, "PNG")
         outputs = outputs_for(craft_frame)
@@ -46,6 +51,7 @@ def make_tested(
             tmp_path / "tested.spacepkg",
             {("fp32", "none"): make_graph(), ("fp32", "d4"): make_graph()},
             further_files={path: content for path, content in further.items() if content is not None},
+            certified=certified,
         )
 
     return make
@@ -61,6 +67,72 @@ def test_an_honest_bundle_passes_and_says_by_how_much(make_tested: MakeTested) -
         assert deviation.class_probs_max < 1e-6
         assert deviation.box_px_max == 0
     assert seen == [("self-test", 1, 2), ("self-test", 2, 2)]
+
+
+def test_auto_tests_every_backend_that_is_certified_and_here(make_tested: MakeTested) -> None:
+    pytest.importorskip("openvino", reason="the openvino extra is not installed")
+    seen: list[tuple[str, int, int]] = []
+    deviations = run_selftest(
+        open_bundle(make_tested(certified=("onnxruntime", "openvino", "caffe"))),
+        progress=lambda *step: seen.append(step),
+    )
+    tested = [(deviation.variant, deviation.backend.split()[0]) for deviation in deviations]
+    assert tested == [(name, engine) for name in ("fp32", "fp32-d4") for engine in ("onnxruntime", "openvino")]
+    assert seen[-1] == ("self-test", 4, 4)
+
+
+def test_a_named_backend_is_tested_alone(make_tested: MakeTested) -> None:
+    pytest.importorskip("openvino", reason="the openvino extra is not installed")
+    deviations = run_selftest(open_bundle(make_tested()), backend="openvino")
+    assert [deviation.backend.split()[0] for deviation in deviations] == ["openvino", "openvino"]
+
+
+def test_a_bundle_that_nothing_here_is_certified_for_is_not_passed(
+    make_tested: MakeTested, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(MissingPartError, match="none of the variants fp32, fp32-d4 can be tested"):
+        run_selftest(open_bundle(make_tested(certified=("caffe",))))
+    assert "variant fp32 is not tested: none of the backends that it is certified on is present: caffe" in caplog.text
+
+
+def test_a_variant_that_this_machine_can_not_run_is_left_out_and_named(
+    make_tested: MakeTested, edit_manifest: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = make_tested()
+
+    def certify_elsewhere(manifest: dict[str, Any]) -> None:
+        manifest["variants"][1]["certified"] = ["caffe"]
+
+    edit_manifest(bundle, certify_elsewhere)
+    seen: list[tuple[str, int, int]] = []
+    deviations = run_selftest(open_bundle(bundle), progress=lambda *step: seen.append(step))
+    assert [deviation.variant for deviation in deviations] == ["fp32"]
+    assert "variant fp32-d4 is not tested" in caplog.text
+    assert seen == [("self-test", 1, 1)]
+
+
+def test_bf16_on_a_cpu_without_it_is_left_out_by_auto_and_refused_by_name(
+    make_tested: MakeTested,
+    edit_manifest: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("openvino", reason="the openvino extra is not installed")
+    from spacecompile.runtime.backends import openvino_
+
+    lesser_cpu = {"FULL_DEVICE_NAME": "a lesser CPU", "OPTIMIZATION_CAPABILITIES": ["FP32", "INT8"]}
+    monkeypatch.setattr(openvino_, "_cpu_facts", lambda core: lesser_cpu)
+    path = make_tested()
+
+    def make_bf16(manifest: dict[str, Any]) -> None:
+        manifest["variants"][1] |= {"name": "bf16", "precision": "bf16", "certified": ["openvino"]}
+
+    edit_manifest(path, make_bf16)
+    bundle = open_bundle(path)
+    assert [deviation.variant for deviation in run_selftest(bundle)] == ["fp32"]
+    assert "variant bf16 is not tested: OpenVINO" in caplog.text
+    with pytest.raises(MissingPartError, match="does not compute in bf16 on this CPU"):
+        run_selftest(bundle, backend="openvino")
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,8 @@ def test_the_variant_that_was_asked_for_runs(
         ({"variant": "fp32", "tta": "d4"}, "has precision fp32 and tta none, but"),
         ({"variant": "fp32", "precision": "int8"}, "but precision int8"),
         ({"backend": "caffe"}, "choose one of auto, onnxruntime"),
+        ({"variant": "fp32", "precision": "auto"}, "but precision auto"),
+        ({"precision": "auto", "tta": "d4-median"}, "no variant with tta d4-median"),
         ({"threads": 0}, "at least one"),
         ({"color": "hsv"}, "choose one of rgb, bgr, gray"),
     ],
@@ -105,6 +107,46 @@ def test_the_choice_is_recorded_with_its_reasons(bundle: Path) -> None:
     with load(bundle, threads=1, precision="fp16") as session:
         assert (session.choice.threads, session.choice.threads_reason) == (1, "asked for")
         assert session.choice.variant_reason == "tta none, precision asked for"
+
+
+@pytest.mark.parametrize(
+    ("features", "certified", "variant", "reason"),
+    [
+        (
+            {"avx512f"},
+            ("onnxruntime",),
+            "fp32",
+            "the fastest precision on a CPU like this, by measured time per frame: ",
+        ),
+        (
+            *({"avx512f", "amx_int8"}, ("onnxruntime", "openvino"), "int8"),
+            "the fastest precision on a CPU like this, by measured time per frame: fp32 0.83, fp16 0.79, int8 0.57",
+        ),
+        (set(), (), "fp32", "the most exact precision of the bundle: none was measured on a CPU like this"),
+    ],
+    ids=["ONNX Runtime alone", "int8 in OpenVINO", "nothing is known"],
+)
+def test_precision_auto_takes_the_fastest_that_was_measured(
+    tmp_path: Path,
+    make_bundle: BundleMaker,
+    make_graph: GraphMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    features: set[str],
+    certified: tuple[str, ...],
+    variant: str,
+    reason: str,
+) -> None:
+    if "openvino" in certified:
+        pytest.importorskip("openvino", reason="the openvino extra is not installed")
+    from spacecompile.runtime.backends import registry
+
+    monkeypatch.setattr(registry, "cpu_features", lambda: frozenset(features))
+    graphs = {(precision, "none"): make_graph() for precision in ("int8", "fp16", "fp32")}
+    path = make_bundle(tmp_path / "three.spacepkg", graphs, certified=certified)
+    with load(path, precision="auto", backend="auto" if certified else "onnxruntime") as session:
+        assert session.choice.variant == variant
+        assert session.choice.variant_reason.startswith(f"tta none, {reason}")
+        assert session.choice.backend == (certified[-1] if certified else "onnxruntime")
 
 
 def test_bgr_frames_are_swapped_when_asked_for(bundle: Path, craft_frame: Frame) -> None:

@@ -3,35 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from spacecompile.contract import Precision
 from spacecompile.errors import FrameError, IntegrityError, UsageError
 from spacecompile.runtime.backends import Backend, GraphSignature, RawAnswer
 from spacecompile.runtime.backends.onnxruntime_ import OnnxRuntimeBackend
 from spacecompile.runtime.backends.registry import BackendFactory
-
-PROBS_TOLERANCE = 1e-5
-"""Of engines in float32: they sum in different orders."""
+from spacecompile.runtime.cpu import cpu_features
 
 
 class BackendTester:
-    """The promises of `Backend`. A subclass names the factory."""
+    """The promises of `Backend`. A subclass names the factory and the precision.
+
+    `probs_tolerance` is the largest error of a class probability: engines in float32 sum in different orders.
+    """
 
     factory: BackendFactory
+    precision: Precision = "fp32"
+    probs_tolerance = 1e-5
+
+    def make(self, graph: bytes, *, threads: int = 1, spinning: bool = False) -> Backend:
+        return type(self).factory(graph, precision=self.precision, threads=threads, spinning=spinning)
 
     @pytest.fixture
     def backend(self, make_graph: Callable[..., bytes]) -> Backend:
-        return type(self).factory(make_graph(), threads=1, spinning=False)
+        return self.make(make_graph())
 
     def test_it_answers_as_the_graph_says(self, backend: Backend, craft_frame: NDArray[np.uint8]) -> None:
         raw = backend.run(craft_frame)
         means = craft_frame.mean(axis=(0, 1)) * 0.1
         expected = np.exp(means) / np.exp(means).sum()
-        np.testing.assert_allclose(raw.class_probs_L, expected, atol=PROBS_TOLERANCE)
+        np.testing.assert_allclose(raw.class_probs_L, expected, atol=self.probs_tolerance)
         np.testing.assert_array_equal(
             raw.parts_HW, (craft_frame[..., 0] > 127) * np.uint8(1) + (craft_frame[..., 2] > 127) * np.uint8(2)
         )
@@ -48,7 +56,7 @@ class BackendTester:
         assert backend.version[0].isdigit()
 
     def test_two_runs_agree_bit_for_bit(self, make_graph: Callable[..., bytes], craft_frame: NDArray[np.uint8]) -> None:
-        backend = type(self).factory(make_graph(), threads=2, spinning=True)
+        backend = self.make(make_graph(), threads=2, spinning=True)
         first, second = backend.run(craft_frame), backend.run(craft_frame)
         for before, after in zip(arrays_of(first), arrays_of(second), strict=True):
             np.testing.assert_array_equal(before, after)
@@ -69,17 +77,27 @@ class BackendTester:
         backend.run(craft_frame)
         np.testing.assert_array_equal(craft_frame, before)
 
-    @pytest.mark.parametrize("shape", [(96, 127, 3), (3, 96, 128), (96, 128)], ids=str)
+    def test_a_frame_that_can_not_be_written_to_is_answered(
+        self, backend: Backend, craft_frame: NDArray[np.uint8]
+    ) -> None:
+        craft_frame.flags.writeable = False  # as Pillow hands it over
+        assert backend.run(craft_frame).box_xyxy.tolist() == [30, 20, 90, 40]
+
+    @pytest.mark.parametrize("shape", [(96, 127, 3), (3, 96, 128), (96, 128), (1, 1, 3)], ids=str)
     def test_a_frame_that_does_not_fit_is_refused(self, backend: Backend, shape: tuple[int, ...]) -> None:
         with pytest.raises(FrameError):
             backend.run(np.zeros(shape, np.uint8))
+
+    def test_a_frame_of_another_dtype_is_refused(self, backend: Backend) -> None:
+        with pytest.raises(FrameError):
+            backend.run(np.zeros((96, 128, 3), np.float32))  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("damage", ["empty", "noise", "truncated"])
     def test_bytes_that_are_no_graph_are_refused(self, make_graph: Callable[..., bytes], damage: str) -> None:
         graph = make_graph()
         content = {"empty": b"", "noise": b"\x93NUMPY" * 40, "truncated": graph[: len(graph) // 2]}[damage]
         with pytest.raises(IntegrityError, match="Build the bundle again"):
-            type(self).factory(content, threads=1, spinning=False)
+            self.make(content)
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -93,18 +111,18 @@ class BackendTester:
         self, make_graph: Callable[..., bytes], change: dict[str, object], message: str
     ) -> None:
         with pytest.raises(IntegrityError, match=message):
-            type(self).factory(make_graph(**change), threads=1, spinning=False)
+            self.make(make_graph(**change))
 
     def test_the_order_of_outputs_in_the_file_does_not_matter(
         self, make_graph: Callable[..., bytes], craft_frame: NDArray[np.uint8]
     ) -> None:
         graph = make_graph(outputs=("health", "box_xyxy", "parts", "class_probs"))
-        raw = type(self).factory(graph, threads=1, spinning=False).run(craft_frame)
+        raw = self.make(graph).run(craft_frame)
         assert raw.box_xyxy.tolist() == [30, 20, 90, 40]
 
     def test_no_threads_are_refused(self, make_graph: Callable[..., bytes]) -> None:
         with pytest.raises(UsageError, match="at least one"):
-            type(self).factory(make_graph(), threads=0, spinning=False)
+            self.make(make_graph(), threads=0)
 
     def test_closing_twice_is_harmless_and_running_after_it_is_refused(
         self, backend: Backend, craft_frame: NDArray[np.uint8]
@@ -117,6 +135,28 @@ class BackendTester:
 
 class TestOnnxRuntime(BackendTester):
     factory = OnnxRuntimeBackend
+
+
+def make_openvino(
+    model_bytes: bytes, *, precision: Precision, threads: int, spinning: bool, cache: bool = True
+) -> Backend:
+    from spacecompile.runtime.backends.openvino_ import OpenVinoBackend
+
+    return OpenVinoBackend(model_bytes, precision=precision, threads=threads, spinning=spinning, cache=cache)
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="the openvino extra is not installed")
+class TestOpenVino(BackendTester):
+    factory = staticmethod(make_openvino)
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="the openvino extra is not installed")
+@pytest.mark.skipif(not cpu_features() & {"amx_bf16", "avx512_bf16"}, reason="this CPU does not compute in bf16")
+class TestOpenVinoInBf16(BackendTester):
+    factory = staticmethod(make_openvino)
+    precision = "bf16"
+    probs_tolerance = 4e-3
+    """Half a unit in the last place of bf16 is 2**-9 = 2e-3 of a value: once for the logit, once for the result."""
 
 
 def arrays_of(raw: RawAnswer) -> list[NDArray[np.generic]]:

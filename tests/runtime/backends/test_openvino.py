@@ -1,0 +1,159 @@
+"""What OpenVINO needs beyond the tester that every backend passes: honest precision, an honest cache, and silence."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("openvino", reason="the openvino extra is not installed", exc_type=ModuleNotFoundError)
+
+from spacecompile.errors import MissingPartError
+from spacecompile.runtime.backends.openvino_ import OpenVinoBackend, ov, require_bf16, require_realised
+from spacecompile.runtime.backends.openvino_cache import BlobCache
+from spacecompile.runtime.cpu import cpu_features
+
+GraphMaker = Callable[..., bytes]
+Frame = NDArray[np.uint8]
+
+needs_bf16 = pytest.mark.skipif(
+    not cpu_features() & {"amx_bf16", "avx512_bf16"}, reason="this CPU does not compute in bf16"
+)
+
+
+def box_of(graph: bytes, frame_HWC: Frame, folder: Path, *, cache: bool = True) -> list[float]:
+    backend = OpenVinoBackend(graph, threads=1, spinning=False, cache=cache, cache_folder=folder)
+    box: list[float] = backend.run(frame_HWC).box_xyxy.tolist()
+    backend.close()
+    return box
+
+
+def test_the_second_load_takes_the_compiled_model(make_graph: GraphMaker, craft_frame: Frame, tmp_path: Path) -> None:
+    assert box_of(make_graph(), craft_frame, tmp_path) == [30, 20, 90, 40]
+    box_of(make_graph(offset=5.0), craft_frame, tmp_path / "other")
+    (path,), (other_path,) = tmp_path.glob("*.blob"), (tmp_path / "other").glob("*.blob")
+    # Another model under this one's key, as only this user could put it there, shows which of the two runs.
+    other, cache = BlobCache.open(tmp_path / "other"), BlobCache.open(tmp_path)
+    assert other is not None
+    assert cache is not None
+    blob = other.read(other_path.stem)
+    assert blob is not None
+    cache.write(path.stem, blob)
+    assert box_of(make_graph(), craft_frame, tmp_path) == [35, 25, 95, 45]
+    assert box_of(make_graph(), craft_frame, tmp_path, cache=False) == [30, 20, 90, 40]
+
+
+def overwrite(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40] + bytes(40))
+
+
+def put_noise(path: Path) -> None:
+    cache = BlobCache.open(path.parent)
+    assert cache is not None
+    cache.write(path.stem, b"no model of OpenVINO" * 50)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [(overwrite, "is damaged, compiling again"), (put_noise, "OpenVINO refuses the compiled model of its cache")],
+    ids=["damaged", "of another kind"],
+)
+def test_what_is_wrong_in_the_cache_is_compiled_again(
+    make_graph: GraphMaker,
+    craft_frame: Frame,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[Path], None],
+    message: str,
+) -> None:
+    box_of(make_graph(), craft_frame, tmp_path)
+    (path,) = tmp_path.glob("*.blob")
+    sound = path.read_bytes()
+    damage(path)
+    assert path.read_bytes() != sound
+    assert box_of(make_graph(), craft_frame, tmp_path) == [30, 20, 90, 40]
+    assert message in caplog.text
+    caplog.clear()
+    assert box_of(make_graph(), craft_frame, tmp_path) == [30, 20, 90, 40]
+    assert not caplog.text
+
+
+def test_without_a_cache_nothing_is_written(make_graph: GraphMaker, craft_frame: Frame, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    box_of(make_graph(), craft_frame, folder, cache=False)
+    assert not folder.exists()
+    box_of(make_graph(), craft_frame, folder)
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_a_cpu_without_bf16_is_refused() -> None:
+    with pytest.raises(MissingPartError, match=r"only in FP32, INT8\. Use the fp32 variant"):
+        require_bf16(["FP32", "INT8"])
+    require_bf16(["BF16", "FP32"])
+
+
+@needs_bf16
+def test_bf16_is_realised_in_nearly_every_layer_and_differs_from_float32(
+    tiny_bundle: Path, toy_frames: list[Frame], tmp_path: Path
+) -> None:
+    graph = (tiny_bundle / "variants/fp32/model.onnx").read_bytes()
+    exact, rounded = (
+        OpenVinoBackend(graph, precision=precision, threads=1, spinning=False, cache_folder=tmp_path)
+        for precision in ("fp32", "bf16")
+    )
+    assert len(list(tmp_path.iterdir())) == 2  # OpenVINO's own key would be the same for both
+    pairs = [(exact.run(frame_HWC), rounded.run(frame_HWC)) for frame_HWC in toy_frames]
+    assert max(np.abs(a.class_probs_L - b.class_probs_L).max() for a, b in pairs) > 1e-3
+    assert max(np.mean(a.parts_HW != b.parts_HW) for a, b in pairs) < 0.01
+
+
+@needs_bf16
+@pytest.mark.parametrize(("asked", "realised"), [("bf16", "f32"), ("fp32", "bf16"), ("int8", "bf16")])
+def test_a_model_that_computes_in_something_else_is_refused(tiny_bundle: Path, asked: str, realised: str) -> None:
+    core = ov.Core()
+    model = core.read_model((tiny_bundle / "variants/fp32/model.onnx").read_bytes())
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": realised})
+    with pytest.raises(MissingPartError, match=f"compiled the graph for {realised} with [0-9]+ of [1-9][0-9]+ layers"):
+        require_realised(asked, compiled)  # type: ignore[arg-type]
+
+
+def test_fewer_threads_than_asked_for_are_told(
+    make_graph: GraphMaker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    threads = 4 * (os.cpu_count() or 1)
+    OpenVinoBackend(make_graph(), threads=threads, spinning=False, cache_folder=tmp_path)
+    assert f"threads, not {threads}" in caplog.text
+
+
+def test_the_import_reports_to_nobody(tmp_path: Path) -> None:
+    """OpenVINO's import sends an event from a thread and a child process, and writes a client id into the home."""
+    code = """
+import json, os, sys, threading
+from spacecompile.runtime.backends.openvino_import import import_openvino
+openvino = import_openvino()
+import spacecompile.runtime.backends.openvino_
+print(json.dumps({
+    "threads": threading.active_count(),
+    "home": os.listdir(os.environ["HOME"]),
+    "modules": [name for name in ("openvino_telemetry", "multiprocessing") if name in sys.modules],
+    "whole": hasattr(openvino, "convert_model"),
+}))
+"""
+    # Telemetry is off under these anyway.
+    unwatched = {"CI", "TF_BUILD", "JENKINS_URL"}
+    environment = {name: value for name, value in os.environ.items() if name not in unwatched}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment | {"HOME": str(tmp_path), "LOCALAPPDATA": str(tmp_path)},
+    )
+    assert json.loads(done.stdout) == {"threads": 1, "home": [], "modules": [], "whole": True}
