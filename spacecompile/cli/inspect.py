@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spacecompile.cli import console
+from spacecompile.cli.inspect_target import inspect_target
 
 if TYPE_CHECKING:
     from spacecompile.contract import Cost, Manifest
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 def inspect(
     bundle: Annotated[Path, typer.Argument(help="Bundle that `build` made.", show_default=False)],
     *,
+    target: Annotated[str | None, typer.Option(help="Say which nodes it would refuse instead: tensorrt.")] = None,
     json: Annotated[str | None, typer.Option("--json", help="Write the manifest to FILE, or - for stdout.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the JSON file.")] = False,
 ) -> None:
@@ -25,6 +27,9 @@ def inspect(
 
     console.check_json(json, force=force)
     opened = open_bundle(bundle, verify=False)
+    if target is not None:
+        inspect_target(opened, target, json=json)
+        return
     if json is not None:
         facts = {"manifest_sha256": opened.manifest_sha256, "extra_files": opened.extra_files}
         console.emit_json(facts | {"manifest": opened.manifest}, json)

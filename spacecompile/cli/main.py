@@ -18,6 +18,7 @@ from spacecompile.cli.bench import bench
 from spacecompile.cli.build import build
 from spacecompile.cli.console import stderr
 from spacecompile.cli.demo import demo
+from spacecompile.cli.engine import engine
 from spacecompile.cli.eval import eval_
 from spacecompile.cli.inspect import inspect
 from spacecompile.cli.predict import predict
@@ -64,7 +65,7 @@ def _root(
 
 
 # In the order in which a user meets them.
-for command in (render, train, build, inspect, verify, predict, eval_, bench, demo):
+for command in (render, train, build, inspect, verify, engine, predict, eval_, bench, demo):
     app.command(command.__name__.rstrip("_"))(command)
 
 

@@ -8,7 +8,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from spacecompile.errors import BuildError
-from spacecompile.export.legality import IllegalNode, illegal_nodes, legality_of
+from spacecompile.export.legality import illegal_nodes, legality_of
+from spacecompile.export.legality_report import IllegalNode
 from spacecompile.export.to_onnx import OPSET
 
 
