@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from spacecompile.cli import console
 from spacecompile.cli.values import names_from_text
@@ -81,7 +80,7 @@ def engine(
     api = load_engine_api(engine)
     check_options(api, options, timing_cache=timing_cache is not None)
     facts = _build_all(opened, variants, api, options, output=output, timing_cache=timing_cache, force=force)
-    console.say(
+    _say(
         "not certified: nothing has run these plans, and PyTorch's answers were not compared with theirs; "
         "what is certified is the ONNX file that each was built from"
     )
@@ -141,7 +140,7 @@ def _build_all(
     folders = {variant.name: output / f"{api.kind}-{variant.name}-{target}" for variant in variants}
     for folder in folders.values():
         check_engine_folder(folder, force=force)
-    console.say(escape(f"{api.title}: {', '.join(folders)} for {target} -> {output}"))
+    _say(f"{api.title}: {', '.join(folders)} for {target} -> {output}")
     facts = {}
     with console.progress_bar() as progress:
         for variant in variants:
@@ -189,8 +188,9 @@ def _check_rules(model_bytes: bytes, name: str) -> None:
 
 def _say_plan(folder: Path, facts: EngineFacts, seconds: float) -> None:
     shares = ", ".join(f"{share:.0%} {name}" for name, share in facts.types.compute_shares.items())
-    console.stderr.print(
-        f"  {folder}: {facts.plan_bytes / 1e6:.1f} MB in {seconds:.1f} s, convolutions and matrix products {shares}",
-        markup=False,
-        soft_wrap=True,
-    )
+    _say(f"  {folder}: {facts.plan_bytes / 1e6:.1f} MB in {seconds:.1f} s, convolutions and matrix products {shares}")
+
+
+def _say(text: str) -> None:
+    """One line, however long: a log file has no width to wrap at."""
+    console.stderr.print(text, markup=False, soft_wrap=True)

@@ -1,8 +1,8 @@
 """TensorRT or TensorRT-RTX: loading whichever was asked for, or saying in one sentence why it can't be.
 
 Engine code is written to the API that TensorRT 10.12 and later, 11 and TensorRT-RTX share; a test checks every name. In
-it a variable that holds the module is called `trt`, and objects are called after their class: `builder`, `config`,
-`network`, `parser`, `layer`, `tensor`.
+it a variable that holds the module is called `trt`, its objects are called after their class (`builder`, `config`,
+`network`, `parser`, `error`, `layer`, `tensor`, ...), and a function for TensorRT-RTX alone ends in `_rtx`.
 """
 
 from __future__ import annotations
@@ -170,5 +170,6 @@ def sentence_of(message: str) -> str:
     text = lines[-1] if lines else "no reason was given"
     inner = re.search(r"Error Code \d+: (?:API Usage Error|Internal Error|\w+)\s*\((.*)\)\s*$", text)
     text = inner.group(1) if inner else text
+    text = re.sub(r"^\[\w+\.cpp:\d+: \w+\]\s*", "", text)
     text = re.sub(r"^Assertion failed: [^:]*: ", "", text)
     return re.sub(r"\s*\.?\s*In \w+ at /\S+$", "", text).rstrip(". ")

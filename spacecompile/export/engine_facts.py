@@ -201,9 +201,9 @@ def _source(tensor: Any, producers: dict[str, Any]) -> Any:
 
 def realised_types(layers: tuple[LayerFact, ...], engine_formats: dict[str, int] | None) -> RealisedTypes:
     """Count the types of a network's layers."""
-    compute = Counter(layer.computes_in for layer in layers if layer.computes_in is not None)
+    compute = Counter(fact.computes_in for fact in layers if fact.computes_in is not None)
     return RealisedTypes(
-        layers=dict(Counter(layer.outputs[0].type for layer in layers if layer.outputs).most_common()),
+        layers=dict(Counter(fact.outputs[0].type for fact in layers if fact.outputs).most_common()),
         compute_layers=dict(compute.most_common()),
         compute_shares={name: count / compute.total() for name, count in compute.most_common()},
         engine_formats=engine_formats,

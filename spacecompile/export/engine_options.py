@@ -33,7 +33,7 @@ def check_options(api: EngineApi, options: EngineOptions, *, timing_cache: bool)
     for option, asked in unsupported[api.kind].items():
         if asked:
             raise BuildError(f"{api.title} can't do {option}. Leave the option out.")
-    _capabilities(api, options)
+    _capabilities_rtx(api, options)
 
 
 def target_of(api: EngineApi, options: EngineOptions) -> str:
@@ -87,15 +87,15 @@ def stored_timing_cache(config: Any) -> bytes:
 
 def _set_capabilities_rtx(config: Any, api: EngineApi, options: EngineOptions) -> None:
     """TensorRT-RTX only: the GPUs to build for."""
-    capabilities = _capabilities(api, options)
+    capabilities = _capabilities_rtx(api, options)
     config.num_compute_capabilities = len(capabilities)
     for index, (text, capability) in enumerate(capabilities.items()):
         if not config.set_compute_capability(capability, index):
             raise BuildError(f"{api.title} can't build for compute capability {text} here. Name another.")
 
 
-def _capabilities(api: EngineApi, options: EngineOptions) -> dict[str, Any]:
-    """The library's constant for each compute capability.
+def _capabilities_rtx(api: EngineApi, options: EngineOptions) -> dict[str, Any]:
+    """TensorRT-RTX only: the library's constant for each compute capability.
 
     Raises:
         UsageError: If one is malformed.

@@ -218,8 +218,8 @@ def _formats(inspected: Any) -> dict[str, int] | None:
     """How often each format and type occurs among the outputs of the engine's layers."""
     if inspected is None:
         return None
-    layers = [layer for layer in inspected.get("Layers", []) if isinstance(layer, dict)]
-    outputs = [output for layer in layers for output in layer.get("Outputs", [])]
+    records = [record for record in inspected.get("Layers", []) if isinstance(record, dict)]
+    outputs = [output for record in records for output in record.get("Outputs", [])]
     return dict(Counter(str(output.get("Format/Datatype")) for output in outputs).most_common())
 
 
