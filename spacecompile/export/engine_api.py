@@ -164,12 +164,14 @@ def sentence_of(message: str) -> str:
     """What a library's message says, without the places in its source code and the names of its functions.
 
     Args:
-        message: One or more lines; the last one is the most exact.
+        message: One or more lines. A failure of CUDA's runtime comes last and says the least: without a GPU it is
+            reported beside whatever went wrong.
     """
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    text = lines[-1] if lines else "no reason was given"
-    inner = re.search(r"Error Code \d+: (?:API Usage Error|Internal Error|\w+)\s*\((.*)\)\s*$", text)
+    exact = [line for line in lines if "Error Code" in line and "Cuda Runtime" not in line]
+    plain = [line for line in lines if not line.startswith("Invalid Node")]
+    text = next(iter((*exact, *plain, *lines)), "no reason was given")
+    inner = re.search(r"Error Code \d+: (?:API Usage Error|Internal Error|[\w ]+?)\s*\((.*)\)\s*$", text)
     text = inner.group(1) if inner else text
-    text = re.sub(r"^\[\w+\.cpp:\d+: \w+\]\s*", "", text)
-    text = re.sub(r"^Assertion failed: [^:]*: ", "", text)
+    text = re.sub(r"^\[\w+\.cpp:\d+: \w+\]\s*|^Assertion failed: [^:]*: ", "", text)
     return re.sub(r"\s*\.?\s*In \w+ at /\S+$", "", text).rstrip(". ")

@@ -113,7 +113,7 @@ def build_engine(
             lambda: builder.build_serialized_network(network, config), watch, progress=progress, step=step
         )
         if host_memory is None:
-            reason = sentence_of(errors[0]) if errors else "its builder gave no reason"
+            reason = sentence_of("\n".join(errors))
             raise BuildError(f"{api.title} can't build an engine of this graph: {reason}. Run with -v for its log.")
     plan = bytes(host_memory)
     layers = Layers(network=layer_facts(network), engine=_inspected(plan, api))

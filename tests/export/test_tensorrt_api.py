@@ -6,7 +6,6 @@ The lists in `tensorrt_api/` were extracted from the bindings' wheels; see `tens
 from __future__ import annotations
 
 import ast
-import subprocess
 import sys
 from functools import cache
 from importlib.util import find_spec
