@@ -181,7 +181,7 @@ def _check_rules(model_bytes: bytes, name: str) -> None:
     illegal = legality_of(model_bytes).illegal
     if illegal:
         raise BuildError(
-            f"variant {name} has {len(illegal)} nodes that TensorRT refuses, the first: {illegal[0]}. "
+            f"TensorRT would refuse variant {name}: {illegal[0]}. "
             "`spacecompile inspect BUNDLE --target tensorrt` lists them."
         )
 

@@ -48,8 +48,8 @@ def inspect_target(bundle: Bundle, target: str, *, json: str | None) -> None:
         console.print_result("\n".join(line for item in reports.items() for line in _lines(*item)) + "\n")
     if num_illegal:
         error = BuildError(
-            f"{target} would refuse {num_illegal} nodes, named above. Rebuild the bundle with another encoder or "
-            "decoder, or run it with another backend."
+            f"{target} would refuse what is named above ({num_illegal} in all). Rebuild the bundle with another "
+            "encoder or decoder, or run it with another backend."
         )
         error.has_document = json == "-"
         raise error

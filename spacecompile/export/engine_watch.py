@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any, TypeVar
 
 from spacecompile.contract import Progress
@@ -38,11 +38,13 @@ class BuildWatch:
     cancelled: Event = field(default_factory=Event)
     percents: SimpleQueue[int | None] = field(default_factory=SimpleQueue)
     _phases: dict[str, _Phase] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
     _last_percent: int = 0
 
     def start(self, name: str, parent: str | None, num_steps: int) -> None:
         """Note that a phase began, inside a step of another one or, without a parent, on its own."""
-        self._phases[name] = _Phase(parent=parent, num_steps=max(num_steps, 1))
+        with self._lock:
+            self._phases[name] = _Phase(parent=parent, num_steps=max(num_steps, 1))
 
     def step(self, name: str, step: int) -> bool:
         """Note a finished step, counted from 0.
@@ -50,14 +52,16 @@ class BuildWatch:
         Returns:
             Whether to go on.
         """
-        if phase := self._phases.get(name):
-            phase.steps_done = step + 1
-            self._report()
+        with self._lock:
+            if phase := self._phases.get(name):
+                phase.steps_done = step + 1
+                self._report()
         return not self.cancelled.is_set()
 
     def finish(self, name: str) -> None:
         """Note the end of a phase."""
-        self._phases.pop(name, None)
+        with self._lock:
+            self._phases.pop(name, None)
 
     def _report(self) -> None:
         """Phases may overlap or come again, so the share that is done can fall; what is shown never does."""
@@ -67,9 +71,11 @@ class BuildWatch:
             self._last_percent = percent
             self.percents.put(percent)
 
-    def _share(self, name: str) -> float:
-        phase = self._phases[name]
-        inner = sum(self._share(child) for child, other in list(self._phases.items()) if other.parent == name)
+    def _share(self, name: str, above: frozenset[str] = frozenset()) -> float:
+        """Done of a phase, its inner ones included; a phase inside itself counts once."""
+        phase, inside = self._phases[name], above | {name}
+        children = [child for child, other in self._phases.items() if other.parent == name and child not in inside]
+        inner = sum(self._share(child, inside) for child in children)
         return min((phase.steps_done + min(inner, 1.0)) / phase.num_steps, 1.0)
 
 

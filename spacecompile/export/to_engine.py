@@ -162,8 +162,9 @@ def _parsed(model_bytes: bytes, api: EngineApi) -> _Parsed:
     if not parser.parse(model_bytes):
         refused = _parser_errors(parser)
         named = "; ".join(map(str, refused[:3])) or "it gives no reason"
+        count = f"{len(refused)} node{'s' * (len(refused) != 1)}"
         raise BuildError(
-            f"{api.title} refuses {len(refused)} nodes of this graph: {named}. "
+            f"{api.title} refuses {count} of this graph: {named}. "
             "`spacecompile inspect BUNDLE --target tensorrt` lists them all."
         )
     for index in range(network.num_inputs):

@@ -37,6 +37,9 @@ def test_phases_that_overlap_or_are_unknown_do_no_harm() -> None:
     assert watch.step("never started", 5)
     watch.finish("never started")
     watch.start("empty", "build", 0)
+    watch.start("left", "right", 1)
+    watch.start("right", "left", 1)
+    assert watch.step("right", 0)
     assert percents_of(watch) == [100]
 
 

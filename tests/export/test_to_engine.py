@@ -240,7 +240,7 @@ def test_the_parser_names_node_and_operator_before_anything_is_built(
     refused = refused_nodes(graph, rtx)
     assert [(problem.op, problem.node) for problem in refused] == [(op, node)]
     assert reason in refused[0].reason
-    with pytest.raises(BuildError, match=f"refuses 1 nodes of this graph: {op} '{node}' is refused: ") as raised:
+    with pytest.raises(BuildError, match=f"refuses 1 node of this graph: {op} '{node}' is refused: ") as raised:
         build_engine(graph, rtx)
     assert "\n" not in str(raised.value)
 
