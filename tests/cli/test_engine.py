@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import pytest
 
 from spacecompile.cli import console
 from spacecompile.cli.main import main
+from spacecompile.contract import Manifest
 from spacecompile.export.engine_facts import EngineFacts
 from spacecompile.export.engine_writer import FACTS_NAME, LAYERS_NAME, PLAN_NAME
 from spacecompile.runtime.bundle import open_bundle
@@ -130,6 +132,23 @@ def test_a_missing_library_exits_with_3_and_the_command_that_adds_it(
     error = json.loads(capsys.readouterr().out)["error"]
     assert error["exit_code"] == 3
     assert "pip install 'spacecompile[tensorrt]'" in error["message"]
+
+
+@needs_rtx
+def test_a_variant_without_a_file_of_its_own_is_left_out(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = tmp_path / "bf16.spacepkg"
+    shutil.copytree(tiny_bundle, bundle)
+    manifest = msgspec.json.decode((bundle / "manifest.json").read_bytes(), type=Manifest)
+    fp32 = manifest.variants[0]
+    bf16 = msgspec.structs.replace(fp32, name="bf16", precision="bf16")
+    manifest = msgspec.structs.replace(manifest, variants=(fp32, bf16))
+    (bundle / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    assert main(["engine", str(bundle), "-o", str(tmp_path / "plans"), *RTX]) == 0
+    assert [path.name for path in (tmp_path / "plans").iterdir()] == [FOLDER]
+    assert main(["engine", str(bundle), "-o", str(tmp_path / "more"), *RTX, "--variant", "bf16"]) == 2
+    assert "variant bf16 is the fp32 file" in capsys.readouterr().err
 
 
 def test_plans_are_not_put_into_the_bundle(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

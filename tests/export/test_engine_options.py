@@ -6,9 +6,9 @@ import pytest
 
 from spacecompile.errors import BuildError, UsageError
 from spacecompile.export.cuda_driver import CudaDevice
-from spacecompile.export.engine_api import EngineApi, EngineKind
+from spacecompile.export.engine_api import EngineApi, EngineKind, logger_of
 from spacecompile.export.engine_facts import EngineOptions
-from spacecompile.export.engine_options import check_options, configure, target_of
+from spacecompile.export.engine_options import check_options, configure, stored_timing_cache, target_of
 
 ORIN = CudaDevice(gpu="Orin", compute_capability="8.7", cuda="12.6")
 
@@ -71,8 +71,6 @@ def test_a_plan_is_named_after_what_it_runs_on(
 
 
 def test_the_options_reach_the_configuration(rtx: EngineApi) -> None:
-    from spacecompile.export.engine_api import logger_of
-
     trt = rtx.trt
     builder = trt.Builder(logger_of(trt))
     config = builder.create_builder_config()
@@ -89,3 +87,12 @@ def test_the_options_reach_the_configuration(rtx: EngineApi) -> None:
     # The library itself can't build with it, but keeps the flag: full TensorRT's way through the same call.
     configure(config, rtx, EngineOptions(version_compatible=True), None)
     assert config.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+
+
+def test_a_timing_cache_goes_in_and_comes_out(rtx: EngineApi) -> None:
+    builder = rtx.trt.Builder(logger_of(rtx.trt))
+    config = builder.create_builder_config()
+    # TensorRT-RTX has the calls of full TensorRT and says that they do nothing, which is why the option is refused.
+    with pytest.warns(DeprecationWarning, match="no-ops in TensorRT-RTX"):
+        configure(config, rtx, EngineOptions(), b"")
+        assert stored_timing_cache(config)

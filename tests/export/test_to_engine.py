@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from spacecompile.contract import INPUT_NAME, OUTPUT_NAMES, ModelSpec, Precision
 from spacecompile.errors import BuildError
-from spacecompile.export.engine_api import EngineApi
+from spacecompile.export.engine_api import EngineApi, collected_errors, logger_of
 from spacecompile.export.engine_facts import EngineOptions, require_precision
 from spacecompile.export.engine_watch import BuildWatch, monitor_of
 from spacecompile.export.sealed import SealedGraph
@@ -163,8 +163,6 @@ def test_an_interrupted_build_ends_and_is_raised(model_bytes: bytes, rtx: Engine
 
 
 def test_the_library_ends_a_build_that_was_cancelled(rtx: EngineApi, small_network: nn.Module) -> None:
-    from spacecompile.export.engine_api import collected_errors, logger_of
-
     trt = rtx.trt
     with collected_errors(rtx) as errors:
         builder = trt.Builder(logger_of(trt))
