@@ -15,6 +15,8 @@ _MODULES = {
     "train": _COMPILE_MODULES,
     "render": ("embreex", "trimesh"),
     "report": ("jinja2", "matplotlib"),
+    "tensorrt": ("tensorrt",),
+    "tensorrt-rtx": ("tensorrt_rtx",),
 }
 
 

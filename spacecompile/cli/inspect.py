@@ -10,6 +10,7 @@ import typer
 
 from spacecompile.cli import console
 from spacecompile.cli.inspect_graph import MISSING_READER, graph_lines, graphs_of
+from spacecompile.cli.inspect_target import inspect_target
 from spacecompile.cli.rows import row
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def inspect(
     bundle: Annotated[Path, typer.Argument(help="Bundle that `build` made.", show_default=False)],
     *,
     variant: Annotated[str | None, typer.Option(help="Only this one; all if not given.")] = None,
+    target: Annotated[str | None, typer.Option(help="Say which nodes it would refuse instead: tensorrt.")] = None,
     json: Annotated[str | None, typer.Option("--json", help="Write the facts to FILE, or - for stdout.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the JSON file.")] = False,
 ) -> None:
@@ -39,6 +41,9 @@ def inspect(
 
     console.check_json(json, force=force)
     opened = open_bundle(bundle, verify=False)
+    if target is not None:
+        inspect_target(opened, target, json=json)
+        return
     variants = opened.manifest.variants if variant is None else (opened.variant(variant),)
     graphs = graphs_of(opened, variants)
     budget = check_budget(opened.manifest, Budget())

@@ -19,6 +19,7 @@ from spacecompile.cli.build import build
 from spacecompile.cli.console import stderr
 from spacecompile.cli.demo import demo
 from spacecompile.cli.doctor import doctor
+from spacecompile.cli.engine import engine
 from spacecompile.cli.eval import eval_
 from spacecompile.cli.inspect import inspect
 from spacecompile.cli.predict import predict
@@ -66,7 +67,7 @@ def _root(
 
 
 # In the order in which a user meets them.
-for command in (doctor, render, train, build, inspect, verify, selftest, predict, eval_, bench, demo):
+for command in (doctor, render, train, build, inspect, verify, selftest, engine, predict, eval_, bench, demo):
     app.command(command.__name__.rstrip("_"))(command)
 
 

@@ -14,27 +14,16 @@ from collections.abc import Mapping, Sequence
 import onnx
 import onnxsim
 import torch
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, NodeProto
 from torch import nn
 
 from spacecompile._version import __version__
 from spacecompile.contract import INPUT_NAME, OUTPUT_NAMES
 from spacecompile.errors import BuildError
+from spacecompile.export.legality import illegal_nodes
 
 OPSET = 20
 """The first with a Gelu operator; TensorRT reads up to 23, ONNX Runtime 1.20 up to 21."""
-
-OPSET_MAX = 23
-"""Of TensorRT's parser."""
-
-# Not in TensorRT, or of a shape that depends on the data (DESIGN section 5).
-_ILLEGAL_OPS = frozenset(
-    (
-        *("BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Compress", "If", "Loop"),
-        *("NonMaxSuppression", "NonZero", "Scan", "SequenceAt", "SequenceConstruct", "Unique"),
-    )
-)
-_UNREDUCIBLE_TYPES = (TensorProto.BOOL, TensorProto.UINT8)
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +69,7 @@ def model_bytes(model: ModelProto, facts: Mapping[str, str]) -> bytes:
     problems = illegal_nodes(model)
     if problems:
         raise BuildError(
-            f"the exported graph breaks {len(problems)} rules of portable graphs: {'; '.join(problems[:5])}. "
+            f"the exported graph breaks {len(problems)} rules of portable graphs: {'; '.join(map(str, problems[:5]))}. "
             "This encoder or decoder needs a rewrite before it compiles; report it with the checkpoint's spec."
         )
     try:
@@ -152,47 +141,6 @@ def _name_nodes(nodes: Sequence[NodeProto]) -> None:
         if not node.name or node.name in taken:
             node.name = f"{node.op_type} of {node.output[0]}"
         taken.add(node.name)
-
-
-def illegal_nodes(model: ModelProto) -> tuple[str, ...]:
-    """What in a graph TensorRT's parser would refuse, one sentence each; empty for a portable graph.
-
-    Equal dtypes at every operator are the ONNX checker's to judge.
-
-    Args:
-        model: With the shapes of all tensors inferred.
-    """
-    graph = model.graph
-    tensors = {info.name: info.type.tensor_type for info in (*graph.value_info, *graph.input, *graph.output)}
-    types = {name: tensor.elem_type for name, tensor in tensors.items()}
-    types.update({weight.name: weight.data_type for weight in graph.initializer})
-    problems = [problem for node in graph.node for problem in _problems_of(node, types)]
-    for name, tensor in tensors.items():
-        if not all(extent.HasField("dim_value") for extent in tensor.shape.dim):
-            problems.append(f"tensor {name} has a shape that is not fixed")
-    for opset in model.opset_import:
-        if opset.domain not in {"", "ai.onnx"}:
-            problems.append(f"operators of {opset.domain!r} are not standard ONNX")
-        elif opset.version > OPSET_MAX:
-            problems.append(f"opset {opset.version} is above {OPSET_MAX}")
-    return tuple(problems)
-
-
-def _problems_of(node: NodeProto, types: Mapping[str, int]) -> list[str]:
-    problems = []
-    label = f"{node.op_type} {node.name!r}"
-    # An absent optional input has the name "".
-    read_types = [types.get(name) for name in node.input if name]
-    if node.op_type in _ILLEGAL_OPS:
-        problems.append(f"{label} is not in the portable set")
-    if node.op_type == "Resize" and any(attribute.name == "antialias" and attribute.i for attribute in node.attribute):
-        problems.append(f"{label} is antialiased")
-    if node.op_type.startswith("Reduce") and read_types[0] in _UNREDUCIBLE_TYPES:
-        problems.append(f"{label} reduces bytes or bools; cast them first")
-    if node.op_type != "Cast" and TensorProto.UINT8 in read_types:
-        problems.append(f"{label} reads bytes; only a Cast may")
-    problems += [f"{label} gives {name!r} of unknown type" for name in node.output if name and name not in types]
-    return problems
 
 
 def _first_line(error: Exception) -> str:

@@ -18,10 +18,10 @@ import spacecompile
 from spacecompile.contract import HEALTH_SIGNALS, SPARK_CLASSES, Tolerance
 from spacecompile.errors import OutputError, ParityError
 from spacecompile.export.build import PARITY_PATH, BuildStep, build, run_build
+from spacecompile.export.legality import illegal_nodes
 from spacecompile.export.parity import ParityReport
 from spacecompile.export.plan import BuildOptions, plan_build
 from spacecompile.export.sealed import SealedGraph
-from spacecompile.export.to_onnx import illegal_nodes
 from spacecompile.network.checkpoint import load_checkpoint
 from spacecompile.runtime.bundle import Bundle, open_bundle
 from spacecompile.runtime.selftest import run_selftest

@@ -1,0 +1,196 @@
+"""`spacecompile engine`: TensorRT plans of a bundle's graphs."""
+
+from __future__ import annotations
+
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spacecompile.cli import console
+from spacecompile.cli.values import names_from_text
+from spacecompile.errors import BuildError, OutputError, UsageError
+from spacecompile.files import check_destination, write_file
+
+if TYPE_CHECKING:
+    from spacecompile.contract import Variant
+    from spacecompile.export.engine_api import EngineApi
+    from spacecompile.export.engine_facts import EngineFacts, EngineOptions
+    from spacecompile.runtime.bundle import Bundle
+
+_MIB = 1 << 20
+
+
+def engine(
+    bundle: Annotated[Path, typer.Argument(help="Bundle that `build` made.", show_default=False)],
+    *,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for the plans, one folder each.", show_default=False)
+    ],
+    engine: Annotated[str, typer.Option("--engine", help="Library: tensorrt or tensorrt-rtx.", show_default=False)],
+    variant: Annotated[
+        str | None, typer.Option(help="Only these, a list with commas.  [default: all]", show_default=False)
+    ] = None,
+    workspace_mb: Annotated[
+        int | None, typer.Option(min=1, help="Scratch memory in MiB that a layer may use.  [default: all]")
+    ] = None,
+    optimization_level: Annotated[
+        int | None, typer.Option(min=0, max=5, help="More takes longer to build.  [default: the library's]")
+    ] = None,
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="File that keeps measured timings between builds; tensorrt only.")
+    ] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Plans for later minor versions too; tensorrt only.")
+    ] = False,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="Plans for every Ampere or later GPU; tensorrt only.")
+    ] = False,
+    compute_capability: Annotated[
+        str | None, typer.Option(help="GPUs to build for, for example 8.6,8.9; tensorrt-rtx only.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace plans and a JSON file that are there.")] = False,
+    json: Annotated[str | None, typer.Option("--json", help="Write the plans' facts to FILE, or - for stdout.")] = None,
+) -> None:
+    """Build TensorRT plans from the verified ONNX files of a bundle.
+
+    Full TensorRT builds for the GPU of this machine; TensorRT-RTX needs none. Plans stay outside the bundle: nothing
+    has run them yet, so they are not certified.
+
+    Example: spacecompile engine net.spacepkg -o plans --engine tensorrt-rtx
+    """
+    from spacecompile.export.engine_api import load_engine_api
+    from spacecompile.export.engine_facts import EngineOptions
+    from spacecompile.export.engine_options import check_options
+    from spacecompile.runtime.bundle import open_bundle
+
+    options = EngineOptions(
+        workspace_bytes=None if workspace_mb is None else workspace_mb * _MIB,
+        optimization_level=optimization_level,
+        version_compatible=version_compatible,
+        hardware_compatibility="ampere-plus" if hardware_compatible else "none",
+        compute_capabilities=names_from_text(compute_capability) if compute_capability else (),
+    )
+    opened = open_bundle(bundle, verify=False)
+    variants = _variants(opened, variant)
+    console.check_json(json, force=force)
+    _check_output(output, bundle, timing_cache)
+    api = load_engine_api(engine)
+    check_options(api, options, timing_cache=timing_cache is not None)
+    facts = _build_all(opened, variants, api, options, output=output, timing_cache=timing_cache, force=force)
+    _say(
+        "not certified: nothing has run these plans, and PyTorch's answers were not compared with theirs; "
+        "what is certified is the ONNX file that each was built from"
+    )
+    if json is not None:
+        console.emit_json({"engine": engine, "library_version": api.version, "plans": facts}, json)
+
+
+def _variants(bundle: Bundle, names: str | None) -> list[Variant]:
+    """The variants that were asked for; bf16 ones have no file of their own and are left out of `all`.
+
+    Raises:
+        UsageError: If one is unknown or has no file of its own.
+    """
+    if names is None:
+        return [variant for variant in bundle.manifest.variants if variant.precision != "bf16"]
+    variants = [bundle.variant(name) for name in dict.fromkeys(names_from_text(names))]
+    for variant in variants:
+        if variant.precision == "bf16":
+            raise UsageError(
+                f"variant {variant.name} is the fp32 file, run by an engine that rounds to bf16; TensorRT keeps the "
+                "types of the file. Name an fp32 or fp16 variant."
+            )
+    return variants
+
+
+def _check_output(output: Path, bundle: Path, timing_cache: Path | None) -> None:
+    root = bundle.resolve()
+    if root in (output.resolve(), *output.resolve().parents):
+        raise OutputError(
+            f"--output {output} lies in the bundle, which only holds what was certified. Choose another folder."
+        )
+    if timing_cache is not None:
+        check_destination(timing_cache, flag="--timing-cache", force=True)
+
+
+def _build_all(
+    bundle: Bundle,
+    variants: list[Variant],
+    api: EngineApi,
+    options: EngineOptions,
+    *,
+    output: Path,
+    timing_cache: Path | None,
+    force: bool,
+) -> dict[str, EngineFacts]:
+    """Build and write one plan after the other; those that are finished stay when a later one fails.
+
+    Returns:
+        The facts by folder.
+    """
+    from spacecompile.export.engine_facts import require_precision
+    from spacecompile.export.engine_options import target_of
+    from spacecompile.export.engine_writer import check_engine_folder, write_engine
+    from spacecompile.export.to_engine import build_engine
+
+    target = target_of(api, options)
+    folders = {variant.name: output / f"{api.kind}-{variant.name}-{target}" for variant in variants}
+    for folder in folders.values():
+        check_engine_folder(folder, force=force)
+    _say(f"{api.title}: {', '.join(folders)} for {target} -> {output}")
+    facts = {}
+    with console.progress_bar() as progress:
+        for variant in variants:
+            started_s = time.perf_counter()
+            model_bytes = bundle.read(variant.path)
+            _check_rules(model_bytes, variant.name)
+            built = build_engine(
+                model_bytes,
+                api,
+                options=options,
+                timing_cache=_timings(timing_cache),
+                step=f"engine {variant.name}",
+                progress=progress,
+            )
+            require_precision(built.facts.types, variant.precision, variant=variant.name)
+            folder = folders[variant.name]
+            write_engine(folder, built)
+            if timing_cache is not None and built.timing_cache is not None:
+                write_file(timing_cache, built.timing_cache, remedy="Choose another file with --timing-cache.")
+            facts[str(folder)] = built.facts
+            _say_plan(folder, built.facts, time.perf_counter() - started_s)
+    return facts
+
+
+def _timings(path: Path | None) -> bytes | None:
+    """What an earlier build measured: empty when there was none, None when nothing is kept."""
+    if path is None:
+        return None
+    return path.read_bytes() if path.exists() else b""
+
+
+def _check_rules(model_bytes: bytes, name: str) -> None:
+    """Name the nodes that no builder takes, where onnx is there to read them: some crash it."""
+    if find_spec("onnx") is None:
+        return
+    from spacecompile.export.legality import legality_of
+
+    illegal = legality_of(model_bytes).illegal
+    if illegal:
+        raise BuildError(
+            f"TensorRT would refuse variant {name}: {illegal[0]}. "
+            "`spacecompile inspect BUNDLE --target tensorrt` lists them."
+        )
+
+
+def _say_plan(folder: Path, facts: EngineFacts, seconds: float) -> None:
+    shares = ", ".join(f"{share:.0%} {name}" for name, share in facts.types.compute_shares.items())
+    _say(f"  {folder}: {facts.plan_bytes / 1e6:.1f} MB in {seconds:.1f} s, convolutions and matrix products {shares}")
+
+
+def _say(text: str) -> None:
+    """One line, however long: a log file has no width to wrap at."""
+    console.stderr.print(text, markup=False, soft_wrap=True)
