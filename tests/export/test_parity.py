@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import msgspec
@@ -12,14 +11,22 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import nn
 
-from spacecompile.contract import FP32_TOLERANCE, ModelSpec, Tolerance
-from spacecompile.errors import ParityError
-from spacecompile.export.frames import ParityFrame, adversarial_frames
-from spacecompile.export.parity import ParityReport, VariantParity, check_parity, require_parity, verdict_on
+from spacecompile.contract import FP32_TOLERANCE, TOLERANCES, Cost, ModelSpec, Tolerance
+from spacecompile.errors import ParityError, UsageError
+from spacecompile.export.frames import Kind, ParityFrame, Truth, adversarial_frames
+from spacecompile.export.parity import (
+    ParityReport,
+    Scoring,
+    VariantParity,
+    check_parity,
+    require_parity,
+    verdict_on,
+)
 from spacecompile.export.reference import ExpectedAnswer, ViewByView, expected_answers
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.export.to_onnx import export_onnx
 from spacecompile.runtime.backends import RawAnswer
+from spacecompile.runtime.backends.onnxruntime_ import OnnxRuntimeBackend
 
 SPEC = ModelSpec(input_size_px=(64, 64), frame_size_px=(128, 128))
 SIDE_PX = 100
@@ -59,7 +66,7 @@ def judged(
         )
         for index in range(len(given))
     ]
-    return verdict_on("fp32", sha256="0" * 64, expected=expected, given=given, tolerance=tolerance)
+    return verdict_on("fp32", backend="test", sha256="0" * 64, expected=expected, given=given, tolerance=tolerance)
 
 
 def test_equal_answers_pass_with_no_error_anywhere() -> None:
@@ -186,16 +193,18 @@ def test_an_exported_file_passes_on_adversarial_frames(reference: SealedGraph) -
     seen: list[tuple[str, int, int]] = []
     verdict = check_parity(
         "fp32",
-        model_bytes,
+        OnnxRuntimeBackend(model_bytes, threads=1, spinning=False),
         expected,
+        sha256="f" * 64,
         tolerance=FP32_TOLERANCE,
-        threads=1,
         progress=lambda step, done, total: seen.append((step, done, total)),
     )
     assert verdict.passed, verdict.failures
-    assert verdict.sha256 == hashlib.sha256(model_bytes).hexdigest()
+    assert verdict.backend.startswith("onnxruntime ")
+    assert verdict.sha256 == "f" * 64
     assert verdict.num_frames == {"adversarial": 8}
-    assert seen[-1] == ("parity fp32", 8, 8)
+    assert verdict.score_drop is None
+    assert seen[-1] == ("parity fp32, onnxruntime", 8, 8)
 
 
 def test_one_changed_weight_in_the_file_is_found(reference: SealedGraph) -> None:
@@ -205,7 +214,8 @@ def test_one_changed_weight_in_the_file_is_found(reference: SealedGraph) -> None
     changed[0] += 0.01
     weight.CopyFrom(numpy_helper.from_array(changed, weight.name))
     expected = expected_answers(reference, adversarial_frames(SPEC.frame_size_px))
-    verdict = check_parity("fp32", model.SerializeToString(), expected, tolerance=FP32_TOLERANCE, threads=1)
+    backend = OnnxRuntimeBackend(model.SerializeToString(), threads=1, spinning=False)
+    verdict = check_parity("fp32", backend, expected, sha256="", tolerance=FP32_TOLERANCE)
     assert not verdict.passed
     assert "a class probability is off by" in verdict.failures[0]
 
@@ -236,3 +246,77 @@ def test_an_edge_may_only_move_where_the_threshold_does_not_decide(right_px: flo
     assert verdict.passed is passes
     assert verdict.frames[0].box_plain_error_px == abs(right_px - 70)
     assert judged(given).passed is False
+
+
+LOOSE = Tolerance(class_agreement_min=0.9, class_probs_max=1.0, parts_iou_min=0.5, box_px_max=1.0)
+
+
+def judged_by(tolerance: Tolerance, *given: RawAnswer, kinds: tuple[Kind, ...] = ()) -> VariantParity:
+    """The verdict on answers to frames of some kinds, real if none are given."""
+    blank_HWC = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
+    boxes_B4 = raw_answer().box_xyxy[None]
+    expected = [
+        ExpectedAnswer(
+            frame=ParityFrame(name=f"frame-{index}", kind=kind, frame_HWC=blank_HWC),
+            answer=raw_answer(),
+            boxes_B4=boxes_B4,
+        )
+        for index, kind in enumerate(kinds or ("real",) * len(given))
+    ]
+    return verdict_on("int8", backend="test", sha256="", expected=expected, given=given, tolerance=tolerance)
+
+
+def test_boxes_hold_on_the_share_of_frames_that_is_asked_for() -> None:
+    far = raw_answer(box_xyxy=np.array([20, 10, 90, 30], np.float32))
+    tolerance = msgspec.structs.replace(LOOSE, box_share_min=0.9)
+    given = [raw_answer()] * 9
+    assert judged_by(tolerance, *given, far).passed
+    verdict = judged_by(tolerance, *given[:8], far, far)
+    assert not verdict.passed
+    assert verdict.failures == ("a box edge of 90% of the frames is off by 20.00 px (most 1) on frame-8",)
+
+
+def test_masks_hold_in_the_mean_where_that_is_asked_for() -> None:
+    tolerance = msgspec.structs.replace(LOOSE, parts_iou_mean_min=0.99)
+    worse = raw_answer(parts_HW=with_pixels(50, 1))  # body IoU 1000 / 1050
+    assert judged_by(tolerance, *[raw_answer()] * 9, worse).passed
+    verdict = judged_by(tolerance, worse)
+    assert verdict.failures == ("parts have a mean IoU of 0.9762 (least 0.99)",)
+    assert verdict.parts_iou_mean == pytest.approx((1 + 1000 / 1050) / 2)
+
+
+def test_adversarial_frames_only_have_to_be_sound_where_the_profile_says_so() -> None:
+    other_class = raw_answer(class_probs_L=np.array([0.9, 0.05, 0.05], np.float32))
+    tolerance = msgspec.structs.replace(LOOSE, adversarial=False)
+    kinds: tuple[Kind, ...] = ("real", "adversarial")
+    assert judged_by(tolerance, raw_answer(), other_class, kinds=kinds).passed
+    assert not judged_by(LOOSE, raw_answer(), other_class, kinds=kinds).passed
+    broken = raw_answer(class_probs_L=np.full(3, np.nan, np.float32))
+    verdict = judged_by(tolerance, raw_answer(), broken, kinds=kinds)
+    assert verdict.failures == ("an output is not a number on frame-1",)
+
+
+def test_a_profile_that_needs_real_frames_says_so_without_any() -> None:
+    with pytest.raises(UsageError, match="Give some with --data DIR"):
+        judged_by(TOLERANCES["int8"], raw_answer(), kinds=("adversarial",))
+
+
+@pytest.mark.parametrize(("drop_max", "passes"), [(0.003, False), (0.2, True), (None, True)])
+def test_a_drop_of_the_score_is_judged_on_frames_with_labels(drop_max: float | None, passes: bool) -> None:
+    left, top, right, bottom = raw_answer().box_xyxy.tolist()
+    truth = Truth(class_name="b", parts_HW=raw_answer().parts_HW, box_xyxy=(left, top, right, bottom))
+    frame = ParityFrame(name="f", kind="real", frame_HWC=np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8), truth=truth)
+    expected = [ExpectedAnswer(frame=frame, answer=raw_answer(), boxes_B4=raw_answer().box_xyxy[None])]
+    wrong_class = raw_answer(class_probs_L=np.array([0.9, 0.05, 0.05], np.float32))
+    verdict = verdict_on(
+        "int8",
+        backend="test",
+        sha256="",
+        expected=expected,
+        given=[wrong_class],
+        tolerance=msgspec.structs.replace(LOOSE, class_agreement_min=0.0, score_drop_max=drop_max),
+        scoring=Scoring(classes=("a", "b", "c"), cost=Cost(params=0, macs_fvcore=0, macs_torch=0)),
+    )
+    # The class weighs 0.2 of the accuracy, which weighs 0.7.
+    assert verdict.score_drop == pytest.approx(0.14)
+    assert verdict.passed is passes
