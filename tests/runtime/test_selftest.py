@@ -121,7 +121,7 @@ def test_bf16_on_a_cpu_without_it_is_left_out_by_auto_and_refused_by_name(
     from spacecompile.runtime.backends import openvino_
 
     lesser_cpu = {"FULL_DEVICE_NAME": "a lesser CPU", "OPTIMIZATION_CAPABILITIES": ["FP32", "INT8"]}
-    monkeypatch.setattr(openvino_, "_cpu_facts", lambda core: lesser_cpu)
+    monkeypatch.setattr(openvino_, "_cpu_facts", lambda _: lesser_cpu)
     path = make_tested()
 
     def make_bf16(manifest: dict[str, Any]) -> None:
