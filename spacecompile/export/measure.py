@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from spacecompile.contract import Precision, Progress, Tta, Variant
+from spacecompile.contract import Precision, Progress, Tta
 from spacecompile.errors import UsageError
 from spacecompile.export.certificate import backends_of, judge
 from spacecompile.export.frames import ParityFrame, calibration_frames
@@ -18,7 +18,7 @@ from spacecompile.export.plan import BuildPlan
 from spacecompile.export.precision.files import HalfReport, Int8Report, PrecisionPlans, PrecisionReport
 from spacecompile.export.precision.half import HalfPlan, plan_half
 from spacecompile.export.precision.magnitude import largest_magnitudes
-from spacecompile.export.precision.search import Int8Plan, plan_int8
+from spacecompile.export.precision.search import Int8Plan, in_int8, plan_int8
 from spacecompile.export.reference import ExpectedAnswer
 from spacecompile.export.steps import Clock
 from spacecompile.runtime.threads import usable_cores
@@ -41,7 +41,7 @@ def planned_precisions(
     Args:
         plan: Of the build.
         models: float32 by augmentation, the plain one among them where a precision is measured.
-        expected: PyTorch's answers, the plain ones among them where int8 is searched.
+        expected: PyTorch's answers.
         scoring: For the parity gate of int8.
         clock: Times the steps.
         progress: Of the steps.
@@ -62,8 +62,7 @@ def planned_precisions(
     half = _half(models["none"], frames_HWC, clock, progress) if "fp16" in asked else None
     int8 = None
     if "int8" in asked:
-        variant = next(variant for variant in plan.variants if variant.precision == "int8")
-        int8 = _int8(models["none"], variant, frames_HWC, expected["none"], scoring, clock, progress)
+        int8 = _int8(plan, models, frames_HWC, expected, scoring=scoring, clock=clock, progress=progress)
     report = PrecisionReport(
         files={},
         fp16=None
@@ -110,31 +109,38 @@ def _half(model: ModelProto, frames_HWC: Sequence[NDArray[np.uint8]], clock: Clo
 
 
 def _int8(
-    model: ModelProto,
-    variant: Variant,
+    plan: BuildPlan,
+    models: Mapping[Tta, ModelProto],
     frames_HWC: Sequence[NDArray[np.uint8]],
-    expected: Sequence[ExpectedAnswer],
+    expected: Mapping[Tta, Sequence[ExpectedAnswer]],
+    *,
     scoring: Scoring,
     clock: Clock,
     progress: Progress,
 ) -> Int8Plan:
-    entry = backends_of(variant)[0]
+    # Plain first: it costs an eighth, and where it fails the rest need not run.
+    variants = sorted(
+        (variant for variant in plan.variants if variant.precision == "int8"), key=lambda variant: variant.tta != "none"
+    )
 
-    def gate(candidate: ModelProto) -> Sequence[str]:
-        judged = judge(
-            variant,
-            candidate.SerializeToString(),
-            expected,
-            entry=entry,
-            scoring=scoring,
-            threads=usable_cores(),
-            progress=progress,
-        )
-        return judged.verdict.failures
+    def gate(candidate: Int8Plan) -> Sequence[str]:
+        for variant in variants:
+            judged = judge(
+                variant,
+                in_int8(models[variant.tta], candidate).SerializeToString(),
+                expected[variant.tta],
+                entry=backends_of(variant)[0],
+                scoring=scoring,
+                threads=usable_cores(),
+                progress=progress,
+            )
+            if judged.verdict.failures:
+                return judged.verdict.failures
+        return ()
 
     with clock.step("measure int8") as step:
-        plan = plan_int8(model, frames_HWC, gate=gate, threads=usable_cores(), progress=progress)
+        found = plan_int8(models["none"], frames_HWC, gate=gate, threads=usable_cores(), progress=progress)
         step.note = (
-            f"{len(plan.int8)} layers int8, {len(plan.raised)} back to float32, parity asked {plan.gate_runs} times"
+            f"{len(found.int8)} layers int8, {len(found.raised)} back to float32, parity asked {found.gate_runs} times"
         )
-    return plan
+    return found

@@ -21,7 +21,8 @@ def test_a_build_does_and_writes_what_its_dry_run_said(quick_checkpoint: Path, t
     report = run_build(plan)
     assert [step.name for step in said.steps] == [step.name for step in report.steps]
     assert {file.path for file in said.files} == {*open_bundle(plan.output).manifest.files, MANIFEST_NAME}
-    assert (said.variants, said.output, said.spec) == (report.variants, report.path, plan.spec)
+    assert [variant.name for variant in said.variants] == [variant.name for variant in report.variants]
+    assert (said.output, said.spec) == (report.path, plan.spec)
 
 
 def test_the_frames_that_would_be_judged_are_counted(quick_checkpoint: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from spacecompile.contract import BoxRule, ModelSpec
-from spacecompile.errors import CheckpointError, DataError, OutputError, UsageError
+from spacecompile.contract import TOLERANCES, BoxRule, ModelSpec
+from spacecompile.errors import CheckpointError, DataError, MissingPartError, OutputError, UsageError
 from spacecompile.export.plan import BuildOptions, changed_spec, plan_build
 from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
+from spacecompile.runtime.backends.registry import BACKENDS
 
 SPEC = ModelSpec(box=BoxRule(margins_px=(8.0, 4.0, -2.0, 0.0)))
 
@@ -34,6 +36,31 @@ def test_variants_are_named_after_precision_and_augmentation(
     assert not (tmp_path / "net.spacepkg").exists()
 
 
+def test_bf16_is_the_fp32_file_under_its_own_profile(quick_checkpoint: Path, tmp_path: Path) -> None:
+    plan = plan_build(quick_checkpoint, output=tmp_path / "net.spacepkg", precision=("fp32", "bf16", "int8"))
+    assert [(variant.name, variant.path) for variant in plan.variants] == [
+        ("fp32", "variants/fp32/model.onnx"),
+        ("fp32-d4", "variants/fp32-d4/model.onnx"),
+        ("bf16", "variants/fp32/model.onnx"),
+        ("bf16-d4", "variants/fp32-d4/model.onnx"),
+        ("int8", "variants/int8/model.onnx"),
+        ("int8-d4", "variants/int8-d4/model.onnx"),
+    ]
+    assert all(variant.tolerance == TOLERANCES[variant.precision] for variant in plan.variants)
+
+
+def test_a_precision_that_no_installed_backend_computes_in_is_refused_before_any_work(
+    quick_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = tuple(
+        dataclasses.replace(entry, missing=lambda: "not installed") if entry.name == "openvino" else entry
+        for entry in BACKENDS
+    )
+    monkeypatch.setattr("spacecompile.export.certificate.BACKENDS", lacking)
+    with pytest.raises(MissingPartError, match=r"variant bf16 can't be certified: .* pip install 'spacecompile"):
+        plan_build(quick_checkpoint, output=tmp_path / "net.spacepkg", precision=("bf16",))
+
+
 def test_without_an_output_the_bundle_is_named_after_the_checkpoint(
     quick_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -47,10 +74,10 @@ def test_without_an_output_the_bundle_is_named_after_the_checkpoint(
     ("arguments", "error", "message"),
     [
         pytest.param(
-            {"precision": ("fp16",)}, UsageError, "--precision is 'fp16'; this version builds fp32", id="fp16"
-        ),
-        pytest.param(
-            {"precision": ("fp32", "int8")}, UsageError, "--precision is 'int8'; this version builds fp32", id="int8"
+            {"precision": ("fp32", "fp8")},
+            UsageError,
+            "--precision is 'fp8'; this version builds fp32, fp16, bf16, int8",
+            id="precision",
         ),
         pytest.param({"precision": ()}, UsageError, "--precision is empty", id="no precision"),
         pytest.param(
@@ -83,7 +110,7 @@ def test_without_an_output_the_bundle_is_named_after_the_checkpoint(
             id="d4 of an input that is not square",
         ),
         pytest.param(
-            {"options": BuildOptions(parity_frames=-1)}, UsageError, "parity frames is -1; it can't", id="parity frames"
+            {"options": BuildOptions(parity_frames=-1)}, UsageError, "there are -1 parity frames", id="parity frames"
         ),
     ],
 )

@@ -51,8 +51,8 @@ class Int8Plan:
     gate_runs: int
 
 
-Gate = Callable[[ModelProto], Sequence[str]]
-"""Judges a graph; gives one sentence per broken limit."""
+Gate = Callable[[Int8Plan], Sequence[str]]
+"""Judges the files that a plan gives; one sentence per broken limit."""
 
 
 def plan_int8(
@@ -82,9 +82,10 @@ def plan_int8(
     wanted = {layer.activation: largest[layer.activation] for layer in layers}
     by_tensor = activation_scales(model, wanted, frames_HWC, threads=threads, progress=progress)
     scales = {layer.key: by_tensor[layer.activation] for layer in layers}
-    failures = gate(quantised(model, layers, scales))
+    candidate = _plan(layers, scales, raised=(), gate_runs=1)
+    failures = gate(candidate)
     if not failures:
-        return _plan(layers, scales, raised=(), gate_runs=1)
+        return candidate
     probe_HWC = frames_HWC[:: max(1, len(frames_HWC) // SENSITIVITY_FRAMES)][:SENSITIVITY_FRAMES]
     errors = _sensitivities(model, layers, scales, probe_HWC, threads=threads, progress=progress)
     order = sorted(layers, key=lambda layer: -errors[layer.key])
@@ -92,7 +93,7 @@ def plan_int8(
     while low < high:
         middle = (low + high) // 2
         gate_runs += 1
-        if gate(quantised(model, _without(layers, order[:middle]), scales)):
+        if gate(_plan(_without(layers, order[:middle]), scales, raised=(), gate_runs=gate_runs)):
             low = middle + 1
         else:
             high = middle

@@ -119,7 +119,7 @@ def num_int8(model: ModelProto) -> int:
 def test_the_most_sensitive_layers_go_back_until_parity_holds(
     model: ModelProto, frames_HWC: list[NDArray[np.uint8]]
 ) -> None:
-    plan = plan_int8(model, frames_HWC, gate=lambda seen: () if num_int8(seen) <= 1 else ("too much",), threads=1)
+    plan = plan_int8(model, frames_HWC, gate=lambda seen: () if len(seen.int8) <= 1 else ("too much",), threads=1)
     assert len(plan.int8) == 1 and len(plan.raised) == 2
     assert plan.raised[0].error >= plan.raised[1].error > 0
     assert {*plan.int8, *(layer.layer for layer in plan.raised)} == {"stem", "query", "depthwise"}
