@@ -101,6 +101,20 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="session")
+def precise_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of `tiny_checkpoint` in every precision that has files of its own, plain and D4. Copy it to change it."""
+    from spacecompile.export.build import build
+    from spacecompile.export.plan import BuildOptions
+
+    path = _shared_folder(tmp_path_factory) / "precise.spacepkg"
+    with _one_at_a_time(path):
+        if not path.exists():
+            options = BuildOptions(parity_frames=4, calibration_frames=4)
+            build(tiny_checkpoint, output=path, precision=("fp32", "fp16", "int8"), options=options)
+    return path
+
+
+@pytest.fixture(scope="session")
 def toy_frames() -> list[NDArray[np.uint8]]:
     """Eight frames [128, 128, 3] of the world that `tiny_checkpoint` knows."""
     import torch

@@ -15,15 +15,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import spacecompile
-from spacecompile.contract import HEALTH_SIGNALS, SPARK_CLASSES, Tolerance
+from spacecompile.contract import HEALTH_SIGNALS, SPARK_CLASSES, TOLERANCES, Tolerance
 from spacecompile.errors import OutputError, ParityError
-from spacecompile.export.build import PARITY_PATH, BuildStep, build, run_build
+from spacecompile.export.build import PARITY_PATH, PRECISION_PATH, BuildStep, build, run_build
+from spacecompile.export.graph_facts import graph_facts
 from spacecompile.export.legality import illegal_nodes
 from spacecompile.export.parity import ParityReport
 from spacecompile.export.plan import BuildOptions, plan_build
+from spacecompile.export.precision.files import PrecisionReport
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.network.checkpoint import load_checkpoint
 from spacecompile.runtime.bundle import Bundle, open_bundle
+from spacecompile.runtime.cpu import cpu_features
 from spacecompile.runtime.selftest import run_selftest
 from spacecompile.runtime.session import load
 
@@ -39,7 +42,11 @@ def test_a_bundle_holds_what_its_manifest_says_and_nothing_else(bundle: Bundle) 
     bundle.verify_all()
     files = set(bundle.manifest.files)
     assert {"variants/fp32/model.onnx", "variants/fp32-d4/model.onnx", PARITY_PATH, "selftest/expected.json"} < files
-    assert all(path.startswith("selftest/frame-") for path in files if path.endswith(".png"))
+    pictures = {path for path in files if path.endswith(".png")}
+    assert {path for path in pictures if not path.startswith("selftest/frame-")} == {
+        "reports/worst-fp32.png",
+        "reports/worst-fp32-d4.png",
+    }
     assert list(bundle.manifest.files) == sorted(files)
 
 
@@ -79,8 +86,14 @@ def test_every_file_of_the_bundle_is_portable_and_describes_itself(bundle: Bundl
 
 def test_the_certificate_covers_every_variant_as_it_lies_on_the_disk(bundle: Bundle) -> None:
     report = msgspec.json.decode(bundle.read(PARITY_PATH), type=ParityReport)
-    assert [verdict.variant for verdict in report.variants] == ["fp32", "fp32-d4"]
-    for verdict, variant in zip(report.variants, bundle.manifest.variants, strict=True):
+    by_name = {variant.name: variant for variant in bundle.manifest.variants}
+    assert [(verdict.variant, verdict.backend.split()[0]) for verdict in report.variants] == [
+        *(("fp32", "onnxruntime"), ("fp32", "openvino")),
+        *(("fp32-d4", "onnxruntime"), ("fp32-d4", "openvino")),
+    ]
+    assert all(variant.certified == ("onnxruntime", "openvino") for variant in by_name.values())
+    for verdict in report.variants:
+        variant = by_name[verdict.variant]
         assert verdict.passed
         assert verdict.sha256 == bundle.manifest.files[variant.path].sha256
         assert verdict.num_frames == {"adversarial": 8, "rendered": 4}
@@ -110,13 +123,13 @@ def test_the_shipped_file_answers_as_the_checkpoint_does(
 
 def test_the_self_test_of_a_fresh_bundle_passes(bundle: Bundle) -> None:
     deviations = run_selftest(bundle, threads=1)
-    assert [deviation.variant for deviation in deviations] == ["fp32", "fp32-d4"]
+    assert [deviation.variant for deviation in deviations] == ["fp32", "fp32", "fp32-d4", "fp32-d4"]
     assert all(deviation.frames == 4 for deviation in deviations)
 
 
 def test_the_self_test_frames_are_pictures_of_the_frame_size(bundle: Bundle) -> None:
     for path in bundle.manifest.files:
-        if path.endswith(".png"):
+        if path.startswith("selftest/") and path.endswith(".png"):
             assert Image.open(io.BytesIO(bundle.read(path))).size == (128, 128)
 
 
@@ -164,8 +177,9 @@ def test_another_architecture_builds_without_rewrites_and_with_a_median(quick_ch
     assert report.cost == report.cost_source
     assert [variant.name for variant in report.variants] == ["fp32", "fp32-d4-median"]
     assert [step.name for step in steps] == [
-        *("count", "frames", "export fp32", "export fp32-d4-median", "reference", "reference d4-median"),
-        *("parity fp32", "parity fp32-d4-median", "self-test"),
+        *("count", "frames", "export", "export d4-median", "reference", "reference d4-median"),
+        *("write fp32", "write fp32-d4-median", "parity fp32, onnxruntime", "parity fp32, openvino"),
+        *("parity fp32-d4-median, onnxruntime", "parity fp32-d4-median, openvino", "self-test"),
     ]
     assert list(report.steps) == steps
     manifest = open_bundle(tmp_path / "net.spacepkg").manifest
@@ -196,16 +210,73 @@ def test_a_variant_that_misses_its_tolerance_is_not_shipped(
     output.mkdir()
     (output / "manifest.json").write_bytes(b"the earlier bundle")
     exact = Tolerance(class_agreement_min=1.0, class_probs_max=0.0, parts_iou_min=1.0, box_px_max=0.0)
-    monkeypatch.setattr("spacecompile.export.plan.FP32_TOLERANCE", exact)
-    with pytest.raises(ParityError, match=r"variant fp32 answers differently .*most 0\) on \w+.*No bundle was written"):
+    monkeypatch.setitem(TOLERANCES, "fp32", exact)
+    failure = (
+        r"variant fp32 on onnxruntime \S+ answers differently .*most 0\) on \w+.*No bundle was written.*are in .*net"
+    )
+    with pytest.raises(ParityError, match=failure):
         build(quick_checkpoint, output=output, tta=("none",), force=True, options=FEW_FRAMES)
-    assert [path.name for path in tmp_path.iterdir()] == ["net.spacepkg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.parity-failure", "net.spacepkg"]
+    assert sorted(path.name for path in (tmp_path / "net.parity-failure").iterdir()) == ["parity.json", "worst.png"]
     assert (output / "manifest.json").read_bytes() == b"the earlier bundle"
+
+
+def test_every_precision_is_certified_and_is_what_its_name_says(precise_bundle: Path) -> None:
+    bundle = open_bundle(precise_bundle)
+    manifest = bundle.manifest
+    names = ["fp32", "fp32-d4", "fp16", "fp16-d4", "int8", "int8-d4"]
+    assert [variant.name for variant in manifest.variants] == names
+    assert all("onnxruntime" in variant.certified for variant in manifest.variants)
+    assert all(variant.tolerance == TOLERANCES[variant.precision] for variant in manifest.variants)
+    report = msgspec.json.decode(bundle.read(PRECISION_PATH), type=PrecisionReport)
+    assert report.files.keys() == {variant.path for variant in manifest.variants}
+    for variant in manifest.variants:
+        found = report.files[variant.path]
+        assert found.bytes == manifest.files[variant.path].bytes
+        shares = graph_facts(bundle.read(variant.path)).weight_shares
+        assert found.weight_shares[variant.precision] == pytest.approx(shares[variant.precision], abs=0.05)
+        assert found.weight_shares[variant.precision] > 0.9
+    assert report.fp16 is not None and report.int8 is not None
+    assert {node.op for node in report.fp16.float_nodes} == {"Softmax"}
+    assert 0 < report.fp16.magnitude_max < 0.3 * 65504
+    assert len(report.fp16.calibration_frames) == 6
+    assert not {layer.layer for layer in report.int8.raised} & set(report.int8.int8)
+    sizes = {name: manifest.files[bundle.variant(name).path].bytes for name in ("fp32", "fp16", "int8")}
+    assert sizes["fp16"] < 0.55 * sizes["fp32"] and sizes["int8"] < 0.35 * sizes["fp32"]
+
+
+def test_each_precision_answers_frames_and_passes_its_self_test(
+    precise_bundle: Path, toy_frames: list[NDArray[np.uint8]]
+) -> None:
+    assert {deviation.variant for deviation in run_selftest(open_bundle(precise_bundle), threads=1)} == {
+        *("fp32", "fp32-d4", "fp16", "fp16-d4", "int8", "int8-d4")
+    }
+    answers = {}
+    for precision in ("fp32", "fp16", "int8"):
+        with load(precise_bundle, precision=precision, backend="onnxruntime", threads=1) as session:
+            answers[precision] = [session(frame).class_probs for frame in toy_frames]
+    for precision in ("fp16", "int8"):
+        errors = [float(np.abs(a - b).max()) for a, b in zip(answers["fp32"], answers[precision], strict=True)]
+        assert 0 < max(errors) < TOLERANCES[precision].class_probs_max
+
+
+@pytest.mark.skipif("avx512_bf16" not in cpu_features(), reason="this CPU does not compute in bf16")
+def test_bf16_ships_the_fp32_file_with_a_certificate_of_its_own(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    output = tmp_path / "net.spacepkg"
+    options = BuildOptions(parity_frames=2)
+    build(tiny_checkpoint, output=output, precision=("fp32", "bf16"), tta=("none",), options=options)
+    bundle = open_bundle(output)
+    fp32, bf16 = bundle.manifest.variants
+    assert (bf16.path, bf16.certified) == (fp32.path, ("openvino",))
+    assert sum(path.endswith(".onnx") for path in bundle.manifest.files) == 1
+    verdicts = msgspec.json.decode(bundle.read(PARITY_PATH), type=ParityReport).variants
+    assert [(verdict.variant, verdict.passed) for verdict in verdicts][-1] == ("bf16", True)
+    assert verdicts[-1].class_probs_max > verdicts[0].class_probs_max
 
 
 def test_an_interrupt_in_the_middle_leaves_nothing(quick_checkpoint: Path, tmp_path: Path) -> None:
     def interrupt(step: BuildStep) -> None:
-        if step.name == "export fp32":
+        if step.name == "write fp32":
             raise KeyboardInterrupt
 
     plan = plan_build(quick_checkpoint, output=tmp_path / "net.spacepkg", tta=("none",), options=FEW_FRAMES)

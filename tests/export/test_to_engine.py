@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from torch import Tensor, nn
+from torch import nn
 
-from spacecompile.contract import INPUT_NAME, OUTPUT_NAMES, ModelSpec, Precision
+from spacecompile.contract import OUTPUT_NAMES, ModelSpec, Precision
 from spacecompile.errors import BuildError
 from spacecompile.export.engine_api import EngineApi, collected_errors, logger_of
 from spacecompile.export.engine_facts import EngineOptions, require_precision
@@ -27,58 +24,11 @@ from spacecompile.runtime.bundle import open_bundle
 SPEC = ModelSpec(input_size_px=(64, 64), frame_size_px=(128, 128))
 
 
-class Halved(nn.Module):
-    """A network in float16, between float32 islands."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network.half()
-
-    def forward(self, input_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-        class_logits_NL, part_logits_NKhw = self.network(input_NCHW.half())
-        return class_logits_NL.float(), part_logits_NKhw.float()
-
-
-class Frames:
-    """Calibration frames as onnxruntime's quantiser reads them."""
-
-    def __init__(self) -> None:
-        frames = np.random.default_rng(0).integers(0, 256, (4, 128, 128, 3), dtype=np.uint8)
-        self.frames: Iterator[dict[str, Any]] = iter([{INPUT_NAME: frame} for frame in frames])
-
-    def get_next(self) -> dict[str, Any] | None:
-        return next(self.frames, None)
-
-
-def quantised(model_bytes: bytes, folder: Path) -> bytes:
-    """Q/DQ around every convolution and matrix product: symmetric int8, per channel, biases in float32."""
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-
-    (folder / "fp32.onnx").write_bytes(model_bytes)
-    quantize_static(
-        folder / "fp32.onnx",
-        folder / "int8.onnx",
-        Frames(),
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=["Conv", "Gemm", "MatMul"],
-        per_channel=True,
-        activation_type=QuantType.QInt8,
-        weight_type=QuantType.QInt8,
-        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
-    )
-    return (folder / "int8.onnx").read_bytes()
-
-
 @pytest.fixture
-def model_bytes(variant: str, tiny_bundle: Path, small_network: nn.Module, tmp_path: Path) -> bytes:
-    """The ONNX file of a variant: the tiny bundle's own, or one of the small network."""
-    bundle = open_bundle(tiny_bundle)
-    names = [variant.name for variant in bundle.manifest.variants]
-    if variant in names:
-        return bundle.read(bundle.variant(variant).path)
-    network = Halved(small_network) if variant == "fp16" else small_network
-    exported = export_onnx(SealedGraph(network, SPEC), SPEC.frame_size_px, facts={})
-    return exported if variant == "fp16" else quantised(exported, tmp_path)
+def model_bytes(variant: str, precise_bundle: Path) -> bytes:
+    """The ONNX file of a variant."""
+    bundle = open_bundle(precise_bundle)
+    return bundle.read(bundle.variant(variant).path)
 
 
 def types_in_file(model_bytes: bytes) -> dict[str, int]:
@@ -95,7 +45,11 @@ def types_in_file(model_bytes: bytes) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("variant", "precision"), [("fp32", "fp32"), ("fp32-d4", "fp32"), ("fp16", "fp16"), ("int8", "int8")]
+    ("variant", "precision"),
+    [
+        *[("fp32", "fp32"), ("fp32-d4", "fp32"), ("fp16", "fp16")],
+        *[("fp16-d4", "fp16"), ("int8", "int8"), ("int8-d4", "int8")],
+    ],
 )
 def test_every_variant_builds_and_computes_in_the_types_of_its_file(
     variant: str, precision: Precision, model_bytes: bytes, rtx: EngineApi
