@@ -102,7 +102,7 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def precise_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of `tiny_checkpoint` in every precision that has files of its own, plain and D4. Copy it to change it."""
+    """The bundle of `tiny_checkpoint` in every precision that has a file, plain and D4. Copy it to change it."""
     from spacecompile.export.build import build
     from spacecompile.export.plan import BuildOptions
 
