@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from spacecompile.contract import PARTS, ModelSpec
 from spacecompile.errors import CheckpointError
 from spacecompile.network.foreign import ForeignWeights
-from spacecompile.network.identify import Identified, identify, load_into
+from spacecompile.network.identify import identify, load_into
+from spacecompile.network.identify_match import Identified
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.network.run import run_once
 
@@ -57,8 +58,8 @@ def _upsampling(network: MultiTaskNetwork) -> int:
     factor = factors.pop()
     if factors or not factor:
         raise CheckpointError(
-            f"the part logits of {spec.architecture} with encoder {spec.encoder} are {grid_px[0]}x{grid_px[1]}, no whole "
-            f"fraction of the input's {spec.input_size_px[0]}x{spec.input_size_px[1]}. Try an --imgsz that is a "
+            f"the part logits of {spec.architecture} with encoder {spec.encoder} are {grid_px[0]}x{grid_px[1]}, no "
+            f"whole fraction of the input's {spec.input_size_px[0]}x{spec.input_size_px[1]}. Try an --imgsz that is a "
             "multiple of 64."
         )
     return factor

@@ -111,7 +111,9 @@ def load_checkpoint(path: Path, *, given: Mapping[str, Any] | None = None) -> Lo
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist or is not a file. Check the path.")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    kind, assumed, training = str(content.get("format")), (), {}
+    kind = str(content.get("format"))
+    training: dict[str, Any] = {}
+    assumed: tuple[str, ...] = ()
     if kind.startswith(CHECKPOINT_FORMAT_PREFIX):
         network, training = _ours(content, path, given or {})
     else:
@@ -131,8 +133,8 @@ def _ours(content: Mapping[str, Any], path: Path, given: Mapping[str, Any]) -> t
     """The network and the training facts."""
     if content["format"] != CHECKPOINT_FORMAT:
         raise CheckpointError(
-            f"{path} is a checkpoint of format {content['format']!r}; this version reads {CHECKPOINT_FORMAT!r}. Use the "
-            "version that wrote it."
+            f"{path} is a checkpoint of format {content['format']!r}; this version reads {CHECKPOINT_FORMAT!r}. Use "
+            "the version that wrote it."
         )
     try:
         spec = msgspec.convert(content["spec"], ModelSpec)

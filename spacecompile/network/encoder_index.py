@@ -128,7 +128,8 @@ def all_encoder_names() -> list[str]:
 
 def write_index(path: Path) -> None:
     """Write the index of the installed versions; takes minutes."""
-    head = f"# Encoders of segmentation_models_pytorch {smp.__version__} and timm {timm.__version__}, see encoder_index.py."
+    versions = f"segmentation_models_pytorch {smp.__version__} and timm {timm.__version__}"
+    head = f"# Name and fingerprints at depth 5, 4, 3 of the encoders of {versions}; see encoder_index.py."
     write_file(path, "\n".join((head, *index_lines(all_encoder_names()))) + "\n")
 
 

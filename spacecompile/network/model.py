@@ -33,9 +33,9 @@ class MultiTaskNetwork(nn.Module):
         super().__init__()
         model = _smp_model(spec)
         self.spec = spec
-        upsampling = model.segmentation_head[1]
-        self.head_upsampling = int(upsampling.scale_factor) if isinstance(upsampling, nn.Upsample) else 1
-        """Of smp's own head, which is left out here."""
+        # Factor of smp's own head, which is left out here.
+        upsampling: Any = model.segmentation_head[1]
+        self.head_upsampling: int = 1 if isinstance(upsampling, nn.Identity) else round(upsampling.scale_factor)
         # Upsampling belongs to the sealed graph, see the class docstring.
         model.segmentation_head[1] = nn.Identity()
         self.encoder: nn.Module = model.encoder
