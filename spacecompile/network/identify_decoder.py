@@ -41,8 +41,7 @@ def _norm(shapes: Shapes, block: str) -> Options:
         return {}
     if f"{block}.1.weight" in shapes:
         return {"decoder_use_norm": {"type": "instancenorm", "affine": True}}
-    # smp gives a convolution a bias only where no normalisation follows.
-    return {"decoder_use_norm": "identity" if f"{block}.0.bias" in shapes else "instancenorm"}
+    return {"decoder_use_norm": "identity"}
 
 
 def _block_channels(shapes: Shapes, pattern: str) -> list[int]:

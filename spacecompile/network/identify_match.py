@@ -77,7 +77,7 @@ def matches_of(
         told = architecture.options(shapes)
     except KeyError as error:
         raise CheckpointError(f"its decoder is not smp's {architecture.name}: it has no weight {error}.") from error
-    matches, refusals = [], []
+    matches, refusals, differences = [], [], []
     depths_that_fit: set[int] = set()
     for candidate in _candidates(shapes, given):
         # Encoders with the same weights give as many features: the depths of the first are those of all.
@@ -88,7 +88,7 @@ def matches_of(
                 refusals.append(built)
             elif difference := _difference(shapes, built):
                 name = f"{architecture.name} with encoder {candidate.encoder} at depth {depth}"
-                refusals.append(f"it is not smp's {name}: {difference}")
+                differences.append(f"it is not smp's {name}: {difference}")
             else:
                 depths_that_fit.add(depth)
                 unseen = {key: built.spec.decoder_options[key] for key in architecture.unseen}
@@ -96,8 +96,8 @@ def matches_of(
                 matches.append(Identified(spec=built.spec, options=open_options))
     if not matches:
         raise CheckpointError(
-            f"{refusals[0]}. If it is an smp network of another kind, give --architecture, --encoder, --encoder-depth "
-            "or --decoder-options."
+            f"{[*differences, *refusals][0]}. If it is an smp network of another kind, give --architecture, --encoder, "
+            "--encoder-depth or --decoder-options."
         )
     return matches
 
