@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +11,20 @@ from spacecompile.cli import console
 from spacecompile.cli.dry_run import say_dry_run
 from spacecompile.cli.openmp import wait_passively
 from spacecompile.cli.parity_lines import parity_line
-from spacecompile.cli.values import channels_from_text, names_from_text, size_px_from_text
+from spacecompile.cli.spec_options import (
+    ArchitectureFlag,
+    ClassesFlag,
+    DecoderOptionsFlag,
+    EncoderDepthFlag,
+    EncoderFlag,
+    FrameFlag,
+    ImgszFlag,
+    MeanFlag,
+    SpecFlag,
+    StdFlag,
+    spec_changes,
+)
+from spacecompile.cli.values import names_from_text
 from spacecompile.extras import require_extra
 
 if TYPE_CHECKING:
@@ -21,7 +34,12 @@ if TYPE_CHECKING:
 
 
 def build(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="Checkpoint to compile: .pt or .safetensors.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CKPT", help="Checkpoint to compile: ours, an smp state dict, or a Lightning checkpoint."
+        ),
+    ],
     *,
     output: Annotated[
         Path | None,
@@ -29,11 +47,16 @@ def build(
             "-o", "--output", help="Folder of the bundle.  [default: CHECKPOINT.spacepkg]", show_default=False
         ),
     ] = None,
-    imgsz: Annotated[str | None, typer.Option(help="Input size in pixels instead of the checkpoint's.")] = None,
-    frame: Annotated[str | None, typer.Option(help="Camera frame size in pixels, HEIGHTxWIDTH, likewise.")] = None,
-    mean: Annotated[str | None, typer.Option(help="Per channel r,g,b of frames scaled to 0..1, likewise.")] = None,
-    std: Annotated[str | None, typer.Option(help="Likewise.")] = None,
-    classes: Annotated[str | None, typer.Option(help="Class names a,b,... in the classifier's order.")] = None,
+    imgsz: ImgszFlag = None,
+    frame: FrameFlag = None,
+    mean: MeanFlag = None,
+    std: StdFlag = None,
+    classes: ClassesFlag = None,
+    spec: SpecFlag = None,
+    architecture: ArchitectureFlag = None,
+    encoder: EncoderFlag = None,
+    encoder_depth: EncoderDepthFlag = None,
+    decoder_options: DecoderOptionsFlag = None,
     precision: Annotated[
         str, typer.Option(help="Of the variants, a list with commas: fp32, fp16, bf16, int8.")
     ] = "fp32",
@@ -63,7 +86,18 @@ def build(
     from spacecompile.export.build import run_build
     from spacecompile.export.plan import BuildOptions, plan_build
 
-    changes = _spec_changes(imgsz=imgsz, frame=frame, mean=mean, std=std, classes=classes)
+    changes = spec_changes(
+        spec=spec,
+        imgsz=imgsz,
+        frame=frame,
+        mean=mean,
+        std=std,
+        classes=classes,
+        architecture=architecture,
+        encoder=encoder,
+        encoder_depth=encoder_depth,
+        decoder_options=decoder_options,
+    )
     plan = plan_build(
         checkpoint,
         output=output,
@@ -85,27 +119,12 @@ def build(
         console.emit_json(report, json)
 
 
-def _spec_changes(
-    *, imgsz: str | None, frame: str | None, mean: str | None, std: str | None, classes: str | None
-) -> dict[str, Any]:
-    changes: dict[str, Any] = {}
-    if imgsz is not None:
-        changes["input_size_px"] = size_px_from_text(imgsz, "--imgsz")
-    if frame is not None:
-        changes["frame_size_px"] = size_px_from_text(frame, "--frame")
-    if mean is not None:
-        changes["mean"] = channels_from_text(mean, "--mean")
-    if std is not None:
-        changes["std"] = channels_from_text(std, "--std")
-    if classes is not None:
-        changes["classes"] = names_from_text(classes)
-    return changes
-
-
 def _say_plan(plan: BuildPlan) -> None:
     spec = plan.spec
     sizes = f"frame {_size(spec.frame_size_px)}, input {_size(spec.input_size_px)}, {len(spec.classes)} classes"
     _say(f"{plan.checkpoint_path}: {_megabytes(plan.checkpoint_bytes)}, {spec.architecture}, {spec.encoder}, {sizes}")
+    if plan.checkpoint.assumed:
+        _say(f"{plan.checkpoint.format}; assumed: {'; '.join(plan.checkpoint.assumed)}")
     _say(f"variants {', '.join(variant.name for variant in plan.variants)} -> {plan.output}")
 
 

@@ -131,6 +131,8 @@ def _checkpoint_scores(
     from spacecompile.runtime.threads import usable_cores
 
     checkpoint = load_checkpoint(path)
+    if checkpoint.assumed:
+        console.say(escape(f"{checkpoint.format}; assumed: {'; '.join(checkpoint.assumed)}"))
     torch.set_num_threads(threads or usable_cores())
     reference = TorchReference(checkpoint, tta)
     scores = evaluate(reference, frames, spec=checkpoint.spec, cost=reference.cost(), progress=progress)

@@ -50,6 +50,8 @@ class DryRun(Record):
 
     Attributes:
         checkpoint: File to compile.
+        format: What kind of checkpoint it is.
+        assumed: What a foreign one does not say and was taken from the defaults.
         output: Folder of the bundle.
         variants, spec: Of the bundle.
         steps: In order.
@@ -57,6 +59,8 @@ class DryRun(Record):
     """
 
     checkpoint: str
+    format: str
+    assumed: tuple[str, ...]
     output: str
     variants: tuple[Variant, ...]
     spec: ModelSpec
@@ -72,6 +76,8 @@ def dry_run(plan: BuildPlan) -> DryRun:
     """
     return DryRun(
         checkpoint=str(plan.checkpoint_path),
+        format=plan.checkpoint.format,
+        assumed=plan.checkpoint.assumed,
         output=str(plan.output),
         variants=plan.variants,
         spec=plan.spec,

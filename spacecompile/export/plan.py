@@ -17,6 +17,7 @@ from spacecompile.export.frames import images_of
 from spacecompile.export.sealed import check_tta
 from spacecompile.export.to_onnx import OPSET
 from spacecompile.network.checkpoint import LoadedCheckpoint, load_checkpoint
+from spacecompile.network.identify import NETWORK_FIELDS
 from spacecompile.network.model import MultiTaskNetwork
 
 _OTHER_FILES_BYTES = 32 << 20
@@ -29,8 +30,9 @@ class BuildOptions:
 
     Attributes:
         rewrite: Run the exact rewrites.
-        spec_changes: Fields of the spec to use instead of the checkpoint's: `input_size_px`, `frame_size_px`, `mean`,
-            `std`, `classes`.
+        spec_changes: Fields of the spec to use instead of the checkpoint's, such as `input_size_px` or `mean`. Those
+            that say which network it is (`architecture`, `encoder`, `encoder_depth`, `decoder_options`) are for foreign
+            checkpoints.
         parity_frames: Largest number of real or rendered frames in the parity check.
         calibration_frames: Largest number of other frames that the ranges of fp16 and int8 are measured on.
     """
@@ -98,7 +100,7 @@ def plan_build(
         )
     path = Path(checkpoint)
     combinations = _combinations(precision, tta)
-    loaded = load_checkpoint(path)
+    loaded = load_checkpoint(path, given=options.spec_changes)
     spec = changed_spec(loaded.spec, options.spec_changes)
     for _, augmentation in combinations:
         check_tta(spec, augmentation)
@@ -126,18 +128,21 @@ def plan_build(
 def changed_spec(spec: ModelSpec, changes: Mapping[str, Any]) -> ModelSpec:
     """A checkpoint's spec with some fields replaced.
 
-    The box margins are in frame pixels and follow a change of the frame size.
+    The box margins are in frame pixels and follow a change of the frame size, unless they are given too.
 
     Raises:
         UsageError: If the number of classes differs, or the result is impossible.
     """
+    # Which network it is, loading has settled.
+    changes = {name: value for name, value in changes.items() if name not in NETWORK_FIELDS}
     classes = changes.get("classes", spec.classes)
     if len(classes) != len(spec.classes):
         raise UsageError(
             f"--classes names {len(classes)} classes, but the checkpoint's classifier has {len(spec.classes)}. "
             f"Name them all, in its order: {', '.join(spec.classes)}."
         )
-    if frame_size_px := changes.get("frame_size_px"):
+    frame_size_px = changes.get("frame_size_px")
+    if frame_size_px is not None and "box" not in changes:
         scale_y, scale_x = (new / old for new, old in zip(frame_size_px, spec.frame_size_px, strict=True))
         left, top, right, bottom = spec.box.margins_px
         margins_px = (left * scale_x, top * scale_y, right * scale_x, bottom * scale_y)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spacecompile.contract import CHECKPOINT_FORMAT, ModelSpec
-from spacecompile.errors import CheckpointError
+from spacecompile.errors import CheckpointError, UsageError
 from spacecompile.files import replacing
+from spacecompile.network.adopt import adopt
+from spacecompile.network.foreign import foreign_weights
+from spacecompile.network.identify import NETWORK_FIELDS
 from spacecompile.network.model import MultiTaskNetwork
+
+CHECKPOINT_FORMAT_PREFIX = CHECKPOINT_FORMAT.rsplit("-", 1)[0]
+"""Begins the format of every checkpoint of ours, whatever its version."""
 
 # torch's restricted unpickler raises whatever the bytes lead it to, when they are no pickle at all.
 _FOREIGN_FILE_ERRORS = (
@@ -41,6 +49,7 @@ class LoadedCheckpoint:
         training: JSON facts about the training, such as validation scores; empty when unknown.
         sha256: Of the file.
         format: What kind of file it was.
+        assumed: Facts about a foreign network that neither its weights nor the caller told, one clause each.
     """
 
     network: MultiTaskNetwork
@@ -48,6 +57,7 @@ class LoadedCheckpoint:
     training: dict[str, Any]
     sha256: str
     format: str
+    assumed: tuple[str, ...] = ()
 
 
 def save_checkpoint(path: Path, network: MultiTaskNetwork, *, training: dict[str, Any], half: bool = False) -> None:
@@ -85,34 +95,73 @@ def _stored(value: Tensor, *, half: bool) -> Tensor:
     return value.half() if half and value.is_floating_point() else value.clone()
 
 
-def load_checkpoint(path: Path) -> LoadedCheckpoint:
-    """Read a checkpoint of ours.
+def load_checkpoint(path: Path, *, given: Mapping[str, Any] | None = None) -> LoadedCheckpoint:
+    """Read a checkpoint of ours, or any file with the weights of an smp network.
+
+    Args:
+        path: Of the file: `.safetensors`, or whatever `torch.save` wrote.
+        given: Fields of the spec that are known. A foreign network takes them all; ours has its own spec, and the
+            fields that say which network it is may not contradict it.
 
     Raises:
-        CheckpointError: If the file is missing, truncated, foreign, or does not fit its own spec.
+        CheckpointError: If the file is missing, truncated, holds no network that can be identified, or does not fit
+            its own spec.
+        UsageError: If what is given can't be, or contradicts the checkpoint.
     """
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist or is not a file. Check the path.")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    if content.get("format") != CHECKPOINT_FORMAT:
+    kind = str(content.get("format"))
+    training: dict[str, Any] = {}
+    assumed: tuple[str, ...] = ()
+    if kind.startswith(CHECKPOINT_FORMAT_PREFIX):
+        network, training = _ours(content, path, given or {})
+    else:
+        network, kind, assumed = _foreign(content, path, given or {})
+    _require_finite(network, path)
+    return LoadedCheckpoint(
+        network=network.eval(),
+        spec=network.spec,
+        training=training,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        format=kind,
+        assumed=assumed,
+    )
+
+
+def _ours(content: Mapping[str, Any], path: Path, given: Mapping[str, Any]) -> tuple[MultiTaskNetwork, dict[str, Any]]:
+    """The network and the training facts."""
+    if content["format"] != CHECKPOINT_FORMAT:
         raise CheckpointError(
-            f"{path} is not a spacecompile checkpoint: its format entry is {content.get('format')!r}, expected "
-            f"{CHECKPOINT_FORMAT!r}. Write it with `spacecompile train` or spacecompile.network.checkpoint."
+            f"{path} is a checkpoint of format {content['format']!r}; this version reads {CHECKPOINT_FORMAT!r}. Use "
+            "the version that wrote it."
         )
     try:
         spec = msgspec.convert(content["spec"], ModelSpec)
         state_dict, training = content["state_dict"], dict(content.get("training", {}))
     except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
         raise CheckpointError(f"{path} has an unreadable spec: {error}. Train or convert it again.") from error
+    for name in NETWORK_FIELDS:
+        if given.get(name, getattr(spec, name)) != getattr(spec, name):
+            raise UsageError(
+                f"{name} is given as {given[name]!r}, but {path} says itself that it is {getattr(spec, name)!r}. Leave "
+                "the flag out."
+            )
     network = MultiTaskNetwork(spec)
     _load_weights(network, state_dict, path)
-    return LoadedCheckpoint(
-        network=network.eval(),
-        spec=spec,
-        training=training,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        format=CHECKPOINT_FORMAT,
-    )
+    return network, training
+
+
+def _foreign(
+    content: Mapping[str, Any], path: Path, given: Mapping[str, Any]
+) -> tuple[MultiTaskNetwork, str, tuple[str, ...]]:
+    """The network, what kind of file it was, and what was assumed."""
+    weights = foreign_weights(content, path)
+    try:
+        network, assumed = adopt(weights, given)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} ({weights.format}) can't be used: {error}") from error
+    return network, weights.format, assumed
 
 
 def _load_weights(network: MultiTaskNetwork, state_dict: dict[str, Tensor], path: Path) -> None:
@@ -121,6 +170,9 @@ def _load_weights(network: MultiTaskNetwork, state_dict: dict[str, Tensor], path
     except (RuntimeError, AttributeError) as error:
         first_line = str(error).strip().splitlines()[-1].strip()
         raise CheckpointError(f"{path} does not fit its own spec: {first_line}") from error
+
+
+def _require_finite(network: MultiTaskNetwork, path: Path) -> None:
     bad = [key for key, value in network.state_dict().items() if not torch.isfinite(value.float()).all()]
     if bad:
         raise CheckpointError(
@@ -138,27 +190,35 @@ def _read_torch(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds Python objects beside tensors, which could run code when loaded, or is not a checkpoint. "
-            "Save a state dict, or convert it to safetensors."
+            f"{path} holds Python objects beside tensors, which could run code when loaded, or is not a checkpoint"
+            f"{_refused_object(error)}. Save its weights alone where you trust it: "
+            'torch.save(model.state_dict(), "weights.pt"), or convert them to safetensors.'
         ) from error
     except _FOREIGN_FILE_ERRORS as error:
         # An empty file raises an EOFError without a message.
         reason = (str(error) or "the file is empty").splitlines()[0]
         raise CheckpointError(f"{path} is truncated or not a torch checkpoint: {reason}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a dict with format and state_dict.")
+        raise CheckpointError(
+            f"{path} holds a {type(content).__name__}; expected a dict: a state dict, or one that holds it."
+        )
     return content
+
+
+def _refused_object(error: pickle.UnpicklingError) -> str:
+    """The kind of object that torch's restricted unpickler refused, in words, where it says so."""
+    found = re.search(r"GLOBAL (\S+) ", str(error))
+    return f" ({found[1]})" if found else ""
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            content: dict[str, Any] = {
-                key: json.loads(metadata[key]) for key in ("spec", "training") if key in metadata
-            }
-            content["format"] = metadata.get("format")
-            content["state_dict"] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+            tensors: dict[str, Any] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+            if not metadata.get("format", "").startswith(CHECKPOINT_FORMAT_PREFIX):
+                return tensors
+            facts = {key: json.loads(metadata[key]) for key in ("spec", "training") if key in metadata}
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} is truncated or not a safetensors file: {error}") from error
-    return content
+    return {**facts, "format": metadata["format"], "state_dict": tensors}

@@ -5,6 +5,7 @@ Layout legend: N batch, C channels, H W input rows and columns, L classes, K par
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from spacecompile.contract import PARTS, ModelSpec
 from spacecompile.errors import CheckpointError
+from spacecompile.network.encoder_index import BUILD_ERRORS
 
 
 class MultiTaskNetwork(nn.Module):
@@ -31,6 +33,11 @@ class MultiTaskNetwork(nn.Module):
         super().__init__()
         model = _smp_model(spec)
         self.spec = spec
+        # Factor of smp's own head, which is left out here.
+        upsampling: Any = model.segmentation_head[1]
+        self.head_upsampling: int = 1 if isinstance(upsampling, nn.Identity) else round(upsampling.scale_factor)
+        # Upsampling belongs to the sealed graph, see the class docstring.
+        model.segmentation_head[1] = nn.Identity()
         self.encoder: nn.Module = model.encoder
         self.decoder: nn.Module = model.decoder
         self.segmentation_head: nn.Module = model.segmentation_head
@@ -59,18 +66,18 @@ def _smp_model(spec: ModelSpec) -> Any:
             "Name one of its classes, for example Segformer or Unet."
         )
     try:
-        model = architecture(
-            encoder_name=spec.encoder,
-            encoder_depth=spec.encoder_depth,
-            encoder_weights=None,
-            classes=len(PARTS),
-            aux_params={"classes": len(spec.classes), "dropout": spec.dropout},
-            **spec.decoder_options,
-        )
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        with warnings.catch_warnings():
+            # smp deprecates names and options that old checkpoints have all the same.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return architecture(
+                encoder_name=spec.encoder,
+                encoder_depth=spec.encoder_depth,
+                encoder_weights=None,
+                classes=len(PARTS),
+                aux_params={"classes": len(spec.classes), "dropout": spec.dropout},
+                **spec.decoder_options,
+            )
+    except BUILD_ERRORS as error:
         raise CheckpointError(
             f"segmentation_models_pytorch refuses {spec.architecture} with encoder {spec.encoder}: {error}"
         ) from error
-    # Upsampling belongs to the sealed graph, see the class docstring.
-    model.segmentation_head[1] = nn.Identity()
-    return model

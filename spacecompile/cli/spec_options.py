@@ -1,0 +1,89 @@
+"""Flags that say what a checkpoint does not: facts about its training, and which foreign network it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from spacecompile.cli.values import channels_from_text, names_from_text, size_px_from_text
+from spacecompile.contract import ModelSpec
+from spacecompile.errors import UsageError
+
+ImgszFlag = Annotated[str | None, typer.Option(help="Input size in pixels instead of the checkpoint's.")]
+FrameFlag = Annotated[str | None, typer.Option(help="Camera frame size in pixels, HEIGHTxWIDTH, likewise.")]
+MeanFlag = Annotated[str | None, typer.Option(help="Per channel r,g,b of frames scaled to 0..1, likewise.")]
+StdFlag = Annotated[str | None, typer.Option(help="Likewise.")]
+ClassesFlag = Annotated[str | None, typer.Option(help="Class names a,b,... in the classifier's order.")]
+SpecFlag = Annotated[Path | None, typer.Option(help="JSON file with fields of the model spec; flags win over it.")]
+ArchitectureFlag = Annotated[
+    str | None, typer.Option(help="smp class of a foreign checkpoint, such as Unet, where its weights don't say.")
+]
+EncoderFlag = Annotated[str | None, typer.Option(help="smp encoder name, timm's as tu-NAME, likewise.")]
+EncoderDepthFlag = Annotated[int | None, typer.Option(min=3, max=5, help="Stages of the encoder, likewise.")]
+DecoderOptionsFlag = Annotated[
+    str | None, typer.Option(help="Keyword arguments of the smp class as JSON, likewise.", metavar="JSON")
+]
+
+
+def spec_changes(
+    *,
+    spec: Path | None,
+    imgsz: str | None,
+    frame: str | None,
+    mean: str | None,
+    std: str | None,
+    classes: str | None,
+    architecture: str | None,
+    encoder: str | None,
+    encoder_depth: int | None,
+    decoder_options: str | None,
+) -> dict[str, Any]:
+    """Fields of the spec that flags and the spec file give.
+
+    Raises:
+        UsageError: If one can't be read.
+    """
+    changes = {} if spec is None else _spec_from_file(spec)
+    if imgsz is not None:
+        changes["input_size_px"] = size_px_from_text(imgsz, "--imgsz")
+    if frame is not None:
+        changes["frame_size_px"] = size_px_from_text(frame, "--frame")
+    if mean is not None:
+        changes["mean"] = channels_from_text(mean, "--mean")
+    if std is not None:
+        changes["std"] = channels_from_text(std, "--std")
+    if classes is not None:
+        changes["classes"] = names_from_text(classes)
+    if decoder_options is not None:
+        changes["decoder_options"] = _object_from_json(decoder_options.encode(), "--decoder-options")
+    named = {"architecture": architecture, "encoder": encoder, "encoder_depth": encoder_depth}
+    return {**changes, **{name: value for name, value in named.items() if value is not None}}
+
+
+def _spec_from_file(path: Path) -> dict[str, Any]:
+    """The fields that a file gives, as the spec holds them."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"can't read --spec {path}: {error.strerror}. Name a JSON file.") from error
+    given = _object_from_json(content, f"--spec {path}")
+    if unknown := sorted(given.keys() - set(ModelSpec.__struct_fields__)):
+        raise UsageError(
+            f"--spec {path} has the field {unknown[0]!r}, which no model spec has. Known are "
+            f"{', '.join(ModelSpec.__struct_fields__)}."
+        )
+    try:
+        spec = msgspec.convert(given, ModelSpec)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"--spec {path} can't be used: {error}. See the spec in a bundle's manifest.json.") from error
+    return {name: getattr(spec, name) for name in given}
+
+
+def _object_from_json(content: bytes, flag: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(content, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f'{flag} is no JSON object: {error}. Write it like {{"mean": [0.5, 0.5, 0.5]}}.') from error

@@ -1,0 +1,102 @@
+"""Finding the weights of a `segmentation_models_pytorch` network in a file that some trainer wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from spacecompile.errors import CheckpointError
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "ema")
+"""Entries under which trainers keep weights, the most telling first."""
+
+CHILDREN = ("encoder.", "decoder.", "segmentation_head.", "classification_head.")
+"""How the weights of an smp network begin."""
+
+_MARK = "segmentation_head.0.weight"
+"""Every smp network has it, and nothing else."""
+
+_COMPILED = "_orig_mod."
+"""What torch.compile puts before the names of a module's weights."""
+
+_LIGHTNING_MARK = "pytorch-lightning_version"
+_DEEPEST = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignWeights:
+    """Weights of an smp network.
+
+    Attributes:
+        tensors: By smp's own names.
+        format: What kind of file they were in, and where in it.
+        notes: What was chosen or left out, one clause each.
+    """
+
+    tensors: dict[str, Tensor]
+    format: str
+    notes: tuple[str, ...]
+
+
+def foreign_weights(content: Mapping[str, Any], path: Path) -> ForeignWeights:
+    """Find the weights in what a file holds.
+
+    Args:
+        content: Of the file: a state dict, or a dict that holds one.
+        path: For messages.
+
+    Raises:
+        CheckpointError: If there are none, or those of several networks side by side.
+    """
+    places = list(_state_dicts(content))
+    if not places:
+        raise CheckpointError(
+            f"{path} is not a spacecompile checkpoint and holds no segmentation_models_pytorch network: no weight's "
+            f"name ends in {_MARK}. Save the state dict of the whole smp model."
+        )
+    wrapper, tensors = places[0]
+    prefixes = sorted({key.removesuffix(_MARK) for key in tensors if key.endswith(_MARK)})
+    if len(prefixes) > 1:
+        raise CheckpointError(
+            f"{path} holds {len(prefixes)} networks, under the prefixes {', '.join(map(repr, prefixes))}. Save the "
+            "state dict of the one to compile on its own."
+        )
+    prefix = prefixes[0]
+    named = {
+        key.removeprefix(prefix).replace(_COMPILED, ""): value
+        for key, value in tensors.items()
+        if key.startswith(prefix)
+    }
+    kept = {key: value for key, value in named.items() if key.startswith(CHILDREN)}
+    notes = []
+    if len(places) > 1:
+        notes.append(f"weights of entry {wrapper!r}, not of {', '.join(repr(other) for other, _ in places[1:])}")
+    if beside := sorted(named.keys() - kept.keys()):
+        notes.append(f"{len(beside)} tensors beside the network left out, first {beside[0]}")
+    return ForeignWeights(tensors=kept, format=_format(content, wrapper, prefix), notes=tuple(notes))
+
+
+def _state_dicts(content: Mapping[str, Any], wrapper: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every dict in the content that holds an smp network, with the entry it lies under."""
+    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    if any(key.endswith(_MARK) for key in tensors):
+        yield wrapper, tensors
+    if depth < _DEEPEST:
+        for name in WRAPPERS:
+            inner = content.get(name)
+            if isinstance(inner, Mapping):
+                yield from _state_dicts(inner, f"{wrapper}.{name}" if wrapper else name, depth + 1)
+
+
+def _format(content: Mapping[str, Any], wrapper: str, prefix: str) -> str:
+    if _LIGHTNING_MARK in content:
+        kind = "Lightning checkpoint"
+    elif wrapper:
+        kind = f"smp state dict in entry {wrapper!r}"
+    else:
+        kind = "smp state dict"
+    return f"{kind}, prefix {prefix!r}" if prefix else kind

@@ -1,0 +1,38 @@
+"""Whether a network runs at all at a size: smp refuses some pairs only then."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spacecompile.errors import CheckpointError
+from spacecompile.network.encoder_index import BUILD_ERRORS
+from spacecompile.network.model import MultiTaskNetwork
+
+
+@torch.inference_mode()
+def run_once(network: MultiTaskNetwork, input_size_px: tuple[int, int], *, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Run a network on one random input in float32.
+
+    Args:
+        network: In float32 and evaluation mode.
+        input_size_px: (height, width).
+        seed: Of the input's standard normal values.
+
+    Returns:
+        Class logits [1, L] and part logits [1, K, h, w].
+
+    Raises:
+        CheckpointError: If smp or timm refuses the size.
+    """
+    spec = network.spec
+    input_1CHW = torch.randn(1, 3, *input_size_px, generator=torch.Generator().manual_seed(seed))
+    try:
+        outputs: tuple[Tensor, Tensor] = network(input_1CHW)
+    except BUILD_ERRORS as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"{spec.architecture} with encoder {spec.encoder} does not run on an input of "
+            f"{input_size_px[0]}x{input_size_px[1]}: {reason.rstrip('.')}. Try a larger --imgsz, a multiple of 64."
+        ) from error
+    return outputs
