@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import torch
 
 from spacecompile.contract import Manifest, Progress, Record, Tta, Variant, no_progress
@@ -176,7 +177,7 @@ def _network_of(bundle: Bundle, checkpoint: Path) -> MultiTaskNetwork:
             f"{checkpoint} has SHA-256 {sha256}; {bundle.root} was built from a checkpoint with "
             f"{manifest.source_sha256}. Name that checkpoint with --checkpoint, or build a bundle from this one."
         )
-    loaded = load_checkpoint(checkpoint)
+    loaded = load_checkpoint(checkpoint, given=msgspec.structs.asdict(manifest.spec))
     if len(loaded.spec.classes) != len(manifest.spec.classes):
         raise IntegrityError(
             f"{bundle.root} names {len(manifest.spec.classes)} classes, its checkpoint has {len(loaded.spec.classes)}. "
