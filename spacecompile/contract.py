@@ -185,6 +185,7 @@ class PassReport(Record):
         changed: Whether it rewrote anything.
         before, after: Cost of the whole network.
         relative_error: Largest |after - before| over largest |before|, in float64 on random input.
+        skipped: Why the pass was left out although it had something to do; empty where it was not.
     """
 
     name: str
@@ -192,6 +193,7 @@ class PassReport(Record):
     before: Cost
     after: Cost
     relative_error: float
+    skipped: str = ""
 
 
 class FileFact(Record):

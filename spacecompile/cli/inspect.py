@@ -78,9 +78,15 @@ def _cost_lines(manifest: Manifest) -> list[str]:
         for report in manifest.rewrites
         if report.changed
     ]
+    skipped = [
+        _row("rewrite", f"{report.name} was skipped: it {report.skipped}")
+        for report in manifest.rewrites
+        if report.skipped
+    ]
     return [
         _row("cost", f"{_cost(manifest.cost_source)} in the checkpoint"),
         *steps,
+        *skipped,
         _row("cost", _cost(manifest.cost)),
     ]
 

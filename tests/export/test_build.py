@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,9 +21,11 @@ from spacecompile.errors import OutputError, ParityError
 from spacecompile.export.build import PARITY_PATH, BuildStep, build, run_build
 from spacecompile.export.parity import ParityReport
 from spacecompile.export.plan import BuildOptions, plan_build
+from spacecompile.export.rewrite.batchnorm import FoldBatchNorm
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.export.to_onnx import illegal_nodes
 from spacecompile.network.checkpoint import load_checkpoint
+from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.runtime.bundle import Bundle, open_bundle
 from spacecompile.runtime.selftest import run_selftest
 from spacecompile.runtime.session import load
@@ -162,6 +165,7 @@ def test_another_architecture_builds_without_rewrites_and_with_a_median(quick_ch
     assert report.path == str(tmp_path / "net.spacepkg")
     assert report.rewrites == ()
     assert report.cost == report.cost_source
+    assert re.match(r"without rewrites: [\d.]+ instead of [\d.]+ GMAC", steps[0].note)
     assert [variant.name for variant in report.variants] == ["fp32", "fp32-d4-median"]
     assert [step.name for step in steps] == [
         *("count", "frames", "export fp32", "export fp32-d4-median", "reference", "reference d4-median"),
@@ -176,6 +180,22 @@ def test_another_architecture_builds_without_rewrites_and_with_a_median(quick_ch
         128,
         3,
     ]
+
+
+def test_a_pass_that_can_not_prove_itself_is_skipped_and_the_manifest_says_why(
+    quick_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def wrong(_pass: FoldBatchNorm, network: MultiTaskNetwork) -> MultiTaskNetwork:
+        next(network.decoder.parameters()).mul_(1.01)
+        return network
+
+    monkeypatch.setattr(FoldBatchNorm, "apply", torch.no_grad()(wrong))
+    output = tmp_path / "net.spacepkg"
+    build(quick_checkpoint, output=output, tta=("none",), options=FEW_FRAMES)
+    skipped = {report.name: report.skipped for report in open_bundle(output).manifest.rewrites if report.skipped}
+    assert list(skipped) == ["fold_batchnorm"]
+    assert "relative error" in skipped["fold_batchnorm"]
+    assert "rewrite pass fold_batchnorm is skipped: it changed the part logits" in caplog.text
 
 
 def test_an_existing_bundle_is_only_replaced_when_forced(quick_checkpoint: Path, tmp_path: Path) -> None:
