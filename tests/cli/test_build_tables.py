@@ -30,7 +30,7 @@ def test_a_pass_is_a_row(fields: dict[str, object], cells: list[str], capfd: pyt
     defaults = {"name": "a_pass", "changed": False, "before": BEFORE, "after": BEFORE, "relative_error": 0.0}
     say_passes([PassReport(**(defaults | fields))])
     title, heads, row = capfd.readouterr().err.splitlines()
-    assert title == "Rewrites"
+    assert title.rstrip() == "Rewrites"
     assert heads.split("  ")[0] == "pass"
     assert [cell.strip() for cell in row.split("  ") if cell.strip()] == cells
 

@@ -70,6 +70,7 @@ class Flow:
     returned: set[int] = field(default_factory=set)
 
     def add(self, call: Call) -> None:
+        """Note who reads the tensors that a call was given."""
         for tensor in _tensors((call.args, call.kwargs)):
             self.readers[id(tensor)].append(call)
 

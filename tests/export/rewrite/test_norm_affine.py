@@ -141,7 +141,7 @@ class Scaled(nn.Conv2d):
 
 
 FOLDABLE = [
-    pytest.param(lambda: Toy(), id="pointwise-convolution"),
+    pytest.param(Toy, id="pointwise-convolution"),
     pytest.param(lambda: Toy(nn.Conv2d(8, 5, 2, stride=2)), id="unpadded-convolution"),
     pytest.param(lambda: Toy(nn.Conv2d(8, 5, 1, bias=False)), id="without-bias"),
     pytest.param(lambda: Toy(norm=LayerNorm2d(8, bias=False)), id="norm-without-shift"),
@@ -149,8 +149,8 @@ FOLDABLE = [
     pytest.param(lambda: OnFirstToken(nn.Linear(8, 5)), id="one-token"),
     pytest.param(lambda: InWindows(nn.Linear(8, 5)), id="windows"),
     pytest.param(lambda: Pooled(nn.Linear(8, 5)), id="through-pooling"),
-    pytest.param(lambda: Resized(), id="through-resizing"),
-    pytest.param(lambda: ReadByTwoLayers(), id="two-layers"),
+    pytest.param(Resized, id="through-resizing"),
+    pytest.param(ReadByTwoLayers, id="two-layers"),
 ]
 LEFT_ALONE = [
     pytest.param(lambda: Toy(nn.Conv2d(8, 5, 3, padding=1)), id="zero-padding"),
@@ -160,16 +160,16 @@ LEFT_ALONE = [
     pytest.param(lambda: Toy(nn.Sequential(nn.ReLU(), nn.Conv2d(8, 5, 1))), id="activation-between"),
     pytest.param(lambda: Toy(Scaled(8, 5, 1)), id="subclass"),
     pytest.param(lambda: Toy(norm=LayerNorm2d(8, affine=False)), id="norm-without-gain"),
-    pytest.param(lambda: PooledWithPadding(), id="padded-pooling"),
+    pytest.param(PooledWithPadding, id="padded-pooling"),
     pytest.param(lambda: ChannelsMixedUp(nn.Linear(8, 5)), id="channels-mixed-up"),
-    pytest.param(lambda: ChannelsTurnedRound(), id="channels-turned-round"),
-    pytest.param(lambda: ReadTwice(), id="read-twice"),
-    pytest.param(lambda: ReaderCalledTwice(), id="reader-called-twice"),
-    pytest.param(lambda: ReaderUsedAsFunction(), id="reader-used-as-a-function"),
-    pytest.param(lambda: Returned(), id="returned"),
-    pytest.param(lambda: SharedNorm(), id="shared-norm"),
-    pytest.param(lambda: SharedWeight(), id="shared-weight"),
-    pytest.param(lambda: ChangedInPlace(), id="changed-in-place"),
+    pytest.param(ChannelsTurnedRound, id="channels-turned-round"),
+    pytest.param(ReadTwice, id="read-twice"),
+    pytest.param(ReaderCalledTwice, id="reader-called-twice"),
+    pytest.param(ReaderUsedAsFunction, id="reader-used-as-a-function"),
+    pytest.param(Returned, id="returned"),
+    pytest.param(SharedNorm, id="shared-norm"),
+    pytest.param(SharedWeight, id="shared-weight"),
+    pytest.param(ChangedInPlace, id="changed-in-place"),
 ]
 
 
