@@ -107,8 +107,13 @@ class Pass(ABC):
             after = cost_of_network(result)
         except _FAILURES as failure:
             where = f"{network.spec.architecture} with encoder {network.spec.encoder}"
-            raise UnprovenError(self.name, f"failed on {where}: {failure or type(failure).__name__}") from failure
+            raise UnprovenError(self.name, f"failed on {where}: {_first_line(failure)}") from failure
         return result, PassReport(name=self.name, changed=True, before=before, after=after, relative_error=error)
+
+
+def _first_line(failure: Exception) -> str:
+    """Some of torch's messages go on with a whole graph."""
+    return (str(failure).strip() or type(failure).__name__).splitlines()[0].rstrip(".")
 
 
 def in_float64(network: MultiTaskNetwork) -> MultiTaskNetwork:

@@ -15,6 +15,7 @@ from spacecompile.export.rewrite.norm_affine import FoldNormAffine
 from spacecompile.export.rewrite.reparameterise import Reparameterise
 from spacecompile.export.rewrite.segformer_head import CollapseSegformerHead
 from spacecompile.export.rewrite.unused import RemoveUnused
+from spacecompile.export.rewrite.upsampling import MovePointwiseFirst
 from spacecompile.network.model import MultiTaskNetwork
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ PASSES: tuple[Pass, ...] = (
     Reparameterise(),
     FoldBatchNorm(),
     CollapseSegformerHead(),
+    MovePointwiseFirst(),
     LayOutMit(),
     FoldAttentionScale(),
     FoldSingleHead(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from segmentation_models_pytorch.decoders.pan.decoder import FPABlock
 from torch import Tensor, nn
 
 OUTPUT_NAMES = ("class logits", "part logits")
@@ -19,7 +20,7 @@ class ProofSettings:
     height and width or mixes batch elements is caught.
 
     Attributes:
-        input_size_px: (height, width), multiples of 64 so that every smp decoder takes them.
+        input_size_px: (height, width), multiples of 64 so that nearly every smp decoder takes them.
         batch: Number of inputs.
         seed: Of the input's standard normal values.
         relative_error_max: Largest |after - before| over largest |before| that counts as the same network.
@@ -32,9 +33,10 @@ class ProofSettings:
 
 
 def proof_input(network: nn.Module, settings: ProofSettings) -> Tensor:
-    """Seeded float64 input [N, 3, H, W] on the network's device."""
+    """Seeded float64 input [N, 3, H, W] on the network's device; twice as large for PAN, which pools more often."""
     generator = torch.Generator().manual_seed(settings.seed)
-    shape = (settings.batch, 3, *settings.input_size_px)
+    factor = 2 if any(isinstance(module, FPABlock) for module in network.modules()) else 1
+    shape = (settings.batch, 3, *(factor * length_px for length_px in settings.input_size_px))
     input_NCHW = torch.randn(shape, generator=generator, dtype=torch.float64)
     return input_NCHW.to(next(network.parameters()).device)
 

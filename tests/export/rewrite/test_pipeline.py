@@ -77,6 +77,7 @@ def test_the_reference_network_meets_its_golden_costs(reference: Rewritten) -> N
         ("reparameterise", False, source, source),
         ("fold_batchnorm", True, source, folded),
         ("collapse_segformer_head", True, folded, collapsed),
+        ("move_pointwise_first", False, collapsed, collapsed),
         ("lay_out_mit", True, collapsed, collapsed),
         ("fold_attention_scale", True, collapsed, collapsed),
         ("fold_single_head", True, collapsed, single_head),
