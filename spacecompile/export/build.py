@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 import torch
-from torch import nn
 
 from spacecompile._version import __version__
 from spacecompile.contract import (
@@ -36,6 +35,7 @@ from spacecompile.export.sealed import SealedGraph
 from spacecompile.export.selftest import write_selftest
 from spacecompile.export.steps import BuildReport, BuildStep, Clock, no_steps
 from spacecompile.export.to_onnx import export_onnx
+from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.runtime.backends.onnxruntime_ import OnnxRuntimeBackend
 from spacecompile.runtime.threads import usable_cores
 
@@ -135,7 +135,7 @@ def run_build(
 
 def _rewritten(
     plan: BuildPlan, clock: Clock, progress: Progress
-) -> tuple[nn.Module, tuple[PassReport, ...], Cost, Cost]:
+) -> tuple[MultiTaskNetwork, tuple[PassReport, ...], Cost, Cost]:
     """The network to export, the pass reports, and the cost before and after."""
     network = plan.checkpoint.network
     with clock.step("rewrite" if plan.options.rewrite else "count") as step:
@@ -168,7 +168,7 @@ def _frames(plan: BuildPlan, clock: Clock, progress: Progress) -> tuple[ParityFr
     return frames
 
 
-def _export(plan: BuildPlan, variant: Variant, network: nn.Module, writer: BundleWriter, clock: Clock) -> None:
+def _export(plan: BuildPlan, variant: Variant, network: MultiTaskNetwork, writer: BundleWriter, clock: Clock) -> None:
     facts = {
         "name": plan.name,
         "variant": variant.name,
@@ -178,7 +178,8 @@ def _export(plan: BuildPlan, variant: Variant, network: nn.Module, writer: Bundl
         "source_sha256": plan.checkpoint.sha256,
     }
     with clock.step(f"export {variant.name}") as step:
-        graph = SealedGraph(network, plan.spec, variant.tta)
+        # The spec of the network that is sealed: a rewrite may have moved a scale or a threshold into its weights.
+        graph = SealedGraph(network, network.spec, variant.tta)
         model_bytes = export_onnx(graph, plan.spec.frame_size_px, facts=facts, opset=variant.opset)
         writer.write(variant.path, model_bytes)
         step.bytes = len(model_bytes)

@@ -62,8 +62,10 @@ class Flow:
         norms: Calls of layer norm.
         num_calls: How often each layer was called.
         returned: Identities of the network's outputs.
+        input: Of the network.
     """
 
+    input: Tensor
     readers: defaultdict[int, list[Call]] = field(default_factory=lambda: defaultdict(list))
     norms: list[Call] = field(default_factory=list)
     num_calls: Counter[nn.Module] = field(default_factory=Counter)
@@ -109,10 +111,10 @@ def flow_of(network: nn.Module) -> Flow:
     Args:
         network: In float64 and evaluation mode.
     """
-    flow = Flow()
+    flow = Flow(proof_input(network, ProofSettings(batch=1)))
     operators = _Operators(flow)
     with _layers_watched(network, operators), operators:
-        outputs = network(proof_input(network, ProofSettings(batch=1)))
+        outputs = network(flow.input)
     flow.returned = {id(output) for output in outputs}
     return flow
 

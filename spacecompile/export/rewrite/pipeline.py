@@ -9,9 +9,11 @@ from spacecompile.contract import PassReport, Progress, no_progress
 from spacecompile.export.rewrite.base import Pass, UnprovenError, cost_of_network, dtype_of, in_float64
 from spacecompile.export.rewrite.batchnorm import FoldBatchNorm
 from spacecompile.export.rewrite.dropout import RemoveDropout
+from spacecompile.export.rewrite.input_scale import FoldInputScale
 from spacecompile.export.rewrite.mit_attention import FoldAttentionScale, FoldSingleHead
 from spacecompile.export.rewrite.mit_layout import LayOutMit
 from spacecompile.export.rewrite.norm_affine import FoldNormAffine
+from spacecompile.export.rewrite.part_threshold import FoldPartThreshold
 from spacecompile.export.rewrite.reparameterise import Reparameterise
 from spacecompile.export.rewrite.segformer_head import CollapseSegformerHead
 from spacecompile.export.rewrite.unused import RemoveUnused
@@ -26,14 +28,17 @@ PASSES: tuple[Pass, ...] = (
     Reparameterise(),
     FoldBatchNorm(),
     CollapseSegformerHead(),
+    FoldPartThreshold(),
     MovePointwiseFirst(),
     LayOutMit(),
     FoldAttentionScale(),
     FoldSingleHead(),
     FoldNormAffine(),
+    FoldInputScale(),
 )
 """In this order: branches merge while their batch norms are there, the SegFormer head collapses once its own is folded,
-attention once it is laid out. A single head takes its norm's gain and shift itself, so norms come after it."""
+attention once it is laid out. A single head takes its norm's gain and shift itself, so norms come after it. A threshold goes into
+the segmentation head before that may become part of the decoder's graph."""
 
 
 def rewrite_network(
