@@ -5,8 +5,6 @@ Layout legend: C channels (RGB).
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from msgspec.structs import replace
 from torch import nn
@@ -22,7 +20,7 @@ class FoldInputScale(Pass):
 
     The mean can't follow: the first convolution pads with zeros, which stand for the mean. The network's spec says what
     it takes from then on, a standard deviation of 1/255, and both the proof and the sealed graph keep to it. Where the
-    frame is a whole multiple of the input, one convolution pools and scales at once for free, so nothing is gained there.
+    frame is a whole multiple of the input, one convolution pools and scales at once: nothing is to be gained there.
     """
 
     name = "fold_input_scale"
@@ -47,9 +45,7 @@ def _stem(network: MultiTaskNetwork) -> nn.Conv2d | None:
     """The convolution that alone reads the input, behind zero padding or not; None where there is none."""
     flow = flow_of(network)
     reader = _only_reader(flow, flow.input)
-    while (
-        reader is not None and reader.operator is torch.ops.aten.constant_pad_nd.default and _pads_zeros(*reader.args)
-    ):
+    while reader is not None and _pads_zeros(reader):
         reader = _only_reader(flow, reader.outputs[0])
     if reader is None:
         return None
@@ -67,5 +63,7 @@ def _only_reader(flow: Flow, tensor: torch.Tensor) -> Call | None:
     return readers[0] if len(readers) == 1 else None
 
 
-def _pads_zeros(_tensor: Any, _padding: Any, value: float = 0.0) -> bool:
-    return value == 0
+def _pads_zeros(call: Call) -> bool:
+    if call.operator is not torch.ops.aten.constant_pad_nd.default:
+        return False
+    return len(call.args) < 3 or call.args[2] == 0

@@ -37,8 +37,8 @@ PASSES: tuple[Pass, ...] = (
     FoldInputScale(),
 )
 """In this order: branches merge while their batch norms are there, the SegFormer head collapses once its own is folded,
-attention once it is laid out. A single head takes its norm's gain and shift itself, so norms come after it. A threshold goes into
-the segmentation head before that may become part of the decoder's graph."""
+attention once it is laid out. A single head takes its norm's gain and shift itself, so norms come after it. A threshold
+goes into the segmentation head before that may become part of the decoder's graph."""
 
 
 def rewrite_network(
