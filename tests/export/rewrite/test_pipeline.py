@@ -77,11 +77,13 @@ def test_the_reference_network_meets_its_golden_costs(reference: Rewritten) -> N
         ("reparameterise", False, source, source),
         ("fold_batchnorm", True, source, folded),
         ("collapse_segformer_head", True, folded, collapsed),
+        ("fold_part_threshold", False, collapsed, collapsed),
         ("move_pointwise_first", False, collapsed, collapsed),
         ("lay_out_mit", True, collapsed, collapsed),
         ("fold_attention_scale", True, collapsed, collapsed),
         ("fold_single_head", True, collapsed, single_head),
         ("fold_norm_affine", True, single_head, plain_norms),
+        ("fold_input_scale", False, plain_norms, plain_norms),
     ]
     assert max(report.relative_error for report in reference.reports) <= 1e-9
 
