@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import spacecompile
-from spacecompile.contract import HEALTH_SIGNALS, SPARK_CLASSES, Tolerance
+from spacecompile.contract import HEALTH_SIGNALS, SPARK_CLASSES, ModelSpec, Tolerance
 from spacecompile.errors import OutputError, ParityError
 from spacecompile.export.build import PARITY_PATH, BuildStep, build, run_build
 from spacecompile.export.parity import ParityReport
@@ -24,7 +24,7 @@ from spacecompile.export.plan import BuildOptions, plan_build
 from spacecompile.export.rewrite.batchnorm import FoldBatchNorm
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.export.to_onnx import illegal_nodes
-from spacecompile.network.checkpoint import load_checkpoint
+from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.runtime.bundle import Bundle, open_bundle
 from spacecompile.runtime.selftest import run_selftest
@@ -180,6 +180,25 @@ def test_another_architecture_builds_without_rewrites_and_with_a_median(quick_ch
         128,
         3,
     ]
+
+
+def test_a_network_whose_input_scale_and_threshold_moved_into_its_weights_holds_parity(tmp_path: Path) -> None:
+    spec = ModelSpec(
+        architecture="FPN",
+        encoder="resnet18",
+        decoder_options={},
+        input_size_px=(64, 64),
+        frame_size_px=(96, 96),
+        part_thresholds=(0.45, 0.55),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_checkpoint(tmp_path / "net.pt", MultiTaskNetwork(spec).eval(), training={})
+    report = build(tmp_path / "net.pt", output=tmp_path / "net.spacepkg", options=FEW_FRAMES)
+    changed = {step.name for step in report.rewrites if step.changed}
+    assert {"fold_input_scale", "fold_part_threshold", "move_pointwise_first"} < changed
+    assert all(verdict.passed for verdict in report.parity.variants)
+    assert open_bundle(tmp_path / "net.spacepkg").manifest.spec == spec
 
 
 def test_a_pass_that_can_not_prove_itself_is_skipped_and_the_manifest_says_why(
