@@ -104,6 +104,8 @@ class ModelSpec(Record):
         mask_upsampling: How part logits reach frame size. Ours is half-pixel centres in one step; a foreign smp
             network keeps `align_corners` up to the input size first, then half-pixel to the frame.
         part_thresholds: Probability above which a pixel belongs to body and panel.
+        part_logit_offset: To add to the network's part logits for true ones; only a rewritten network has any. Its
+            thresholds are those of the logits that it gives.
         box: The box rule.
     """
 
@@ -119,6 +121,7 @@ class ModelSpec(Record):
     std: tuple[float, float, float] = (0.19, 0.19, 0.24)
     mask_upsampling: Literal["half_pixel", "align_corners"] = "half_pixel"
     part_thresholds: tuple[float, float] = (0.5, 0.5)
+    part_logit_offset: float = 0.0
     box: BoxRule = BoxRule()
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spacecompile.cli import console
+from spacecompile.cli.build_tables import say_passes
 from spacecompile.cli.dry_run import say_dry_run
 from spacecompile.cli.openmp import wait_passively
 from spacecompile.cli.parity_lines import parity_line
@@ -28,7 +29,6 @@ from spacecompile.cli.values import names_from_text
 from spacecompile.extras import require_extra
 
 if TYPE_CHECKING:
-    from spacecompile.contract import PassReport
     from spacecompile.export.build import BuildReport, BuildStep
     from spacecompile.export.plan import BuildPlan
 
@@ -134,8 +134,7 @@ def _say_step(step: BuildStep) -> None:
 
 
 def _say_report(report: BuildReport) -> None:
-    for step in report.rewrites:
-        _say(_pass_line(step))
+    say_passes(report.rewrites)
     for verdict in report.parity.variants:
         _say(parity_line(verdict))
     for licence in report.licences:
@@ -143,18 +142,6 @@ def _say_report(report: BuildReport) -> None:
     _say(f"{report.path}: {_megabytes(report.bytes)} in {report.seconds:.1f} s")
     console.stderr.print(
         f"next: [bold]spacecompile predict {console.quoted(report.path)} IMAGES -o out[/]", soft_wrap=True
-    )
-
-
-def _pass_line(report: PassReport) -> str:
-    if not report.changed:
-        return f"rewrite {report.name}: nothing to do"
-    before, after = report.before, report.after
-    return (
-        f"rewrite {report.name}: {before.macs_fvcore / 1e9:.4f} -> {after.macs_fvcore / 1e9:.4f} GMAC (fvcore), "
-        f"{before.macs_torch / 1e9:.4f} -> {after.macs_torch / 1e9:.4f} GMAC (torch), "
-        f"{before.params / 1e6:.4f} -> {after.params / 1e6:.4f} M parameters, "
-        f"relative error {report.relative_error:.1e}"
     )
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import msgspec
 from onnx import ModelProto
-from torch import nn
 
 from spacecompile._version import __version__
 from spacecompile.contract import (
@@ -57,7 +56,7 @@ from spacecompile.export.selftest import write_selftest
 from spacecompile.export.steps import BuildReport, BuildStep, Clock, no_steps
 from spacecompile.export.to_onnx import export_model, model_bytes
 from spacecompile.export.worst_frame import write_failure_report
-from spacecompile.network.count import cost_of
+from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.runtime.threads import usable_cores
 
 __all__ = ["PARITY_PATH", "BuildReport", "BuildStep", "build", "run_build"]
@@ -165,22 +164,25 @@ def run_build(
 
 def _rewritten(
     plan: BuildPlan, clock: Clock, progress: Progress
-) -> tuple[nn.Module, tuple[PassReport, ...], Cost, Cost]:
+) -> tuple[MultiTaskNetwork, tuple[PassReport, ...], Cost, Cost]:
     """The network to export, the pass reports, and the cost before and after."""
     network = plan.checkpoint.network
-    if not plan.options.rewrite:
-        with clock.step("count") as step:
-            cost = cost_of(network, plan.spec.input_size_px)
-            step.note = "no rewrites"
-        return network, (), cost, cost
-    with clock.step("rewrite") as step:
-        rewritten, reports = rewrite_network(network, progress=progress)
+    with clock.step("rewrite" if plan.options.rewrite else "count") as step:
+        # The parity gate guards the result, so a pass that can't prove itself costs its gain and not the build.
+        rewritten, reports = rewrite_network(network, skip_unproven=True, progress=progress)
         before, after = reports[0].before, reports[-1].after
-        step.note = (
-            f"{before.macs_fvcore / 1e9:.4f} -> {after.macs_fvcore / 1e9:.4f} GMAC (fvcore), "
-            f"{before.params / 1e6:.4f} -> {after.params / 1e6:.4f} M parameters"
-        )
+        if not plan.options.rewrite:
+            step.note = f"without rewrites: {_saving(before, 'instead of', after)}"
+            return network, (), before, before
+        step.note = _saving(before, "->", after)
     return rewritten, reports, before, after
+
+
+def _saving(first: Cost, relation: str, second: Cost) -> str:
+    return (
+        f"{first.macs_fvcore / 1e9:.4f} {relation} {second.macs_fvcore / 1e9:.4f} GMAC (fvcore), "
+        f"{first.params / 1e6:.4f} {relation} {second.params / 1e6:.4f} M parameters"
+    )
 
 
 def _frames(plan: BuildPlan, clock: Clock, progress: Progress) -> tuple[ParityFrame, ...]:
@@ -207,12 +209,13 @@ def augmentations_to_answer(plan: BuildPlan) -> list[Tta]:
     return list(dict.fromkeys([*searched, *(variant.tta for variant in plan.variants)]))
 
 
-def _exported(plan: BuildPlan, network: nn.Module, clock: Clock) -> dict[Tta, ModelProto]:
+def _exported(plan: BuildPlan, network: MultiTaskNetwork, clock: Clock) -> dict[Tta, ModelProto]:
     """The float32 graph of every augmentation, and the plain one, which ranges are measured on."""
     models: dict[Tta, ModelProto] = {}
     for tta in augmentations_to_export(plan):
         with clock.step("export" if tta == "none" else f"export {tta}") as step:
-            models[tta] = export_model(SealedGraph(network, plan.spec, tta), plan.spec.frame_size_px)
+            # The spec of the network that is sealed: a rewrite may have moved a scale or a threshold into its weights.
+            models[tta] = export_model(SealedGraph(network, network.spec, tta), plan.spec.frame_size_px)
             step.bytes = models[tta].ByteSize()
     return models
 

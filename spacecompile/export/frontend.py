@@ -14,6 +14,15 @@ from spacecompile.network.preprocess import input_from_frame, normalised
 
 CHANNELS = 3
 
+UNIT_STD = (1 / 255, 1 / 255, 1 / 255)
+"""Of a network that takes frames of 0 to 255 minus the mean: there is nothing to scale."""
+
+
+def is_whole_ratio(spec: ModelSpec) -> bool:
+    """Whether the frame is a whole multiple of the input, along each axis its own."""
+    (frame_h, frame_w), (input_h, input_w) = spec.frame_size_px, spec.input_size_px
+    return frame_h % input_h == 0 and frame_w % input_w == 0
+
 
 class FrameToInput(nn.Module):
     """Reduce a frame to the input size and normalise it, exactly as training does.
@@ -32,7 +41,7 @@ class FrameToInput(nn.Module):
         self.spec = spec
         (frame_h, frame_w), (input_h, input_w) = spec.frame_size_px, spec.input_size_px
         self.ratios: tuple[int, int] | None = None
-        if frame_h % input_h == 0 and frame_w % input_w == 0:
+        if is_whole_ratio(spec):
             self.ratios = (frame_h // input_h, frame_w // input_w)
             kernel_OIhw, bias_O = _packed_kernel(spec, self.ratios)
             self.register_buffer("kernel_OIhw", kernel_OIhw)
@@ -49,6 +58,9 @@ class FrameToInput(nn.Module):
         """
         if self.ratios is None:
             input_NCHW = input_from_frame(frame_HWC.permute(2, 0, 1)[None], self.spec.input_size_px)
+            if self.spec.std == UNIT_STD:
+                mean_C = torch.tensor([255 * mean for mean in self.spec.mean], dtype=input_NCHW.dtype)
+                return input_NCHW - mean_C[:, None, None]
             return normalised(input_NCHW, self.spec.mean, self.spec.std)
         height, width, channels = frame_HWC.shape
         packed_11HW = frame_HWC.reshape(1, 1, height, width * channels)

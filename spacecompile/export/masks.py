@@ -27,7 +27,7 @@ class FrameParts(NamedTuple):
         parts_HW: uint8, bit 0 body, bit 1 panel.
         box_xyxy: float32 [4], half-open frame pixels, all zero without a pixel above the box threshold.
         parts_px: float32 [K], set pixels per part.
-        logit_max: The largest part logit of the frame, a scalar.
+        logit_max: The largest true part logit of the frame, a scalar.
     """
 
     parts_HW: Tensor
@@ -75,8 +75,12 @@ class PartsInFrame(nn.Module):
             parts_HW=shuffled_11HW.reshape(self.spec.frame_size_px).to(torch.uint8),
             box_xyxy=self._box(row_max_H, column_max_W),
             parts_px=torch.stack([mask.sum() for mask in set_1Phw]),
-            logit_max=row_max_H.amax(dim=0),
+            logit_max=self._true(row_max_H.amax(dim=0)),
         )
+
+    def _true(self, logits: Tensor) -> Tensor:
+        offset = self.spec.part_logit_offset
+        return logits + offset if offset else logits
 
     def _upsampled(self, part_logits_1Khw: Tensor) -> tuple[int, list[Tensor]]:
         """Phases per cell and axis, and for each part the frame's logits, phase by phase [1, P, h, w]."""
@@ -102,7 +106,7 @@ class PartsInFrame(nn.Module):
 
     def _box(self, row_max_H: Tensor, column_max_W: Tensor) -> Tensor:
         """Smallest box around every pixel above the box threshold, grown and clipped."""
-        box_logit = logit(self.spec.box.threshold)
+        box_logit = logit(self.spec.box.threshold) - self.spec.part_logit_offset
         top, bottom = _first_and_end(row_max_H > box_logit, self.row_H)
         left, right = _first_and_end(column_max_W > box_logit, self.column_W)
         tight_xyxy = torch.stack([left, top, right, bottom])

@@ -28,7 +28,8 @@ class SealedGraph(nn.Module):
 
         Args:
             network: Maps an input batch to class logits and part logits; in evaluation mode.
-            spec: Of the network.
+            spec: Of this network: a rewritten one may take another input and give shifted part logits, which its own
+                spec says.
             tta: Test-time augmentation inside the graph.
 
         Raises:
@@ -37,6 +38,7 @@ class SealedGraph(nn.Module):
         super().__init__()
         check_tta(spec, tta)
         self.tta = tta
+        self.part_logit_offset = spec.part_logit_offset
         self.to_input = FrameToInput(spec)
         self.network = network
         self.to_parts = PartsInFrame(spec)
@@ -64,7 +66,7 @@ class SealedGraph(nn.Module):
         if self.tta != "none":
             part_logits_NKhw = undone(part_logits_NKhw)
             disagreement = view_disagreement(part_logits_NKhw, self.threshold_logits_1K11)
-            part_logits_NKhw = merged_part_logits(part_logits_NKhw, self.tta)
+            part_logits_NKhw = merged_part_logits(part_logits_NKhw, self.tta, offset=self.part_logit_offset)
         parts_HW, box_xyxy, parts_px, logit_max = self.to_parts(part_logits_NKhw)
         signals = [_frame_mean(frame_HWC), frame_HWC.amax(dim=(0, 1, 2)), *parts_px.unbind(), torch.sigmoid(logit_max)]
         return class_probs_L, parts_HW, box_xyxy, torch.stack([*signals, disagreement])

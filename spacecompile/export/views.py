@@ -44,22 +44,29 @@ def merged_class_probs(class_logits_NL: Tensor, tta: Tta) -> Tensor:
     return class_probs_NL.mean(dim=0)
 
 
-def merged_part_logits(part_logits_NKhw: Tensor, tta: Tta) -> Tensor:
+def merged_part_logits(part_logits_NKhw: Tensor, tta: Tta, *, offset: float = 0.0) -> Tensor:
     """One logit per part and pixel [1, K, h, w].
 
     `d4` gives the logit of the mean probability, which is what averaging the views' predictions means in the
     literature. It is computed as log(mean sigmoid(x)) - log(mean sigmoid(-x)): the textbook log(p / (1 - p)) loses
     all digits where p is near 1. `d4-median` is a vote: the median logit is the logit of the median probability, up
     to the mean of the two middle ones, and one bad view can't move it far.
+
+    Args:
+        part_logits_NKhw: Of all views, in the picture's own pose.
+        tta: How to merge.
+        offset: To add to given logits for true ones, which a mean of probabilities needs; the result is shifted back.
     """
     if tta == "d4-median":
         return _median(part_logits_NKhw)
-    bounded_NKhw = part_logits_NKhw.clamp(-_LOGIT_MAX, _LOGIT_MAX)
+    true_NKhw = part_logits_NKhw + offset if offset else part_logits_NKhw
+    bounded_NKhw = true_NKhw.clamp(-_LOGIT_MAX, _LOGIT_MAX)
     # Not torch.sigmoid: ONNX Runtime gives exactly 0 below about -18, and the logarithm of 0 makes the upsampled
     # logits NaN.
     set_1Khw = (1 / (1 + torch.exp(-bounded_NKhw))).mean(dim=0, keepdim=True)
     unset_1Khw = (1 / (1 + torch.exp(bounded_NKhw))).mean(dim=0, keepdim=True)
-    return torch.log(set_1Khw) - torch.log(unset_1Khw)
+    merged_1Khw = torch.log(set_1Khw) - torch.log(unset_1Khw)
+    return merged_1Khw - offset if offset else merged_1Khw
 
 
 def view_disagreement(part_logits_NKhw: Tensor, threshold_logits_1K11: Tensor) -> Tensor:

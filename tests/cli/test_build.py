@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,8 @@ def test_a_build_says_each_step_the_proof_and_the_next_command(
     assert report["parity"]["variants"][0]["passed"]
     for step in ("rewrite", "export fp32", "export fp32-d4", "parity fp32", "parity fp32-d4", "self-test"):
         assert f"  {step} " in stderr
-    assert "rewrite fold_batchnorm: " in stderr
+    assert "\nfold_batchnorm " in stderr
+    assert "\nremove_unused " in stderr
     assert "same class on 100.0%" in stderr
     assert f"next: spacecompile predict {output} IMAGES" in stderr
     assert "Warning" not in stderr
@@ -75,6 +77,24 @@ def test_a_dry_run_lists_steps_and_files_and_touches_nothing(
     listed = {row[0] for row in rows}
     assert {"variants/fp32/model.onnx", "reports/parity.json", "selftest/expected.json", "manifest.json"} <= listed
     assert "nothing was written" in stderr
+
+
+def test_no_rewrite_says_what_it_costs(
+    quick_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "net.spacepkg"
+    assert build(quick_checkpoint, "-o", output, "--no-rewrite", "--tta", "none", "--parity-frames", 0) == 0
+    stderr = capfd.readouterr().err
+    line = next(line for line in stderr.splitlines() if "without rewrites" in line)
+    numbers = re.fullmatch(
+        r".*without rewrites: (\S+) instead of (\S+) GMAC \(fvcore\), (\S+) instead of (\S+) M parameters", line
+    )
+    assert numbers is not None
+    macs, macs_rewritten, params, params_rewritten = map(float, numbers.groups())
+    assert macs_rewritten < macs
+    assert params_rewritten < params
+    assert "Rewrites" not in stderr
+    assert open_bundle(output).manifest.rewrites == ()
 
 
 def test_flags_change_the_spec(quick_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import spacecompile
-from spacecompile.contract import HEALTH_SIGNALS, SPARK_CLASSES, TOLERANCES, Tolerance
+from spacecompile.contract import HEALTH_SIGNALS, SPARK_CLASSES, TOLERANCES, ModelSpec, Tolerance
 from spacecompile.errors import OutputError, ParityError
 from spacecompile.export.build import PARITY_PATH, PRECISION_PATH, BuildStep, build, run_build
 from spacecompile.export.graph_facts import graph_facts
@@ -23,8 +24,10 @@ from spacecompile.export.legality import illegal_nodes
 from spacecompile.export.parity import ParityReport
 from spacecompile.export.plan import BuildOptions, plan_build
 from spacecompile.export.precision.files import PrecisionReport
+from spacecompile.export.rewrite.batchnorm import FoldBatchNorm
 from spacecompile.export.sealed import SealedGraph
-from spacecompile.network.checkpoint import load_checkpoint
+from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
+from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.runtime.bundle import Bundle, open_bundle
 from spacecompile.runtime.cpu import cpu_features
 from spacecompile.runtime.selftest import run_selftest
@@ -175,6 +178,7 @@ def test_another_architecture_builds_without_rewrites_and_with_a_median(quick_ch
     assert report.path == str(tmp_path / "net.spacepkg")
     assert report.rewrites == ()
     assert report.cost == report.cost_source
+    assert re.match(r"without rewrites: [\d.]+ instead of [\d.]+ GMAC", steps[0].note)
     assert [variant.name for variant in report.variants] == ["fp32", "fp32-d4-median"]
     assert [step.name for step in steps] == [
         *("count", "frames", "export", "export d4-median", "reference", "reference d4-median"),
@@ -190,6 +194,41 @@ def test_another_architecture_builds_without_rewrites_and_with_a_median(quick_ch
         128,
         3,
     ]
+
+
+def test_a_network_whose_input_scale_and_threshold_moved_into_its_weights_holds_parity(tmp_path: Path) -> None:
+    spec = ModelSpec(
+        architecture="FPN",
+        encoder="resnet18",
+        decoder_options={},
+        input_size_px=(64, 64),
+        frame_size_px=(96, 96),
+        part_thresholds=(0.45, 0.55),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_checkpoint(tmp_path / "net.pt", MultiTaskNetwork(spec).eval(), training={})
+    report = build(tmp_path / "net.pt", output=tmp_path / "net.spacepkg", options=FEW_FRAMES)
+    changed = {step.name for step in report.rewrites if step.changed}
+    assert {"fold_input_scale", "fold_part_threshold", "move_pointwise_first"} < changed
+    assert all(verdict.passed for verdict in report.parity.variants)
+    assert open_bundle(tmp_path / "net.spacepkg").manifest.spec == spec
+
+
+def test_a_pass_that_can_not_prove_itself_is_skipped_and_the_manifest_says_why(
+    quick_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def wrong(_pass: FoldBatchNorm, network: MultiTaskNetwork) -> MultiTaskNetwork:
+        next(network.decoder.parameters()).mul_(1.01)
+        return network
+
+    monkeypatch.setattr(FoldBatchNorm, "apply", torch.no_grad()(wrong))
+    output = tmp_path / "net.spacepkg"
+    build(quick_checkpoint, output=output, tta=("none",), options=FEW_FRAMES)
+    skipped = {report.name: report.skipped for report in open_bundle(output).manifest.rewrites if report.skipped}
+    assert list(skipped) == ["fold_batchnorm"]
+    assert "relative error" in skipped["fold_batchnorm"]
+    assert "rewrite pass fold_batchnorm is skipped: it changed the part logits" in caplog.text
 
 
 def test_an_existing_bundle_is_only_replaced_when_forced(quick_checkpoint: Path, tmp_path: Path) -> None:

@@ -18,6 +18,18 @@ _FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, AssertionError
 """What a pass, or the code of timm and smp that it calls, raises on a network that it was not made for."""
 
 
+class UnprovenError(BuildError):
+    """A pass failed, or could not prove itself.
+
+    Attributes:
+        reason: Which of both and how, without the name of the pass.
+    """
+
+    def __init__(self, pass_name: str, reason: str) -> None:
+        super().__init__(f"rewrite pass {pass_name} {reason}. Build with --no-rewrite, and report the network's spec.")
+        self.reason = reason
+
+
 class Pass(ABC):
     """One exact rewrite of a network.
 
@@ -52,14 +64,15 @@ class Pass(ABC):
             The largest relative error of any output.
 
         Raises:
-            BuildError: If it exceeds the limit; names the pass and the output.
+            UnprovenError: If it exceeds the limit; names the pass and the output.
         """
         errors = relative_errors(before, after, settings)
         worst = max(errors, key=lambda output: errors[output])
         if errors[worst] > settings.relative_error_max:
-            raise BuildError(
-                f"rewrite pass {self.name} changed the {worst}: relative error {errors[worst]:.3g} in float64, allowed "
-                f"{settings.relative_error_max:g}. Build with --no-rewrite, and report the network's spec."
+            raise UnprovenError(
+                self.name,
+                f"changed the {worst}: relative error {errors[worst]:.3g} in float64, allowed "
+                f"{settings.relative_error_max:g}",
             )
         return errors[worst]
 
@@ -79,7 +92,7 @@ class Pass(ABC):
             nothing to do; and the report.
 
         Raises:
-            BuildError: If the pass fails or can't prove itself; names the pass.
+            UnprovenError: If the pass fails or can't prove itself; names the pass.
         """
         before = before or cost_of_network(network)
         reference = in_float64(network)
@@ -90,14 +103,17 @@ class Pass(ABC):
                 )
             rewritten = self.apply(copy.deepcopy(reference)).eval()
             error = self.ensures(reference, rewritten, settings or ProofSettings())
+            result = rewritten.to(dtype_of(network)).requires_grad_(False)
+            after = cost_of_network(result)
         except _FAILURES as failure:
-            raise BuildError(
-                f"rewrite pass {self.name} failed on {network.spec.architecture} with encoder {network.spec.encoder}: "
-                f"{failure}. Build with --no-rewrite, and report the network's spec."
-            ) from failure
-        result = rewritten.to(dtype_of(network)).requires_grad_(False)
-        after = cost_of_network(result)
+            where = f"{network.spec.architecture} with encoder {network.spec.encoder}"
+            raise UnprovenError(self.name, f"failed on {where}: {_first_line(failure)}") from failure
         return result, PassReport(name=self.name, changed=True, before=before, after=after, relative_error=error)
+
+
+def _first_line(failure: Exception) -> str:
+    """Some of torch's messages go on with a whole graph."""
+    return (str(failure).strip() or type(failure).__name__).splitlines()[0].rstrip(".")
 
 
 def in_float64(network: MultiTaskNetwork) -> MultiTaskNetwork:

@@ -6,15 +6,18 @@ import logging
 from collections.abc import Sequence
 
 from spacecompile.contract import PassReport, Progress, no_progress
-from spacecompile.errors import BuildError
-from spacecompile.export.rewrite.base import Pass, cost_of_network, dtype_of, in_float64
+from spacecompile.export.rewrite.base import Pass, UnprovenError, cost_of_network, dtype_of, in_float64
 from spacecompile.export.rewrite.batchnorm import FoldBatchNorm
 from spacecompile.export.rewrite.dropout import RemoveDropout
+from spacecompile.export.rewrite.input_scale import FoldInputScale
 from spacecompile.export.rewrite.mit_attention import FoldAttentionScale, FoldSingleHead
 from spacecompile.export.rewrite.mit_layout import LayOutMit
+from spacecompile.export.rewrite.norm_affine import FoldNormAffine
+from spacecompile.export.rewrite.part_threshold import FoldPartThreshold
 from spacecompile.export.rewrite.reparameterise import Reparameterise
 from spacecompile.export.rewrite.segformer_head import CollapseSegformerHead
 from spacecompile.export.rewrite.unused import RemoveUnused
+from spacecompile.export.rewrite.upsampling import MovePointwiseFirst
 from spacecompile.network.model import MultiTaskNetwork
 
 logger = logging.getLogger(__name__)
@@ -25,12 +28,17 @@ PASSES: tuple[Pass, ...] = (
     Reparameterise(),
     FoldBatchNorm(),
     CollapseSegformerHead(),
+    FoldPartThreshold(),
+    MovePointwiseFirst(),
     LayOutMit(),
     FoldAttentionScale(),
     FoldSingleHead(),
+    FoldNormAffine(),
+    FoldInputScale(),
 )
 """In this order: branches merge while their batch norms are there, the SegFormer head collapses once its own is folded,
-attention once it is laid out."""
+attention once it is laid out. A single head takes its norm's gain and shift itself, so norms come after it. A threshold
+goes into the segmentation head before that may become part of the decoder's graph."""
 
 
 def rewrite_network(
@@ -47,14 +55,15 @@ def rewrite_network(
     Args:
         network: Left as it is.
         passes: In the order in which they run.
-        skip_unproven: Go on without a pass that can't prove itself, with a warning that names it, instead of failing.
+        skip_unproven: Go on without a pass that can't prove itself, with a warning that names it and the reason in its
+            report, instead of failing.
         progress: Called with step `rewrite` before the first and after each pass.
 
     Returns:
         The rewritten network in the dtype of `network` and evaluation mode, frozen; and one report per pass.
 
     Raises:
-        BuildError: If a pass can't prove itself; names the pass.
+        UnprovenError: If a pass can't prove itself; names the pass.
     """
     progress("rewrite", 0, len(passes))
     rewritten, cost = in_float64(network), cost_of_network(network)
@@ -62,11 +71,13 @@ def rewrite_network(
     for done, step in enumerate(passes, start=1):
         try:
             rewritten, report = step.run(rewritten, before=cost)
-        except BuildError as error:
+        except UnprovenError as error:
             if not skip_unproven:
                 raise
-            logger.warning("skipped: %s", error)
-            report = PassReport(name=step.name, changed=False, before=cost, after=cost, relative_error=0.0)
+            logger.warning("rewrite pass %s is skipped: it %s", step.name, error.reason)
+            report = PassReport(
+                name=step.name, changed=False, before=cost, after=cost, relative_error=0.0, skipped=error.reason
+            )
         reports.append(report)
         cost = report.after
         progress("rewrite", done, len(passes))

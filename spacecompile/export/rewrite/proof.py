@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from segmentation_models_pytorch.decoders.pan.decoder import FPABlock
 from torch import Tensor, nn
+
+from spacecompile.network.model import MultiTaskNetwork
 
 OUTPUT_NAMES = ("class logits", "part logits")
 
@@ -19,7 +22,7 @@ class ProofSettings:
     height and width or mixes batch elements is caught.
 
     Attributes:
-        input_size_px: (height, width), multiples of 64 so that every smp decoder takes them.
+        input_size_px: (height, width), multiples of 64 so that nearly every smp decoder takes them.
         batch: Number of inputs.
         seed: Of the input's standard normal values.
         relative_error_max: Largest |after - before| over largest |before| that counts as the same network.
@@ -32,9 +35,10 @@ class ProofSettings:
 
 
 def proof_input(network: nn.Module, settings: ProofSettings) -> Tensor:
-    """Seeded float64 input [N, 3, H, W] on the network's device."""
+    """Seeded float64 input [N, 3, H, W] on the network's device; twice as large for PAN, which pools more often."""
     generator = torch.Generator().manual_seed(settings.seed)
-    shape = (settings.batch, 3, *settings.input_size_px)
+    factor = 2 if any(isinstance(module, FPABlock) for module in network.modules()) else 1
+    shape = (settings.batch, 3, *(factor * length_px for length_px in settings.input_size_px))
     input_NCHW = torch.randn(shape, generator=generator, dtype=torch.float64)
     return input_NCHW.to(next(network.parameters()).device)
 
@@ -52,8 +56,28 @@ def relative_errors(before: nn.Module, after: nn.Module, settings: ProofSettings
         One number per entry of `OUTPUT_NAMES`; infinity when shapes differ or a value is not finite.
     """
     input_NCHW = proof_input(before, settings)
-    outputs = zip(OUTPUT_NAMES, before(input_NCHW), after(input_NCHW), strict=True)
-    return {name: _relative_error(expected, seen) for name, expected, seen in outputs}
+    expected, seen = before(input_NCHW), after(_as_taken_by(after, before, input_NCHW))
+    outputs = zip(OUTPUT_NAMES, _true_logits(before, *expected), _true_logits(after, *seen), strict=True)
+    return {name: _relative_error(*pair) for name, *pair in outputs}
+
+
+def _as_taken_by(taker: nn.Module, giver: nn.Module, input_NCHW: Tensor) -> Tensor:
+    """The same picture as another network wants it, where their specs normalise differently."""
+    if not isinstance(taker, MultiTaskNetwork) or not isinstance(giver, MultiTaskNetwork):
+        return input_NCHW
+    per_channel = (giver.spec.mean, giver.spec.std, taker.spec.mean, taker.spec.std)
+    mean_C11, std_C11, wanted_mean_C11, wanted_std_C11 = (
+        torch.tensor(values, dtype=input_NCHW.dtype, device=input_NCHW.device)[:, None, None] for values in per_channel
+    )
+    if giver.spec.mean == taker.spec.mean:
+        return input_NCHW * (std_C11 / wanted_std_C11)
+    return (input_NCHW * std_C11 + mean_C11 - wanted_mean_C11) / wanted_std_C11
+
+
+def _true_logits(network: nn.Module, class_logits_NL: Tensor, part_logits_NKhw: Tensor) -> tuple[Tensor, Tensor]:
+    """What the network gives, without the shift of part logits that its spec names."""
+    offset = network.spec.part_logit_offset if isinstance(network, MultiTaskNetwork) else 0.0
+    return class_logits_NL, part_logits_NKhw + offset
 
 
 def _relative_error(expected: Tensor, seen: Tensor) -> float:

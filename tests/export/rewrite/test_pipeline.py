@@ -17,6 +17,7 @@ from spacecompile.contract import Cost, PassReport
 from spacecompile.errors import BuildError
 from spacecompile.export.rewrite import PASSES, rewrite_network
 from spacecompile.export.rewrite.base import Pass
+from spacecompile.export.rewrite.dropout import RemoveDropout
 from spacecompile.network.model import MultiTaskNetwork
 
 
@@ -32,6 +33,15 @@ class Wrong(Pass):
         with torch.no_grad():
             next(network.decoder.parameters()).mul_(1.01)
         return network
+
+
+class Interrupted(Wrong):
+    """The user stops it."""
+
+    name = "interrupted_for_test"
+
+    def apply(self, _network: MultiTaskNetwork) -> MultiTaskNetwork:
+        raise KeyboardInterrupt
 
 
 def _input(size_px: tuple[int, int] = (64, 96)) -> torch.Tensor:
@@ -60,15 +70,20 @@ def test_the_reference_network_meets_its_golden_costs(reference: Rewritten) -> N
     folded = Cost(params=3_453_932, macs_fvcore=4_478_470_656, macs_torch=4_411_623_936)
     collapsed = Cost(params=3_387_884, macs_fvcore=3_396_340_224, macs_torch=3_337_882_112)
     single_head = Cost(params=3_383_660, macs_fvcore=3_329_231_360, macs_torch=3_270_773_248)
+    plain_norms = Cost(params=3_378_284, macs_fvcore=3_326_020_096, macs_torch=3_270_773_248)
     assert [(report.name, report.changed, report.before, report.after) for report in reference.reports] == [
         ("remove_dropout", True, source, source),
         ("remove_unused", False, source, source),
         ("reparameterise", False, source, source),
         ("fold_batchnorm", True, source, folded),
         ("collapse_segformer_head", True, folded, collapsed),
+        ("fold_part_threshold", False, collapsed, collapsed),
+        ("move_pointwise_first", False, collapsed, collapsed),
         ("lay_out_mit", True, collapsed, collapsed),
         ("fold_attention_scale", True, collapsed, collapsed),
         ("fold_single_head", True, collapsed, single_head),
+        ("fold_norm_affine", True, single_head, plain_norms),
+        ("fold_input_scale", False, plain_norms, plain_norms),
     ]
     assert max(report.relative_error for report in reference.reports) <= 1e-9
 
@@ -134,7 +149,14 @@ def test_the_result_exports_and_runtimes_agree(
         ),
         pytest.param(
             {"architecture": "Unet", "decoder_options": {}},
-            {"remove_dropout", "fold_batchnorm", "lay_out_mit", "fold_attention_scale", "fold_single_head"},
+            {
+                "remove_dropout",
+                "fold_batchnorm",
+                "lay_out_mit",
+                "fold_attention_scale",
+                "fold_single_head",
+                "fold_norm_affine",
+            },
             id="unet-mit",
         ),
     ],
@@ -164,11 +186,23 @@ def test_a_wrong_pass_can_be_skipped_with_a_warning_that_names_it(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         rewritten, (report,) = rewrite_network(reference_network, passes=(Wrong(),), skip_unproven=True)
-    assert "wrong_for_test" in caplog.text
+    assert "rewrite pass wrong_for_test is skipped: it changed the part logits: relative error" in caplog.text
     assert not report.changed
+    assert report.skipped.startswith("changed the part logits: relative error ")
     assert report.after == report.before
     for key, value in rewritten.state_dict().items():
         assert torch.equal(value, reference_network.state_dict()[key])
+
+
+def test_an_interrupt_inside_a_pass_is_not_swallowed(reference_network: MultiTaskNetwork) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        rewrite_network(reference_network, passes=(Interrupted(),), skip_unproven=True)
+
+
+def test_a_skipped_pass_does_not_keep_the_next_from_running(reference_network: MultiTaskNetwork) -> None:
+    _, reports = rewrite_network(reference_network, passes=(Wrong(), RemoveDropout()), skip_unproven=True)
+    assert [bool(report.skipped) for report in reports] == [True, False]
+    assert [report.changed for report in reports] == [False, True]
 
 
 def test_progress_runs_from_zero_to_the_number_of_passes(reference_network: MultiTaskNetwork) -> None:

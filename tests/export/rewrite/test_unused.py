@@ -22,6 +22,12 @@ from spacecompile.network.model import MultiTaskNetwork
         # An activation that works in place stands behind its unused layers.
         pytest.param("FPN", "mobilenet_v2", 4, 3.893, 2.212, id="in-place"),
         pytest.param("Unet", "efficientnet-b0", 5, 6.255, 5.843, id="head-of-efficientnet"),
+        pytest.param("PSPNet", "efficientnet-b0", 3, 4.061, 0.119, id="pspnet-efficientnet"),
+        pytest.param("PSPNet", "mobileone_s1", 3, 3.790, 0.572, id="pspnet-mobileone"),
+        pytest.param("PSPNet", "tu-mobilenetv4_conv_small", 3, 1.342, 0.126, id="pspnet-mobilenetv4"),
+        pytest.param("FPN", "mobileone_s1", 4, 5.396, 4.731, id="mobileone-at-depth-4"),
+        pytest.param("FPN", "tu-mobilenetv4_conv_small", 4, 2.945, 2.001, id="mobilenetv4-at-depth-4"),
+        pytest.param("Segformer", "mit_b0", 3, 3.477, 0.577, id="segformer-mit-at-depth-3"),
     ],
 )
 def test_what_no_output_reads_is_gone(
@@ -39,6 +45,15 @@ def test_what_no_output_reads_is_gone(
     assert report.before.params / 1e6 == pytest.approx(before, abs=1e-3)
     assert report.after.params / 1e6 == pytest.approx(after, abs=1e-3)
     assert not RemoveUnused().requires(in_float64(network))
+
+
+@pytest.mark.parametrize("architecture", ["Segformer", "PSPNet"])
+@pytest.mark.parametrize("encoder", ["tu-hgnetv2_b0", "tu-efficientvit_b1", "tu-fastvit_t8", "tu-repvit_m0_9"])
+def test_encoders_that_are_built_only_as_deep_as_asked_have_nothing_unused(
+    make_network: Callable[..., MultiTaskNetwork], architecture: str, encoder: str
+) -> None:
+    network = make_network(architecture=architecture, encoder=encoder, encoder_depth=3, decoder_options={})
+    assert unused_layers(in_float64(network)) == []
 
 
 def test_the_reference_network_uses_everything(reference_network: MultiTaskNetwork) -> None:
