@@ -295,7 +295,7 @@ def test_each_precision_answers_frames_and_passes_its_self_test(
     for precision in ("fp16", "int8"):
         errors = [float(np.abs(a - b).max()) for a, b in zip(answers["fp32"], answers[precision], strict=True)]
         # The toy network's classes hang by a thread: its certificate is on rendered frames, these are of its own world.
-        assert 0 < max(errors) < 0.2
+        assert 0 < float(np.median(errors)) < 0.05
 
 
 @pytest.mark.skipif("avx512_bf16" not in cpu_features(), reason="this CPU does not compute in bf16")

@@ -23,6 +23,7 @@ from spacecompile.export.sealed import SealedGraph
 from spacecompile.export.to_onnx import export_onnx
 from spacecompile.network.checkpoint import LoadedCheckpoint, load_checkpoint
 from spacecompile.network.model import MultiTaskNetwork
+from spacecompile.runtime.backends.onnxruntime_ import OnnxRuntimeBackend
 
 ENCODERS = (
     *("mit_b0", "efficientnet-b0", "mobileone_s1", "tu-mobilenetv4_conv_small", "tu-hgnetv2_b0"),
@@ -154,8 +155,9 @@ def require_same_as_smp(loaded: LoadedCheckpoint, model: nn.Module) -> None:
 def require_parity_of_export(loaded: LoadedCheckpoint, tta: Tta) -> None:
     """Rewritten and exported, ONNX Runtime answers like eager PyTorch without the rewrite."""
     spec = loaded.spec
-    rewritten, _ = rewrite_network(loaded.network, skip_unproven=True)
-    model_bytes = export_onnx(SealedGraph(rewritten, spec, tta), spec.frame_size_px, facts={})
+    rewritten, reports = rewrite_network(loaded.network, skip_unproven=True)
+    assert [(report.name, report.skipped) for report in reports if report.skipped] == []
+    model_bytes = export_onnx(SealedGraph(rewritten, rewritten.spec, tta), spec.frame_size_px, facts={})
     rng = np.random.default_rng(0)
     random_HWC = rng.integers(0, 256, (*spec.frame_size_px, 3), dtype=np.uint8)
     blocks_HWC = np.kron(rng.integers(0, 256, (8, 8, 3)), np.ones((spec.frame_size_px[0] // 8,) * 2 + (1,)))
@@ -166,8 +168,8 @@ def require_parity_of_export(loaded: LoadedCheckpoint, tta: Tta) -> None:
     )
     expected = expected_answers(SealedGraph(ViewByView(loaded.network), spec, tta), frames)
     assert len({case.answer.parts_HW.tobytes() for case in expected}) > 2
-    verdict = check_parity("fp32", model_bytes, expected, tolerance=FP32_TOLERANCE, threads=1)
-    require_parity(verdict)
+    backend = OnnxRuntimeBackend(model_bytes, threads=1, spinning=False)
+    require_parity(check_parity("fp32", backend, expected, sha256="", tolerance=FP32_TOLERANCE))
 
 
 @pytest.mark.parametrize(("encoder", "decoder"), pairs())

@@ -64,7 +64,14 @@ def cases(count: int) -> list[ExpectedAnswer]:
 
 
 def judged(*given: RawAnswer, tolerance: Tolerance = TOLERANCE) -> VariantParity:
-    return verdict_on("int8", sha256="0" * 64, expected=cases(len(given)), given=given, tolerance=tolerance)
+    return verdict_on(
+        "int8",
+        backend="test",
+        sha256="0" * 64,
+        expected=cases(len(given)),
+        given=given,
+        tolerance=tolerance,
+    )
 
 
 def drawn(given: RawAnswer, frame_HWC: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
