@@ -136,7 +136,10 @@ def test_what_can_not_run_is_refused(requested: str, variant: Variant, message: 
         ("auto", BF16, (ORT, OPENVINO), frozenset({"avx2"}), None),
         ("auto", BF16, (ORT, ABSENT), XEON, None),
     ],
-    ids=str,
+    ids=[
+        *("fastest", "fastest present", "only certified", "named", "named, not certified", "bf16 with AMX"),
+        *("bf16 without AMX", "bf16 without OpenVINO"),
+    ],
 )
 def test_a_variants_speed_is_that_of_the_backend_it_would_get(
     requested: str,

@@ -22,7 +22,10 @@ XEON = frozenset({"avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8
         ("bf16", "openvino", frozenset({"avx512f"}), None),
         ("bf16", "onnxruntime", XEON, None),
     ],
-    ids=str,
+    ids=[
+        *("fp32 everywhere", "fp32 on a Xeon", "fp32 with AVX2", "bf16 with AMX"),
+        *("bf16 without AMX", "bf16 emulated", "bf16 in ONNX Runtime"),
+    ],
 )
 def test_the_row_of_the_better_cpu_counts_and_the_rest_is_unknown(
     precision: Precision, backend: str, features: frozenset[str], expected: float | None
