@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spacecompile.cli import console
-from spacecompile.cli.build_tables import say_passes
+from spacecompile.cli.build_tables import say_passes, say_precisions
 from spacecompile.cli.dry_run import say_dry_run
 from spacecompile.cli.openmp import wait_passively
 from spacecompile.cli.parity_lines import parity_line
@@ -67,6 +67,10 @@ def build(
         Path | None, typer.Option(help="Real frames for the parity check: a SPARK-format folder or one of images.")
     ] = None,
     parity_frames: Annotated[int, typer.Option(min=0, help="How many of them at most.")] = 32,
+    half: Annotated[bool, typer.Option("--half", "--fp16", help="Add fp16 to --precision.")] = False,
+    calibration_frames: Annotated[
+        int, typer.Option(min=1, help="How many others fp16 and int8 are calibrated on at most.")
+    ] = 16,
     rewrite: Annotated[bool, typer.Option("--rewrite/--no-rewrite", help="Run the exact rewrites.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle and a JSON file that are there.")] = False,
     dry_run: Annotated[
@@ -101,11 +105,16 @@ def build(
     plan = plan_build(
         checkpoint,
         output=output,
-        precision=names_from_text(precision),
+        precision=(*names_from_text(precision), *(("fp16",) if half else ())),
         tta=names_from_text(tta),
         data=data,
         force=force,
-        options=BuildOptions(rewrite=rewrite, spec_changes=changes, parity_frames=parity_frames),
+        options=BuildOptions(
+            rewrite=rewrite,
+            spec_changes=changes,
+            parity_frames=parity_frames,
+            calibration_frames=calibration_frames,
+        ),
     )
     console.check_json(json, force=force, output=plan.output)
     _say_plan(plan)
@@ -130,11 +139,12 @@ def _say_plan(plan: BuildPlan) -> None:
 
 def _say_step(step: BuildStep) -> None:
     size = "" if step.bytes is None else _megabytes(step.bytes)
-    _say(f"  {step.name:<20} {step.seconds:6.1f} s {size:>9}  {step.note}".rstrip())
+    _say(f"  {step.name:<24} {step.seconds:6.1f} s {size:>9}  {step.note}".rstrip())
 
 
 def _say_report(report: BuildReport) -> None:
     say_passes(report.rewrites)
+    say_precisions(report)
     for verdict in report.parity.variants:
         _say(parity_line(verdict))
     for licence in report.licences:

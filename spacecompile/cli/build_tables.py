@@ -1,7 +1,8 @@
-"""The table of rewrites of `spacecompile build` on stderr."""
+"""The tables of `spacecompile build` on stderr: what the rewrites saved, what each variant is and gains."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from spacecompile.cli import console
 
 if TYPE_CHECKING:
     from spacecompile.contract import PassReport
+    from spacecompile.export.steps import BuildReport
 
 
 def say_passes(reports: Sequence[PassReport]) -> None:
@@ -30,6 +32,38 @@ def say_passes(reports: Sequence[PassReport]) -> None:
     for report in reports:
         table.add_row(report.name, *_cells(report))
     console.stderr.print(table)
+
+
+def say_precisions(report: BuildReport) -> None:
+    """Print what each variant computes in, its size, its certificates and its time, and what stayed float32, and why.
+
+    Args:
+        report: Of the build.
+    """
+    table = Table(title="Variants", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for column in ("variant", "file", "multiply-adds of the network", "certified on", "median in the parity check"):
+        table.add_column(column, no_wrap=column != "median in the parity check")
+    for variant in report.variants:
+        file = report.precision.files[variant.path]
+        shares = ", ".join(f"{share:.0%} {name}" for name, share in file.mac_shares.items())
+        timings = ", ".join(
+            f"{name.split(', ')[1]} {milliseconds:.0f} ms"
+            for name, milliseconds in report.medians_ms.items()
+            if name.split(", ")[0] == variant.name
+        )
+        computes = f"{shares}, run in bf16" if variant.precision == "bf16" else shares
+        table.add_row(variant.name, f"{file.bytes / 1e6:.1f} MB", computes, ", ".join(variant.certified), timings)
+    console.stderr.print(table)
+    fp16, int8 = report.precision.fp16, report.precision.int8
+    if fp16 is not None:
+        kinds = Counter(f"{node.op}, {node.reason}" for node in fp16.float_nodes)
+        stays = "; ".join(f"{count} x {kind}" for kind, count in kinds.items()) or "nothing"
+        console.say_line(
+            f"fp16: float32 inside the network stay {escape(stays)}; largest value {fp16.magnitude_max:.4g} of 65504"
+        )
+    if int8 is not None:
+        back = ", ".join(layer.layer for layer in int8.raised) or "none"
+        console.say_line(f"int8: {len(int8.int8)} layers; back in float32 for parity: {escape(back)}")
 
 
 def _cells(report: PassReport) -> tuple[str, str, str]:

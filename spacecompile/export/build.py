@@ -126,7 +126,7 @@ def run_build(
             plan, models, expected, scoring=scoring, clock=clock, progress=progress
         )
         precision = _write_files(plan, models, precisions, planned, writer, clock)
-        variants, parity = _certificate(plan, expected, scoring, writer, clock, progress)
+        variants, parity, medians_ms = _certificate(plan, expected, scoring, writer, clock, progress)
         with clock.step("self-test") as step:
             write_selftest(writer, {tta: expected[tta] for tta in dict.fromkeys(variant.tta for variant in variants)})
             step.bytes = sum(fact.bytes for path, fact in writer.facts.items() if path.startswith("selftest/"))
@@ -158,6 +158,7 @@ def run_build(
         cost=cost,
         precision=precision,
         parity=parity,
+        medians_ms=medians_ms,
         licences=manifest.licences,
     )
 
@@ -274,9 +275,14 @@ def _certificate(
     writer: BundleWriter,
     clock: Clock,
     progress: Progress,
-) -> tuple[tuple[Variant, ...], ParityReport]:
-    """Judge every file as it lies on the disk, and write the report; the variants know their backends then."""
+) -> tuple[tuple[Variant, ...], ParityReport, dict[str, float]]:
+    """Judge every file as it lies on the disk, and write the report.
+
+    Returns:
+        The variants with the backends that they are certified on, the report, and `BuildReport.medians_ms`.
+    """
     verdicts: list[VariantParity] = []
+    medians_ms: dict[str, float] = {}
     certified: dict[str, list[str]] = {}
     threads = usable_cores()
     for variant in plan.variants:
@@ -288,6 +294,7 @@ def _certificate(
             _require(judged, plan, writer)
             step.note = _verdict_note(judged)
         verdicts.append(judged.verdict)
+        medians_ms[f"{variant.name}, {first.name}"] = judged.median_ms
         certified[variant.name] = [first.name]
         for entry in further:
             with clock.step(f"parity {variant.name}, {entry.name}") as step:
@@ -295,10 +302,11 @@ def _certificate(
                 step.note = f"not certified: {also}" if isinstance(also, str) else _verdict_note(also)
             if isinstance(also, Judgement):
                 verdicts.append(also.verdict)
+                medians_ms[f"{variant.name}, {entry.name}"] = also.median_ms
                 certified[variant.name] += [entry.name] if also.verdict.passed else []
     report = parity_report(verdicts, threads=threads)
     writer.write(PARITY_PATH, _json(report))
-    return with_certificates(plan.variants, certified), report
+    return with_certificates(plan.variants, certified), report, medians_ms
 
 
 def _require(judged: Judgement, plan: BuildPlan, writer: BundleWriter) -> None:

@@ -41,6 +41,7 @@ class BuildReport(Record):
         cost_source, cost: Before and after the rewrites.
         precision: What was measured for the precisions, and what each file really holds.
         parity: The certificate.
+        medians_ms: Median time per frame in the parity check, by `<variant>, <backend>`: an impression, no benchmark.
         licences: What the user must know.
     """
 
@@ -54,6 +55,7 @@ class BuildReport(Record):
     cost: Cost
     precision: PrecisionReport
     parity: ParityReport
+    medians_ms: dict[str, float]
     licences: tuple[str, ...]
 
 
