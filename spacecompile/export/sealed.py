@@ -58,6 +58,7 @@ class SealedGraph(nn.Module):
         """
         frame_HWC = frame_HWC.to(torch.float32)
         input_NCHW = self.to_input(frame_HWC)
+        frame_mean = self.to_input.frame_mean(frame_HWC, input_NCHW)
         if self.tta != "none":
             input_NCHW = d4_views(input_NCHW)
         class_logits_NL, part_logits_NKhw = self.network(input_NCHW)
@@ -68,7 +69,7 @@ class SealedGraph(nn.Module):
             disagreement = view_disagreement(part_logits_NKhw, self.threshold_logits_1K11)
             part_logits_NKhw = merged_part_logits(part_logits_NKhw, self.tta, offset=self.part_logit_offset)
         parts_HW, box_xyxy, parts_px, logit_max = self.to_parts(part_logits_NKhw)
-        signals = [_frame_mean(frame_HWC), frame_HWC.amax(dim=(0, 1, 2)), *parts_px.unbind(), torch.sigmoid(logit_max)]
+        signals = [frame_mean, frame_HWC.amax(dim=(0, 1, 2)), *parts_px.unbind(), torch.sigmoid(logit_max)]
         return class_probs_L, parts_HW, box_xyxy, torch.stack([*signals, disagreement])
 
 
@@ -84,10 +85,3 @@ def check_tta(spec: ModelSpec, tta: Tta) -> None:
             f"variant {tta} turns the input by quarter turns, but the input is {height_px}x{width_px}, not square. "
             f"Leave {tta} out of --tta, or choose a square --imgsz."
         )
-
-
-def _frame_mean(frame_HWC: Tensor) -> Tensor:
-    # Row by row first: one running float32 sum over millions of pixels loses three digits. Two means in a row would be
-    # fused into one by onnxsim.
-    row_means_H = frame_HWC.mean(dim=(1, 2))
-    return (row_means_H / frame_HWC.shape[0]).sum(dim=0)
