@@ -160,10 +160,12 @@ class Tolerance(Record):
         parts_iou_mean_min: Least mean IoU over frames and parts, the measure of the benchmark's S_seg.
         box_px_max: Largest absolute error of any box edge in frame pixels, on `box_share_min` of the frames.
         box_share_min: Share of frames, 0 to 1, on which the boxes must hold.
+        box_px_worst: Largest absolute error of any box edge on any frame; None where `box_px_max` holds on all.
         score_drop_max: Largest drop of S_final below PyTorch's, on frames that have labels; None where a drop is not
             judged because the answers are the same.
         adversarial: Whether adversarial frames are held to these limits too. Where not, their answers must be sound
-            (finite, of the right range), and are reported: no camera takes such a frame, and there is no right answer.
+            (finite, in range, in agreement with themselves), and are reported: no camera takes such a frame, and there
+            is no right answer.
     """
 
     class_agreement_min: float
@@ -172,6 +174,7 @@ class Tolerance(Record):
     box_px_max: float
     parts_iou_mean_min: float = 0.0
     box_share_min: float = 1.0
+    box_px_worst: float | None = None
     score_drop_max: float | None = None
     adversarial: bool = True
 
@@ -187,25 +190,28 @@ TOLERANCES: dict[Precision, Tolerance] = {
         parts_iou_mean_min=0.995,
         box_px_max=1.0,
         box_share_min=0.99,
+        box_px_worst=8.0,
         score_drop_max=0.003,
     ),
     "bf16": Tolerance(
         class_agreement_min=0.995,
         class_probs_max=0.2,
-        parts_iou_min=0.8,
+        parts_iou_min=0.85,
         parts_iou_mean_min=0.98,
         box_px_max=2.0,
         box_share_min=0.9,
+        box_px_worst=48.0,
         score_drop_max=0.003,
         adversarial=False,
     ),
     "int8": Tolerance(
         class_agreement_min=0.995,
         class_probs_max=0.2,
-        parts_iou_min=0.8,
+        parts_iou_min=0.85,
         parts_iou_mean_min=0.98,
         box_px_max=2.0,
         box_share_min=0.9,
+        box_px_worst=48.0,
         score_drop_max=0.003,
         adversarial=False,
     ),

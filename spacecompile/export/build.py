@@ -32,6 +32,7 @@ from spacecompile.export.bundle_writer import BundleWriter, bundle_writer
 from spacecompile.export.certificate import (
     Judgement,
     backends_of,
+    fresh_file,
     judge,
     or_why_not,
     parity_report,
@@ -40,7 +41,7 @@ from spacecompile.export.certificate import (
 from spacecompile.export.facts import licences_of, tool_versions
 from spacecompile.export.frames import ParityFrame, parity_frames
 from spacecompile.export.measure import MEASURED, planned_precisions
-from spacecompile.export.parity import ParityReport, Scoring, VariantParity, require_parity
+from spacecompile.export.parity import ParityReport, VariantParity, require_parity
 from spacecompile.export.plan import BuildOptions, BuildPlan, plan_build
 from spacecompile.export.precision.files import (
     FilePrecision,
@@ -51,11 +52,12 @@ from spacecompile.export.precision.files import (
 )
 from spacecompile.export.reference import ExpectedAnswer, ViewByView, expected_answers
 from spacecompile.export.rewrite import rewrite_network
+from spacecompile.export.score_drop import Scoring
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.export.selftest import write_selftest
 from spacecompile.export.steps import BuildReport, BuildStep, Clock, no_steps
 from spacecompile.export.to_onnx import export_model, model_bytes
-from spacecompile.export.worst_frame import write_failure_report
+from spacecompile.export.worst_frame import clear_failure_report, write_failure_report
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.runtime.threads import usable_cores
 
@@ -147,6 +149,7 @@ def run_build(
             licences=licences_of(plan.spec),
         )
         writer.write_manifest(_json(manifest))
+    clear_failure_report(plan.output)
     return BuildReport(
         path=str(plan.output),
         bytes=sum(fact.bytes for fact in writer.facts.values()),
@@ -204,12 +207,6 @@ def augmentations_to_export(plan: BuildPlan) -> list[Tta]:
     return list(dict.fromkeys([*measured, *(variant.tta for variant in plan.variants)]))
 
 
-def augmentations_to_answer(plan: BuildPlan) -> list[Tta]:
-    """Every augmentation that the bundle has, and none where int8 is searched on it."""
-    searched: list[Tta] = ["none"] if any(variant.precision == "int8" for variant in plan.variants) else []
-    return list(dict.fromkeys([*searched, *(variant.tta for variant in plan.variants)]))
-
-
 def _exported(plan: BuildPlan, network: MultiTaskNetwork, clock: Clock) -> dict[Tta, ModelProto]:
     """The float32 graph of every augmentation, and the plain one, which ranges are measured on."""
     models: dict[Tta, ModelProto] = {}
@@ -258,9 +255,9 @@ def _write_files(
 def _references(
     plan: BuildPlan, frames: Sequence[ParityFrame], clock: Clock, progress: Progress
 ) -> dict[Tta, tuple[ExpectedAnswer, ...]]:
-    """PyTorch's answers for every augmentation that the bundle has, and plain ones where int8 is searched on them."""
+    """PyTorch's answers for every augmentation that the bundle has."""
     expected, network = {}, ViewByView(plan.checkpoint.network)
-    for tta in augmentations_to_answer(plan):
+    for tta in dict.fromkeys(variant.tta for variant in plan.variants):
         with clock.step("reference" if tta == "none" else f"reference {tta}") as step:
             graph = SealedGraph(network, plan.spec, tta)
             expected[tta] = expected_answers(graph, frames, workers=usable_cores(), progress=progress)
@@ -289,7 +286,7 @@ def _certificate(
         content = (writer.folder / variant.path).read_bytes()
         first, *further = backends_of(variant)
         judged_here = partial(judge, variant, content, expected[variant.tta], scoring=scoring, threads=threads)
-        with clock.step(f"parity {variant.name}, {first.name}") as step:
+        with clock.step(f"parity {variant.name}, {first.name}") as step, fresh_file(variant.name):
             judged = judged_here(entry=first, picture=True, progress=progress)
             _require(judged, plan, writer)
             step.note = _verdict_note(judged)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import msgspec
@@ -18,14 +19,18 @@ import torch
 from numpy.typing import NDArray
 
 from spacecompile.contract import Progress, Variant, no_progress
-from spacecompile.errors import IntegrityError, MissingPartError, UsageError
-from spacecompile.export.parity import ParityReport, Scoring, VariantParity, check_parity
+from spacecompile.errors import BuildError, IntegrityError, MissingPartError, UsageError
+from spacecompile.export.parity import ParityReport, VariantParity, check_parity
 from spacecompile.export.reference import REFERENCE_THREADS, ExpectedAnswer
+from spacecompile.export.score_drop import Scoring
 from spacecompile.export.worst_frame import draw_worst_frame
 from spacecompile.runtime.backends import Backend, GraphSignature, RawAnswer
 from spacecompile.runtime.backends.registry import BACKENDS, BackendEntry
+from spacecompile.runtime.cpu import cpu_features
 
 NS_PER_MS = 1e6
+
+_BF16_FEATURES = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,11 @@ def backends_of(variant: Variant) -> list[BackendEntry]:
             f"variant {variant.name} can't be certified: no backend that computes in {variant.precision} is installed. "
             f"Run: {remedies}"
         )
+    if variant.precision == "bf16" and not cpu_features() & _BF16_FEATURES:
+        raise MissingPartError(
+            f"variant {variant.name} can't be certified: this CPU does not compute in bf16. Leave bf16 out of "
+            "--precision, or build on a CPU with AVX512-BF16 or AMX."
+        )
     return present
 
 
@@ -87,6 +97,7 @@ def judge(
         IntegrityError: If the engine refuses the file or fails on it.
         MissingPartError, UsageError: If it can't compute in the variant's precision on this machine.
     """
+    # Engines keep what they compiled for the next load; a build loads each file once.
     engine = entry.factory()(content, precision=variant.precision, threads=threads, spinning=False, cache=False)
     timed = _Timed(engine)
     try:
@@ -104,6 +115,19 @@ def judge(
     finally:
         timed.close()
     return Judgement(verdict=verdict, median_ms=median_ms, worst_png=worst_png)
+
+
+@contextmanager
+def fresh_file(variant: str) -> Iterator[None]:
+    """While a file of the running build is judged: an engine that refuses it has found a fault of the build.
+
+    Raises:
+        BuildError: In the place of an IntegrityError.
+    """
+    try:
+        yield
+    except IntegrityError as error:
+        raise BuildError(f"variant {variant} was exported and can't be run: {error}") from error
 
 
 def or_why_not(judging: Callable[[], Judgement]) -> Judgement | str:

@@ -8,7 +8,6 @@ from spacecompile.contract import ModelSpec, Record, Tta, Variant
 from spacecompile.export.build import (
     PARITY_PATH,
     PRECISION_PATH,
-    augmentations_to_answer,
     augmentations_to_export,
     worst_frame_path,
 )
@@ -97,7 +96,7 @@ def _steps(plan: BuildPlan) -> tuple[PlannedStep, ...]:
         **{_named("export", tta): "sealed graph in float32" for tta in augmentations_to_export(plan)},
         **{
             _named("reference", tta): "the same frames in PyTorch, before any rewrite"
-            for tta in augmentations_to_answer(plan)
+            for tta in dict.fromkeys(variant.tta for variant in plan.variants)
         },
         **_measuring_steps(plan),
         **{f"write {variant.name}": f"its graph to {variant.path}" for variant in _with_own_file(plan)},

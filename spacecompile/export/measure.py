@@ -11,15 +11,15 @@ from onnx import ModelProto
 
 from spacecompile.contract import Precision, Progress, Tta
 from spacecompile.errors import UsageError
-from spacecompile.export.certificate import backends_of, judge
+from spacecompile.export.certificate import backends_of, fresh_file, judge
 from spacecompile.export.frames import ParityFrame, calibration_frames
-from spacecompile.export.parity import Scoring
 from spacecompile.export.plan import BuildPlan
 from spacecompile.export.precision.files import HalfReport, Int8Report, PrecisionPlans, PrecisionReport
 from spacecompile.export.precision.half import HalfPlan, plan_half
 from spacecompile.export.precision.magnitude import largest_magnitudes
 from spacecompile.export.precision.search import Int8Plan, in_int8, plan_int8
 from spacecompile.export.reference import ExpectedAnswer
+from spacecompile.export.score_drop import Scoring
 from spacecompile.export.steps import Clock
 from spacecompile.runtime.threads import usable_cores
 
@@ -125,15 +125,16 @@ def _int8(
 
     def gate(candidate: Int8Plan) -> Sequence[str]:
         for variant in variants:
-            judged = judge(
-                variant,
-                in_int8(models[variant.tta], candidate).SerializeToString(),
-                expected[variant.tta],
-                entry=backends_of(variant)[0],
-                scoring=scoring,
-                threads=usable_cores(),
-                progress=progress,
-            )
+            with fresh_file(variant.name):
+                judged = judge(
+                    variant,
+                    in_int8(models[variant.tta], candidate).SerializeToString(),
+                    expected[variant.tta],
+                    entry=backends_of(variant)[0],
+                    scoring=scoring,
+                    threads=usable_cores(),
+                    progress=progress,
+                )
             if judged.verdict.failures:
                 return judged.verdict.failures
         return ()

@@ -16,11 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spacecompile.contract import HEALTH_SIGNALS, PARTS, Cost, Progress, Record, Tolerance, no_progress
+from spacecompile.contract import HEALTH_SIGNALS, PARTS, Progress, Record, Tolerance, no_progress
 from spacecompile.errors import ParityError, UsageError
 from spacecompile.export.reference import ExpectedAnswer
-from spacecompile.metrics import ScoreMeter
+from spacecompile.export.score_drop import Scoring, score_drop_of
+from spacecompile.export.soundness import unsound
 from spacecompile.runtime.backends import Backend, RawAnswer
+
+NOT_A_NUMBER_ERROR = 1e30
+"""Stands for the error of a NaN or an infinity: JSON has neither."""
 
 
 class ErrorStats(Record):
@@ -37,7 +41,7 @@ class FrameParity(Record):
     Attributes:
         frame, kind: Which frame.
         class_agrees: Whether both name the same class.
-        health_agrees: Whether every health signal is a number where PyTorch's is one.
+        unsound: What no sound graph puts out on any frame; empty where there is nothing of that kind.
         class_probs_error: Largest absolute error of a class probability.
         parts_iou: Per part; two empty masks have IoU 1.
         parts_differing_px: Pixels whose part bits differ.
@@ -49,7 +53,7 @@ class FrameParity(Record):
     frame: str
     kind: str
     class_agrees: bool
-    health_agrees: bool
+    unsound: str
     class_probs_error: float
     parts_iou: tuple[float, ...]
     parts_differing_px: int
@@ -197,7 +201,7 @@ def verdict_on(
     kinds = [frame.kind for frame in frames]
     judged = [frame for frame in frames if tolerance.adversarial or frame.kind != "adversarial"]
     measures = _measures(judged, tolerance)
-    score_drop = _score_drop(pairs, scoring) if scoring else None
+    score_drop = score_drop_of(pairs, scoring) if scoring else None
     failures = _failures(frames, judged, measures, score_drop, tolerance)
     return VariantParity(
         variant=variant,
@@ -217,19 +221,6 @@ def verdict_on(
         outputs=_output_errors(pairs),
         frames=frames,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scoring:
-    """What S_final needs beside answers.
-
-    Attributes:
-        classes: Names in the order of the class probabilities.
-        cost: Of one forward pass. It is the same for both sides, so that the drop is that of the accuracy.
-    """
-
-    classes: Sequence[str]
-    cost: Cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,27 +254,6 @@ def _measures(judged: Sequence[FrameParity], tolerance: Tolerance) -> _Measures:
     )
 
 
-def _score_drop(pairs: Sequence[tuple[ExpectedAnswer, RawAnswer]], scoring: Scoring) -> float | None:
-    """S_final of the expected answers less that of the given ones, over frames with a label of a known class."""
-    expected_meter, given_meter = ScoreMeter(), ScoreMeter()
-    for case, given in pairs:
-        truth = case.frame.truth
-        if truth is None or truth.class_name not in scoring.classes:
-            continue
-        for meter, answer in ((expected_meter, case.answer), (given_meter, given)):
-            meter.add(
-                int(answer.class_probs_L.argmax()),
-                scoring.classes.index(truth.class_name),
-                answer.parts_HW,
-                truth.parts_HW,
-                np.nan_to_num(answer.box_xyxy),
-                truth.box_xyxy,
-            )
-    if not expected_meter.frames:
-        return None
-    return expected_meter.scores(scoring.cost).s_final - given_meter.scores(scoring.cost).s_final
-
-
 def _frame_parity(case: ExpectedAnswer, given: RawAnswer) -> FrameParity:
     expected = case.answer
     nearest_xyxy = np.clip(given.box_xyxy, case.boxes_B4.min(axis=0), case.boxes_B4.max(axis=0))
@@ -291,7 +261,7 @@ def _frame_parity(case: ExpectedAnswer, given: RawAnswer) -> FrameParity:
         frame=case.frame.name,
         kind=case.frame.kind,
         class_agrees=bool(expected.class_probs_L.argmax() == given.class_probs_L.argmax()),
-        health_agrees=bool(np.array_equal(np.isfinite(expected.health), np.isfinite(given.health))),
+        unsound=unsound(given, expected),
         class_probs_error=float(_errors(expected.class_probs_L, given.class_probs_L).max()),
         parts_iou=tuple(_iou(expected.parts_HW, given.parts_HW, bit) for bit in range(len(PARTS))),
         parts_differing_px=int(np.count_nonzero(expected.parts_HW != given.parts_HW)),
@@ -301,8 +271,9 @@ def _frame_parity(case: ExpectedAnswer, given: RawAnswer) -> FrameParity:
 
 
 def _errors(expected: NDArray[np.float32], given: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Absolute errors; a value that is not a number is infinitely wrong."""
-    return np.nan_to_num(np.abs(expected.astype(np.float64) - given), nan=np.inf, posinf=np.inf)
+    """Absolute errors; a value that is not a number counts as `NOT_A_NUMBER_ERROR`."""
+    errors = np.abs(expected.astype(np.float64) - given)
+    return np.nan_to_num(errors, nan=NOT_A_NUMBER_ERROR, posinf=NOT_A_NUMBER_ERROR)
 
 
 def _iou(expected_HW: NDArray[np.uint8], given_HW: NDArray[np.uint8], bit: int) -> float:
@@ -325,10 +296,8 @@ def _failures(
             f"the class agrees on {measures.class_agreement:.2%} of the frames "
             f"(least {tolerance.class_agreement_min:.2%}), not on {disagreeing.frame}"
         )
-    if unhealthy := [frame.frame for frame in frames if not frame.health_agrees]:
-        failures.append(f"a health signal is not a number where PyTorch's is one, or the other way, on {unhealthy[0]}")
-    if unsound := [frame.frame for frame in frames if math.isinf(max(frame.class_probs_error, frame.box_error_px))]:
-        failures.append(f"an output is not a number on {unsound[0]}")
+    if broken := [frame for frame in frames if frame.unsound]:
+        failures.append(f"the file puts out {broken[0].unsound} on {broken[0].frame}")
     probs, parts, box = measures.class_probs, measures.parts, measures.box
     if probs.class_probs_error > tolerance.class_probs_max:
         failures.append(
@@ -349,6 +318,9 @@ def _failures(
         failures.append(
             f"a box edge{share} is off by {box.box_error_px:.2f} px (most {tolerance.box_px_max:g}) on {box.frame}"
         )
+    worst_px = max(frame.box_error_px for frame in judged)
+    if tolerance.box_px_worst is not None and worst_px > tolerance.box_px_worst:
+        failures.append(f"a box edge is off by {worst_px:.2f} px (most {tolerance.box_px_worst:g} on any frame)")
     if score_drop is not None and tolerance.score_drop_max is not None and score_drop > tolerance.score_drop_max:
         failures.append(f"S_final drops by {score_drop:.4f} (most {tolerance.score_drop_max:g})")
     return tuple(failures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +17,7 @@ from spacecompile.export.certificate import backends_of
 from spacecompile.export.frames import images_of
 from spacecompile.export.sealed import check_tta
 from spacecompile.export.to_onnx import OPSET
+from spacecompile.extras import modules_of
 from spacecompile.network.checkpoint import LoadedCheckpoint, load_checkpoint
 from spacecompile.network.identify import NETWORK_FIELDS
 from spacecompile.network.model import MultiTaskNetwork
@@ -112,6 +114,7 @@ def plan_build(
     variants = tuple(_variant(*combination) for combination in combinations)
     for variant in variants:
         backends_of(variant)
+        _require_judgeable(variant, data=data, parity_frames=options.parity_frames)
     check_output(folder, force=force, needed_bytes=_needed_bytes(loaded.network, len(combinations)))
     return BuildPlan(
         checkpoint_path=path,
@@ -175,7 +178,21 @@ def _variant(precision: Precision, tta: Tta) -> Variant:
         path=f"variants/{stored}{suffix}/model.onnx",
         opset=OPSET,
         tolerance=TOLERANCES[precision],
+        certified=(),
     )
+
+
+def _require_judgeable(variant: Variant, *, data: str | Path | None, parity_frames: int) -> None:
+    """Refuse a precision that is judged on frames of a camera where there will be none."""
+    if variant.tolerance.adversarial:
+        return
+    can_render = all(find_spec(module) for module in modules_of("render"))
+    if parity_frames == 0 or (data is None and not can_render):
+        raise UsageError(
+            f"variant {variant.name} is judged on frames that a camera takes, and there would be none. Give some with "
+            "--data DIR and leave --parity-frames above 0, or install the render extra: "
+            "pip install 'spacecompile[render]'."
+        )
 
 
 def _needed_bytes(network: MultiTaskNetwork, num_variants: int) -> int:

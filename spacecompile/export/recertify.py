@@ -18,8 +18,9 @@ from spacecompile.contract import Manifest, Progress, Record, Tta, Variant, no_p
 from spacecompile.errors import CheckpointError, IntegrityError, MissingPartError, ParityError
 from spacecompile.export.certificate import judge
 from spacecompile.export.frames import parity_frames
-from spacecompile.export.parity import Scoring, VariantParity
+from spacecompile.export.parity import VariantParity
 from spacecompile.export.reference import REFERENCE_THREADS, ExpectedAnswer, ViewByView, expected_answers
+from spacecompile.export.score_drop import Scoring
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.network.checkpoint import load_checkpoint
 from spacecompile.network.model import MultiTaskNetwork

@@ -47,12 +47,14 @@ _REPORT_NAME, _PICTURE_NAME = "parity.json", "worst.png"
 
 
 def worst_frame(verdict: VariantParity) -> str:
-    """Name of the frame to show: one with another class if there are too many, else where most of a limit is used up.
+    """Name of the frame to show: unsound, of another class where too many are, else where most of a limit is used up.
 
     Args:
         verdict: On one file.
     """
     limits = verdict.tolerance
+    if broken := [frame.frame for frame in verdict.frames if frame.unsound]:
+        return broken[0]
     if verdict.class_agreement < limits.class_agreement_min:
         disagreeing = [frame for frame in verdict.frames if not frame.class_agrees]
         # Adversarial frames have no right class.
@@ -309,6 +311,13 @@ def write_failure_report(output: Path, verdict: VariantParity, picture_png: byte
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return place
+
+
+def clear_failure_report(output: Path) -> None:
+    """Remove the report of an earlier build of the same bundle that failed, now that one has passed."""
+    place = output.with_name(output.name.removesuffix(SUFFIX) + FAILURE_SUFFIX)
+    if not place.is_symlink() and place.exists() and _is_failure_report(place):
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _is_failure_report(place: Path) -> bool:

@@ -63,18 +63,29 @@ def refuse_impossible(raw: RawAnswer, spec: ModelSpec) -> None:
     Raises:
         AnswerError: If a value is NaN, infinite or out of its range.
     """
-    height_px, width_px = spec.frame_size_px
+    seen = impossible_output(raw, spec.frame_size_px)
+    if seen is not None:
+        raise AnswerError(
+            f"the graph put out {seen}. No sound graph does on any frame: run `spacecompile verify` on the bundle, and "
+            "check the memory and the engine of this machine."
+        )
+
+
+def impossible_output(raw: RawAnswer, frame_size_px: tuple[int, int]) -> str | None:
+    """What in an answer no sound graph puts out for any frame; None where all is possible."""
+    height_px, width_px = frame_size_px
     values = np.concatenate((raw.class_probs_L, raw.box_xyxy, raw.health))
     if not np.isfinite(values).all():
-        raise _impossible(f"class probabilities {raw.class_probs_L}, box {raw.box_xyxy}, health {raw.health}")
+        return f"class probabilities {raw.class_probs_L}, box {raw.box_xyxy}, health {raw.health}"
     if raw.class_probs_L.min() < -_PROB_SLACK or abs(float(raw.class_probs_L.sum()) - 1) > _PROB_SLACK:
-        raise _impossible(f"class probabilities {raw.class_probs_L} that are no distribution")
+        return f"class probabilities {raw.class_probs_L} that are no distribution"
     x_min, y_min, x_max, y_max = raw.box_xyxy.tolist()
     ordered = -_BOX_SLACK_PX <= x_min <= x_max <= width_px + _BOX_SLACK_PX
     if not (ordered and -_BOX_SLACK_PX <= y_min <= y_max <= height_px + _BOX_SLACK_PX):
-        raise _impossible(f"box {raw.box_xyxy} in a frame of {height_px}x{width_px} pixels (height x width)")
+        return f"box {raw.box_xyxy} in a frame of {height_px}x{width_px} pixels (height x width)"
     if raw.parts_HW.max() >= 1 << len(PARTS):
-        raise _impossible(f"parts value {raw.parts_HW.max()}, of which only the lowest {len(PARTS)} bits mean anything")
+        return f"parts value {raw.parts_HW.max()}, of which only the lowest {len(PARTS)} bits mean anything"
+    return None
 
 
 def flags_of(raw: RawAnswer, spec: ModelSpec, rule: GuardRule) -> tuple[str, ...]:
@@ -101,10 +112,3 @@ def flags_of(raw: RawAnswer, spec: ModelSpec, rule: GuardRule) -> tuple[str, ...
 def health_by_name(raw: RawAnswer) -> Mapping[str, float]:
     """The health signals by name."""
     return dict(zip(HEALTH_SIGNALS, raw.health.tolist(), strict=True))
-
-
-def _impossible(seen: str) -> AnswerError:
-    return AnswerError(
-        f"the graph put out {seen}. No sound graph does on any frame: run `spacecompile verify` on the bundle, and "
-        "check the memory and the engine of this machine."
-    )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -16,13 +17,13 @@ from spacecompile.errors import ParityError, UsageError
 from spacecompile.export.frames import Kind, ParityFrame, Truth, adversarial_frames
 from spacecompile.export.parity import (
     ParityReport,
-    Scoring,
     VariantParity,
     check_parity,
     require_parity,
     verdict_on,
 )
 from spacecompile.export.reference import ExpectedAnswer, ViewByView, expected_answers
+from spacecompile.export.score_drop import Scoring
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.export.to_onnx import export_onnx
 from spacecompile.runtime.backends import RawAnswer
@@ -42,7 +43,11 @@ def raw_answer(**changes: Any) -> RawAnswer:
         "box_xyxy": np.array([20, 10, 70, 30], np.float32),
         "health": np.array([10, 200, 1000, 0, 0.9, 0], np.float32),
     }
-    return RawAnswer(**(fields | changes))
+    fields |= changes
+    if "parts_HW" in changes:
+        body_px, panel_px = (np.count_nonzero(changes["parts_HW"] >> bit & 1) for bit in (0, 1))
+        fields["health"] = np.array([10, 200, body_px, panel_px, 0.9, 0], np.float32)
+    return RawAnswer(**fields)
 
 
 def with_pixels(count: int, bits: int) -> NDArray[np.uint8]:
@@ -108,17 +113,17 @@ def test_equal_answers_pass_with_no_error_anywhere() -> None:
         ),
         pytest.param(
             {"box_xyxy": np.array([20, np.nan, 70, 30], np.float32)},
-            r"a box edge is off by inf px",
+            r"the file puts out .*box \[20. nan 70. 30.\].* on frame-1",
             id="box that is NaN",
         ),
         pytest.param(
             {"class_probs_L": np.full(3, np.nan, np.float32)},
-            r"a class probability is off by inf",
+            r"the file puts out class probabilities \[nan nan nan\].* on frame-1",
             id="class probabilities that are NaN",
         ),
         pytest.param(
             {"health": np.array([10, 200, 1000, 0, np.nan, 0], np.float32)},
-            r"a health signal is not a number where PyTorch's is one, or the other way, on frame-1",
+            r"the file puts out .*health \[ *10\. .*nan .* on frame-1",
             id="health that is NaN",
         ),
     ],
@@ -293,7 +298,49 @@ def test_adversarial_frames_only_have_to_be_sound_where_the_profile_says_so() ->
     assert not judged_by(LOOSE, raw_answer(), other_class, kinds=kinds).passed
     broken = raw_answer(class_probs_L=np.full(3, np.nan, np.float32))
     verdict = judged_by(tolerance, raw_answer(), broken, kinds=kinds)
-    assert verdict.failures == ("an output is not a number on frame-1",)
+    assert len(verdict.failures) == 1
+    assert "the file puts out class probabilities [nan nan nan]" in verdict.failures[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "seen"),
+    [
+        pytest.param({"class_probs_L": np.array([7, -3, 9], np.float32)}, "that are no distribution", id="probs"),
+        pytest.param({"box_xyxy": np.array([70, 10, 20, 30], np.float32)}, r"box \[70", id="box inside out"),
+        pytest.param({"box_xyxy": np.array([0, 0, 101, 30], np.float32)}, r"box \[ *0", id="box outside"),
+        pytest.param({"parts_HW": np.full((SIDE_PX, SIDE_PX), 252, np.uint8)}, "parts value 252", id="undefined bits"),
+        pytest.param(
+            {"health": np.array([10, 200, 999, 7, 0.9, 0], np.float32)}, r"panel_px 7, which its own", id="counts"
+        ),
+        pytest.param(
+            {"health": np.array([60, 200, 1000, 0, 0.9, 0], np.float32)}, "frame_mean 60, which", id="frame's mean"
+        ),
+        pytest.param(
+            {"health": np.array([10, 200, 1000, 0, 1.9, 0], np.float32)}, r"part_confidence 1\.9", id="confidence"
+        ),
+    ],
+)
+@pytest.mark.parametrize("kind", ["real", "adversarial"])
+def test_an_answer_that_no_sound_graph_gives_fails_on_every_kind_of_frame(
+    changes: dict[str, Any], seen: str, kind: Kind
+) -> None:
+    tolerance = msgspec.structs.replace(LOOSE, class_agreement_min=0, parts_iou_min=0, adversarial=False)
+    verdict = judged_by(tolerance, raw_answer(), raw_answer(**changes), kinds=("real", kind))
+    assert not verdict.passed
+    assert re.search(f"the file puts out .*{seen}.* on frame-1", verdict.failures[0])
+
+
+def test_no_box_may_be_too_far_off_where_the_profile_bounds_the_worst() -> None:
+    far = raw_answer(box_xyxy=np.array([20, 10, 90, 30], np.float32))
+    tolerance = msgspec.structs.replace(LOOSE, box_share_min=0.5, box_px_worst=10.0)
+    verdict = judged_by(tolerance, raw_answer(), far)
+    assert verdict.failures == ("a box edge is off by 20.00 px (most 10 on any frame)",)
+
+
+def test_a_verdict_on_answers_that_are_no_numbers_survives_json() -> None:
+    broken = raw_answer(class_probs_L=np.full(3, np.nan, np.float32), box_xyxy=np.full(4, np.inf, np.float32))
+    verdict = judged(broken)
+    assert msgspec.json.decode(msgspec.json.encode(verdict), type=VariantParity) == verdict
 
 
 def test_a_profile_that_needs_real_frames_says_so_without_any() -> None:

@@ -42,7 +42,11 @@ def raw_answer(**changes: Any) -> RawAnswer:
         "box_xyxy": np.array([100, 60, 180, 100], np.float32),
         "health": np.array([10, 200, 1600, 800, 0.9, 0], np.float32),
     }
-    return RawAnswer(**(fields | changes))
+    fields |= changes
+    if "parts_HW" in changes:
+        body_px, panel_px = (np.count_nonzero(changes["parts_HW"] >> bit & 1) for bit in (0, 1))
+        fields["health"] = np.array([10, 200, body_px, panel_px, 0.9, 0], np.float32)
+    return RawAnswer(**fields)
 
 
 def with_parts(window: tuple[slice, slice], bits: int) -> RawAnswer:

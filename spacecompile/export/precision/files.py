@@ -16,8 +16,14 @@ from spacecompile.export.precision.graph import GraphView
 from spacecompile.export.precision.half import FloatNode, HalfPlan, in_half
 from spacecompile.export.precision.search import Int8Plan, LayerSensitivity, in_int8
 
-HALF_SHARE_MIN = 0.9
-"""Of the multiply-adds and of the weights of a network in a file that calls itself fp16."""
+_NAMED: dict[Precision, tuple[str, float, str]] = {
+    "fp32": ("fp32", 1.0, "The network holds other types."),
+    "bf16": ("fp32", 1.0, "The network holds other types."),
+    "fp16": ("fp16", 0.9, "The values inside this network are too large for float16."),
+    # What multiplies two activations, as attention does, stays float32 and counts against it.
+    "int8": ("int8", 0.4, "Too many layers had to go back to float32 for parity."),
+}
+"""The stored type of each precision, its least share of the network's weights and multiply-adds, why it may be less."""
 
 _STORED: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.INT8: "int8"}
 
@@ -48,7 +54,8 @@ class Int8Report(Record):
     """How the int8 files were made.
 
     Attributes:
-        int8: Layers that are.
+        int8: Layers that are. They were searched on the very frames that the certificate is judged on; scales come
+            from the calibration frames.
         raised: Layers that went back to float32 for parity, the most sensitive first.
         gate_runs: How often the parity gate was asked.
         calibration_frames: Their names.
@@ -120,23 +127,19 @@ def checked_precision(variant: str, precision: Precision, content: bytes) -> Fil
     Raises:
         BuildError: If too little of it is in that precision.
     """
-    facts = graph_facts(content)
-    nodes = GraphView(onnx.load_from_string(content)).network_nodes
-    names = {node.name for node in nodes}
+    view = GraphView(onnx.load_from_string(content))
+    names = {node.name for node in view.network_nodes}
     macs: Counter[str] = Counter()
-    for mac_node in facts.mac_nodes:
+    for mac_node in graph_facts(content).mac_nodes:
         if mac_node.name in names:
             macs[mac_node.type] += mac_node.macs
-    found = FilePrecision(
-        bytes=len(content), weight_shares=_shares(_weights_per_type(content)), mac_shares=_shares(macs)
-    )
+    found = FilePrecision(bytes=len(content), weight_shares=_shares(_weights_per_type(view)), mac_shares=_shares(macs))
     _refuse_misnamed(variant, precision, found)
     return found
 
 
-def _weights_per_type(content: bytes) -> Counter[str]:
+def _weights_per_type(view: GraphView) -> Counter[str]:
     """Number of weights that the network's nodes read, per stored type; scales and zero points are none."""
-    view = GraphView(onnx.load_from_string(content))
     read = {
         name
         for node in view.network_nodes
@@ -157,17 +160,11 @@ def _shares(amounts: Counter[str]) -> dict[str, float]:
 
 
 def _refuse_misnamed(variant: str, precision: Precision, found: FilePrecision) -> None:
-    stored: dict[Precision, tuple[str, float]] = {
-        "fp32": ("fp32", 1.0),
-        "bf16": ("fp32", 1.0),
-        "fp16": ("fp16", HALF_SHARE_MIN),
-        "int8": ("int8", 0.0),
-    }
-    name, least = stored[precision]
+    name, least, why = _NAMED[precision]
     weights, macs = found.weight_shares.get(name, 0.0), found.mac_shares.get(name, 0.0)
-    if min(weights, macs) < least or min(weights, macs) == 0:
+    if min(weights, macs) < least:
         raise BuildError(
             f"variant {variant} would hold {weights:.1%} of the network's weights and do {macs:.1%} of its "
-            f"multiply-adds in {name}; at least {least:.0%} are needed to call it {precision}. Leave {precision} out "
-            "of --precision: the values inside this network are too large for it."
+            f"multiply-adds in {name}; at least {least:.0%} are needed to call it {precision}. {why} Leave {precision} "
+            "out of --precision; the others can be built."
         )

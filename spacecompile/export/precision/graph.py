@@ -6,15 +6,29 @@ stays float32 in every precision; see DESIGN section 5.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
+from spacecompile.errors import BuildError
+
 NETWORK_PREFIX = "network."
 """Of the names of the network's weights: the sealed graph holds the network under this name."""
+
+_WEIGHTED = frozenset(
+    {
+        *("Conv", "ConvTranspose", "Gemm", "MatMul", "DequantizeLinear"),
+        *("BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization"),
+    }
+)
+"""Operators whose weights are a layer's own. The exporter merges constants of equal value, so that a zero after the
+network may go by the name of a bias inside it: the names of other operators' constants say nothing."""
+
+NUM_NETWORK_OUTPUTS = 2
+"""Class logits and part logits."""
 
 
 @dataclass(frozen=True)
@@ -44,20 +58,28 @@ class GraphView:
     def network_nodes(self) -> tuple[NodeProto, ...]:
         """Every node between the network's first and last weights, these included.
 
-        A node is one when it reads a weight of the network, or lies on a path from one that does to another. What the
-        network does after its last weights without any (an upsampling, say) is left out.
+        A node is one when it is a layer that reads a weight of the network, or lies on a path from one to another. What
+        the network does after its last layer (an upsampling, say) is left out.
+
+        Raises:
+            BuildError: If not just class logits and part logits leave it.
         """
         nodes = self.model.graph.node
         after = _reached(nodes)
         before = _reached(reversed(nodes), backwards=True)
-        return tuple(node for index, node in enumerate(nodes) if after[index] and before[len(nodes) - 1 - index])
+        inside = tuple(node for index, node in enumerate(nodes) if after[index] and before[len(nodes) - 1 - index])
+        leaving = _leaving(inside, nodes)
+        if len(leaving) != NUM_NETWORK_OUTPUTS:
+            raise BuildError(
+                f"{len(leaving)} tensors leave the network in the exported graph, first {leaving[:3]}; expected are "
+                "class logits and part logits. Build fp32 only, and report the checkpoint's spec."
+            )
+        return inside
 
     @cached_property
     def network_outputs(self) -> tuple[str, ...]:
         """Tensors that leave the network: class logits and part logits, in the order in which they are made."""
-        inside = {node.name for node in self.network_nodes}
-        read_outside = {name for node in self.model.graph.node if node.name not in inside for name in node.input}
-        return tuple(name for node in self.network_nodes for name in node.output if name in read_outside)
+        return _leaving(self.network_nodes, self.model.graph.node)
 
     def largest_weight(self, name: str) -> float:
         """Largest magnitude of one initializer."""
@@ -73,13 +95,21 @@ class GraphView:
         return bool(name) and name not in self.weights
 
 
+def _leaving(inside: Sequence[NodeProto], nodes: Iterable[NodeProto]) -> tuple[str, ...]:
+    """Tensors that some nodes make and others read."""
+    names = {node.name for node in inside}
+    read_outside = {name for node in nodes if node.name not in names for name in node.input}
+    return tuple(name for node in inside for name in node.output if name in read_outside)
+
+
 def _reached(nodes: Iterable[NodeProto], *, backwards: bool = False) -> list[bool]:
-    """For each node whether it, or one that comes before it in this direction, reads a weight of the network."""
+    """For each node whether it, or one that comes before it in this direction, is a layer of the network."""
     marked: set[str] = set()
     reached = []
     for node in nodes:
         entering, leaving = (node.output, node.input) if backwards else (node.input, node.output)
-        is_reached = any(name.startswith(NETWORK_PREFIX) for name in node.input) or not marked.isdisjoint(entering)
+        is_layer = node.op_type in _WEIGHTED and any(name.startswith(NETWORK_PREFIX) for name in node.input)
+        is_reached = is_layer or not marked.isdisjoint(entering)
         if is_reached:
             marked.update(name for name in leaving if name)
         reached.append(is_reached)

@@ -7,6 +7,7 @@ squares.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -23,7 +24,11 @@ HALF_MAX = 65504.0
 RANGE_SHARE = 0.3
 """Of it: what calibration frames reach must leave room for frames that were not among them."""
 
+HALF_NORMAL_MIN = 2.0**-14
+"""Smallest float16 with all its digits; a constant below it loses some, or becomes zero."""
+
 _ALWAYS_FLOAT = frozenset({"Softmax", "LogSoftmax", "Exp", "Log", "Pow", "ReduceSumSquare", "CumSum"})
+_TYPED_BY_ATTRIBUTE = frozenset({"ConstantOfShape", "EyeLike", "Range", "RandomNormalLike", "RandomUniformLike"})
 _SQUARING = frozenset(
     {"LayerNormalization", "GroupNormalization", "InstanceNormalization", "ReduceL2", "LpNormalization"}
 )
@@ -72,7 +77,7 @@ def plan_half(model: ModelProto, largest: Mapping[str, float]) -> HalfPlan:
     reached = [_magnitude(node, view, largest) for node in nodes]
     float_nodes = {}
     for position, (node, magnitude) in enumerate(zip(nodes, reached, strict=True)):
-        reason = _reason(node, magnitude)
+        reason = _reason(node, magnitude, view)
         if reason:
             float_nodes[position] = FloatNode(node=node.name, op=node.op_type, magnitude=magnitude, reason=reason)
     return HalfPlan(
@@ -103,7 +108,20 @@ def _magnitude(node: NodeProto, view: GraphView, largest: Mapping[str, float]) -
     return max(seen, default=0.0)
 
 
-def _reason(node: NodeProto, magnitude: float) -> str:
+def _lone_constants(node: NodeProto, view: GraphView) -> list[float]:
+    """Magnitudes of the single numbers that a node reads, such as what keeps a quotient from dividing by zero."""
+    return [
+        view.largest_weight(name)
+        for name in view.float_tensors(node.input)
+        if name in view.weights and math.prod(view.weights[name].dims) == 1
+    ]
+
+
+def _reason(node: NodeProto, magnitude: float, view: GraphView) -> str:
+    if node.op_type in _TYPED_BY_ATTRIBUTE:
+        return f"{node.op_type} makes float32 by definition"
+    if any(0 < constant < HALF_NORMAL_MIN for constant in _lone_constants(node, view)):
+        return "a constant too small for float16"
     if node.op_type in _ALWAYS_FLOAT:
         return f"{node.op_type} loses too much in half precision"
     if magnitude > RANGE_SHARE * HALF_MAX:

@@ -63,7 +63,7 @@ class _Halving:
         for index, name in enumerate(node.output):
             if is_half and self.view.float_tensors([name]):
                 if name in outputs:
-                    changed.output[index] = f"{name} half"
+                    changed.output[index] = f"{name} made half"
                     behind.append(_cast_node(changed.output[index], name, TensorProto.FLOAT))
                 else:
                     self._is_half.add(name)

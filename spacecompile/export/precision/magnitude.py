@@ -14,6 +14,9 @@ from spacecompile.contract import INPUT_NAME, Progress, no_progress
 from spacecompile.export.precision.graph import GraphView
 from spacecompile.export.precision.probe import session_giving
 
+UNBOUNDED = 1e30
+"""Stands for an infinity or a NaN: JSON has neither."""
+
 _OUTPUT = "largest magnitudes"
 
 
@@ -37,7 +40,7 @@ def largest_magnitudes(
         step: Name of the step.
 
     Returns:
-        Largest absolute value by tensor name; infinity for a tensor that overflowed or was not a number.
+        Largest absolute value by tensor name; `UNBOUNDED` for a tensor that overflowed or was not a number.
     """
     view = GraphView(model)
     names = [name for node in model.graph.node for name in view.float_tensors(node.output)]
@@ -45,7 +48,7 @@ def largest_magnitudes(
     largest_T = np.zeros(len(names))
     for done, frame_HWC in enumerate(frames_HWC, start=1):
         (seen_T,) = session.run([_OUTPUT], {INPUT_NAME: frame_HWC})
-        largest_T = np.maximum(largest_T, np.nan_to_num(seen_T, nan=np.inf, posinf=np.inf))
+        largest_T = np.maximum(largest_T, np.nan_to_num(seen_T, nan=UNBOUNDED, posinf=UNBOUNDED))
         progress(step, done, len(frames_HWC))
     return dict(zip(names, largest_T.tolist(), strict=True))
 

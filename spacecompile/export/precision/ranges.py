@@ -6,6 +6,7 @@ clipped, and the scale is chosen so that the squared error of clipping and round
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -20,6 +21,9 @@ _NUM_BINS = 2048
 _CANDIDATES = np.linspace(0.15, 1.0, 86)
 _VALUES_MAX = 400_000
 """Per tensor and frame; beyond that every n-th value is counted."""
+
+_CHUNK_VALUES_MAX = 1 << 27
+"""Of all tensors that are fetched at once: half a gigabyte."""
 
 
 def activation_scales(
@@ -42,15 +46,33 @@ def activation_scales(
     Returns:
         Scale by tensor name: a code times it is the value.
     """
-    names = list(largest)
-    session = session_giving(model, names, threads=threads)
-    counts = {name: np.zeros(_NUM_BINS) for name in names}
-    for done, frame_HWC in enumerate(frames_HWC, start=1):
-        for name, values in zip(names, session.run(names, {INPUT_NAME: frame_HWC}), strict=True):
-            flat = values.reshape(-1)[:: max(1, values.size // _VALUES_MAX)]
-            counts[name] += np.histogram(np.abs(flat), bins=_NUM_BINS, range=(0.0, max(largest[name], 1e-12)))[0]
-        progress("ranges", done, len(frames_HWC))
-    return {name: best_scale(counts[name], max(largest[name], 1e-12)) for name in names}
+    counts = {name: np.zeros(_NUM_BINS) for name in largest}
+    chunks = _chunks(model, list(largest))
+    for index, names in enumerate(chunks):
+        session = session_giving(model, names, threads=threads)
+        for done, frame_HWC in enumerate(frames_HWC, start=1):
+            for name, values in zip(names, session.run(names, {INPUT_NAME: frame_HWC}), strict=True):
+                flat = values.reshape(-1)[:: max(1, values.size // _VALUES_MAX)]
+                counts[name] += np.histogram(np.abs(flat), bins=_NUM_BINS, range=(0.0, max(largest[name], 1e-12)))[0]
+            progress("ranges", index * len(frames_HWC) + done, len(chunks) * len(frames_HWC))
+    return {name: best_scale(counts[name], max(largest[name], 1e-12)) for name in largest}
+
+
+def _chunks(model: ModelProto, names: Sequence[str]) -> list[list[str]]:
+    """The tensors in groups that are fetched together, so that memory stays bounded for any network."""
+    num_values = {
+        info.name: math.prod(extent.dim_value for extent in info.type.tensor_type.shape.dim)
+        for info in (*model.graph.value_info, *model.graph.input, *model.graph.output)
+    }
+    chunks: list[list[str]] = [[]]
+    total = 0
+    for name in names:
+        if chunks[-1] and total + num_values[name] > _CHUNK_VALUES_MAX:
+            chunks.append([])
+            total = 0
+        chunks[-1].append(name)
+        total += num_values[name]
+    return chunks
 
 
 def best_scale(counts: NDArray[np.float64], largest: float) -> float:

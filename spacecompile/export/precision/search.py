@@ -12,7 +12,7 @@ from onnx import ModelProto
 from spacecompile.contract import INPUT_NAME, Progress, Record, no_progress
 from spacecompile.errors import ParityError
 from spacecompile.export.precision.graph import GraphView
-from spacecompile.export.precision.magnitude import largest_magnitudes
+from spacecompile.export.precision.magnitude import UNBOUNDED, largest_magnitudes
 from spacecompile.export.precision.probe import session_giving
 from spacecompile.export.precision.quantise import Layer, quantisable_layers, quantised
 from spacecompile.export.precision.ranges import activation_scales
@@ -77,8 +77,8 @@ def plan_int8(
     Raises:
         ParityError: If the gate fails with one layer int8 already.
     """
-    layers = quantisable_layers(GraphView(model))
     largest = largest_magnitudes(model, frames_HWC, threads=threads, progress=progress)
+    layers = [layer for layer in quantisable_layers(GraphView(model)) if largest[layer.activation] < UNBOUNDED]
     wanted = {layer.activation: largest[layer.activation] for layer in layers}
     by_tensor = activation_scales(model, wanted, frames_HWC, threads=threads, progress=progress)
     scales = {layer.key: by_tensor[layer.activation] for layer in layers}
@@ -93,8 +93,9 @@ def plan_int8(
     while low < high:
         middle = (low + high) // 2
         gate_runs += 1
-        if gate(_plan(_without(layers, order[:middle]), scales, raised=(), gate_runs=gate_runs)):
-            low = middle + 1
+        broken = gate(_plan(_without(layers, order[:middle]), scales, raised=(), gate_runs=gate_runs))
+        if broken:
+            low, failures = middle + 1, broken
         else:
             high = middle
     if low >= len(layers):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import torch
+
 from spacecompile.contract import PassReport, Progress, no_progress
 from spacecompile.export.rewrite.base import Pass, UnprovenError, cost_of_network, dtype_of, in_float64
 from spacecompile.export.rewrite.batchnorm import FoldBatchNorm
@@ -65,6 +67,18 @@ def rewrite_network(
     Raises:
         UnprovenError: If a pass can't prove itself; names the pass.
     """
+    # Sums depend on the number of threads, and the proofs' errors are in the manifest.
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _rewritten(network, passes, skip_unproven=skip_unproven, progress=progress)
+    finally:
+        torch.set_num_threads(threads_before)
+
+
+def _rewritten(
+    network: MultiTaskNetwork, passes: Sequence[Pass], *, skip_unproven: bool, progress: Progress
+) -> tuple[MultiTaskNetwork, tuple[PassReport, ...]]:
     progress("rewrite", 0, len(passes))
     rewritten, cost = in_float64(network), cost_of_network(network)
     reports: list[PassReport] = []
