@@ -28,8 +28,10 @@ def test_a_build_says_each_step_the_proof_and_the_next_command(
     assert report["path"] == str(output)
     assert [variant["name"] for variant in report["variants"]] == ["fp32", "fp32-d4"]
     assert report["parity"]["variants"][0]["passed"]
-    for step in ("rewrite", "export fp32", "export fp32-d4", "parity fp32", "parity fp32-d4", "self-test"):
+    for step in ("rewrite", "export", "export d4", "write fp32", "parity fp32, onnxruntime", "self-test"):
         assert f"  {step} " in stderr
+    variant_row = next(line for line in stderr.splitlines() if line.startswith("fp32-d4 "))
+    assert "100% fp32" in variant_row and "onnxruntime, openvino" in variant_row
     assert "\nfold_batchnorm " in stderr
     assert "\nremove_unused " in stderr
     assert "same class on 100.0%" in stderr
@@ -72,7 +74,7 @@ def test_a_dry_run_lists_steps_and_files_and_touches_nothing(
     rows = [line.split() for line in stdout.splitlines()]
     steps = [" ".join(row) for row in rows if row[0].isdigit()]
     assert steps[0].split()[:2] == ["1", "rewrite"]
-    assert any(step.startswith("3 export fp32 ") for step in steps)
+    assert any(step.startswith("3 export ") for step in steps)
     assert f"files of {output or 'quick.spacepkg'}" in stdout
     listed = {row[0] for row in rows}
     assert {"variants/fp32/model.onnx", "reports/parity.json", "selftest/expected.json", "manifest.json"} <= listed
@@ -117,7 +119,7 @@ def test_flags_change_the_spec(quick_checkpoint: Path, tmp_path: Path, capfd: py
         pytest.param(["--std", "0.1,0.2,0"], "std above zero", id="std"),
         pytest.param(["--std", "a,b,c"], "--std is 'a,b,c'", id="std that is no number"),
         pytest.param(["--classes", "a,b"], "names 2 classes, but the checkpoint's classifier has 3", id="classes"),
-        pytest.param(["--precision", "fp16"], "--precision is 'fp16'; this version builds fp32", id="precision"),
+        pytest.param(["--precision", "fp8"], "--precision is 'fp8'; this version builds fp32, fp16", id="precision"),
         pytest.param(["--tta", "d8"], "--tta is 'd8'", id="tta"),
         pytest.param(["--imgsz", "64x96"], "variant d4 turns", id="d4 and not square"),
         pytest.param(["--data", "{tmp}"], "holds no image", id="empty data folder"),
@@ -156,3 +158,14 @@ def test_a_missing_extra_exits_with_3_and_the_command_that_adds_it(
     stderr = capfd.readouterr().err
     assert "build needs onnxsim" in stderr
     assert "pip install 'spacecompile[compile]'" in stderr
+
+
+def test_half_adds_fp16_and_the_variants_are_a_table(
+    quick_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["-o", tmp_path / "net.spacepkg", "--half", "--tta", "none", "--dry-run", "--json", "-"]
+    assert build(quick_checkpoint, *flags, "--calibration-frames", 3) == 0
+    plan = json.loads(capfd.readouterr().out)["dry_run"]
+    assert [variant["name"] for variant in plan["variants"]] == ["fp32", "fp16"]
+    assert [variant["certified"] for variant in plan["variants"]] == [[], []]
+    assert {"calibration frames", "measure fp16"} <= {step["name"] for step in plan["steps"]}

@@ -148,21 +148,22 @@ REBUILD = """
 import sys
 from spacecompile.export.build import build
 from spacecompile.export.plan import BuildOptions
-build(sys.argv[1], output=sys.argv[2], options=BuildOptions(parity_frames=4))
+options = BuildOptions(parity_frames=4, calibration_frames=4)
+build(sys.argv[1], output=sys.argv[2], precision=("fp32", "fp16", "int8"), options=options)
 """
 
 
 def test_a_build_in_another_process_gives_the_same_bytes(
-    tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precise_bundle: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again = tmp_path / "under another name.spacepkg"
     # Sets and dicts are then ordered differently, should any reach the bytes.
     monkeypatch.setenv("PYTHONHASHSEED", "1234")
     root = str(Path(spacecompile.__file__).parents[1])
     subprocess.run([sys.executable, "-c", REBUILD, str(tiny_checkpoint), str(again)], check=True, cwd=root)
-    files = sorted(path.relative_to(tiny_bundle) for path in tiny_bundle.rglob("*") if path.is_file())
+    files = sorted(path.relative_to(precise_bundle) for path in precise_bundle.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
-    different = [str(file) for file in files if (tiny_bundle / file).read_bytes() != (again / file).read_bytes()]
+    different = [str(file) for file in files if (precise_bundle / file).read_bytes() != (again / file).read_bytes()]
     assert different == []
 
 

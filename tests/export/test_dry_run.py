@@ -43,3 +43,13 @@ def test_variants_that_share_a_file_list_it_once(quick_checkpoint: Path, tmp_pat
     paths = [file.path for file in dry_run(plan).files]
     assert len(paths) == len(set(paths))
     assert sum(path.endswith(".onnx") for path in paths) == 3
+
+
+def test_the_files_of_every_precision_are_those_that_a_build_writes(
+    precise_bundle: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    plan = plan_build(tiny_checkpoint, output=tmp_path / "out", precision=("fp32", "fp16", "int8"))
+    assert {file.path for file in dry_run(plan).files} == {*open_bundle(precise_bundle).manifest.files, MANIFEST_NAME}
+    names = [step.name for step in dry_run(plan).steps]
+    measuring = names.index("calibration frames")
+    assert names[measuring : measuring + 4] == ["calibration frames", "measure fp16", "measure int8", "write fp32"]

@@ -17,13 +17,18 @@ from spacecompile.contract import FP32_TOLERANCE, ModelSpec, Tta
 from spacecompile.errors import CheckpointError
 from spacecompile.export.frames import ParityFrame, adversarial_frames
 from spacecompile.export.parity import check_parity, require_parity
+from spacecompile.export.precision.graph import GraphView
+from spacecompile.export.precision.half import in_half, plan_half
+from spacecompile.export.precision.magnitude import largest_magnitudes
+from spacecompile.export.precision.quantise import quantisable_layers, quantised
 from spacecompile.export.reference import ViewByView, expected_answers
 from spacecompile.export.rewrite.pipeline import rewrite_network
 from spacecompile.export.sealed import SealedGraph
-from spacecompile.export.to_onnx import export_onnx
+from spacecompile.export.to_onnx import export_model, export_onnx, model_bytes
 from spacecompile.network.checkpoint import LoadedCheckpoint, load_checkpoint
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.runtime.backends.onnxruntime_ import OnnxRuntimeBackend
+from spacecompile.runtime.guard import impossible_output
 
 ENCODERS = (
     *("mit_b0", "efficientnet-b0", "mobileone_s1", "tu-mobilenetv4_conv_small", "tu-hgnetv2_b0"),
@@ -44,6 +49,9 @@ REFUSED = {
 
 STRIDE_32 = tuple(encoder for encoder, decoder in REFUSED if decoder == "PAN")
 """Encoders that PAN takes all the same when asked for an output stride of 32, which is none."""
+
+IN_EVERY_PRECISION = (("tu-hgnetv2_b0", "Unet"), ("tu-fastvit_t8", "PSPNet"))
+"""Of `QUICK`, those that the fast suite converts too: one whose biases are merged with constants after the network."""
 
 QUICK = (
     ("mit_b0", "Segformer"),
@@ -157,7 +165,7 @@ def require_parity_of_export(loaded: LoadedCheckpoint, tta: Tta) -> None:
     spec = loaded.spec
     rewritten, reports = rewrite_network(loaded.network, skip_unproven=True)
     assert [(report.name, report.skipped) for report in reports if report.skipped] == []
-    model_bytes = export_onnx(SealedGraph(rewritten, rewritten.spec, tta), spec.frame_size_px, facts={})
+    content = export_onnx(SealedGraph(rewritten, rewritten.spec, tta), spec.frame_size_px, facts={})
     rng = np.random.default_rng(0)
     random_HWC = rng.integers(0, 256, (*spec.frame_size_px, 3), dtype=np.uint8)
     blocks_HWC = np.kron(rng.integers(0, 256, (8, 8, 3)), np.ones((spec.frame_size_px[0] // 8,) * 2 + (1,)))
@@ -168,7 +176,7 @@ def require_parity_of_export(loaded: LoadedCheckpoint, tta: Tta) -> None:
     )
     expected = expected_answers(SealedGraph(ViewByView(loaded.network), spec, tta), frames)
     assert len({case.answer.parts_HW.tobytes() for case in expected}) > 2
-    backend = OnnxRuntimeBackend(model_bytes, threads=1, spinning=False)
+    backend = OnnxRuntimeBackend(content, threads=1, spinning=False)
     require_parity(check_parity("fp32", backend, expected, sha256="", tolerance=FP32_TOLERANCE))
 
 
@@ -179,6 +187,33 @@ def test_a_bare_state_dict_is_identified_and_compiles_like_pytorch(encoder: str,
     assert (loaded.spec.architecture, loaded.spec.encoder, loaded.format) == (decoder, encoder, "smp state dict")
     require_same_as_smp(loaded, model)
     require_parity_of_export(loaded, "none")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder"),
+    [
+        pytest.param(*pair, id="-".join(pair), marks=[] if pair in IN_EVERY_PRECISION else pytest.mark.slow)
+        for pair in QUICK
+    ],
+)
+def test_every_precision_finds_the_network_and_its_layers(encoder: str, decoder: str, tmp_path: Path) -> None:
+    loaded = loaded_from(smp_model(encoder, decoder), tmp_path, input_size_px(decoder, {}))
+    spec = loaded.spec
+    ttas: tuple[Tta, ...] = ("none", "d4")
+    models = {tta: export_model(SealedGraph(loaded.network, spec, tta), spec.frame_size_px) for tta in ttas}
+    rng = np.random.default_rng(0)
+    frames_HWC = [rng.integers(0, 256, (*spec.frame_size_px, 3), dtype=np.uint8)]
+    largest = largest_magnitudes(models["none"], frames_HWC, threads=1)
+    half = plan_half(models["none"], largest)
+    layers = {tta: quantisable_layers(GraphView(model)) for tta, model in models.items()}
+    assert [layer.key for layer in layers["none"]] == [layer.key for layer in layers["d4"]]
+    assert len(layers["none"]) > 10
+    scales = {layer.key: largest[layer.activation] / 127 for layer in layers["none"]}
+    for tta, model in models.items():
+        for reduced in (in_half(model, half), quantised(model, layers[tta], scales)):
+            content = model_bytes(reduced, {})  # checked by onnx, and for TensorRT's rules
+            answer = OnnxRuntimeBackend(content, threads=1, spinning=False).run(frames_HWC[0])
+            assert impossible_output(answer, spec.frame_size_px) is None
 
 
 @pytest.mark.slow
