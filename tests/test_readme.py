@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
+import torch
 from PIL import Image
 
 from spacecompile.benchmarks.readme import BEGIN, END, results_block, with_results
@@ -56,6 +58,8 @@ def test_the_commands_under_use_do_what_they_say_one_after_another(
         "bench": "--duration 0 --samples 2 --warmup 1 --limit 2 --threads 1",
     }
     monkeypatch.chdir(tmp_path)
+    model = smp.FPN("mobilenet_v2", encoder_weights=None, classes=2, aux_params={"classes": 3})
+    torch.save({"state_dict": {f"net.{key}": value for key, value in model.state_dict().items()}}, "epoch=9.ckpt")
     done = []
     for line in blocks():
         words = shlex.split(line, comments=True)
@@ -63,12 +67,15 @@ def test_the_commands_under_use_do_what_they_say_one_after_another(
             continue
         numbers = {"2000": "20", "200": "10"}
         arguments = [numbers.get(word, word) for word in words[1:]] + shlex.split(smaller.get(words[1], ""))
+        if "epoch=9.ckpt" in words:
+            arguments += ["--imgsz", "64", "--frame", "128x128"]
         if words[1] == "predict":
             shutil.copytree(tmp_path / "frames" / "images" / "Cheops" / "val", tmp_path / "photos")
         assert main(arguments) == 0, line
         done.append(words[1])
-    assert done == ["render", "render", "train", "build", "predict", "bench"]
-    for product in ("runs/first/model.pt", "net.spacepkg/manifest.json", "out/answers.json", "bench.html"):
+    assert done == ["render", "render", "train", "build", "predict", "bench", "build", "inspect", "engine"]
+    products = ("runs/first/model.pt", "net.spacepkg/manifest.json", "out/answers.json", "bench.html")
+    for product in (*products, "epoch=9.spacepkg/manifest.json"):
         assert (tmp_path / product).is_file()
 
 

@@ -13,8 +13,6 @@ from functools import cached_property
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from spacecompile.errors import BuildError
-
 NETWORK_PREFIX = "network."
 """Of the names of the network's weights: the sealed graph holds the network under this name."""
 
@@ -26,9 +24,6 @@ _WEIGHTED = frozenset(
 )
 """Operators whose weights are a layer's own. The exporter merges constants of equal value, so that a zero after the
 network may go by the name of a bias inside it: the names of other operators' constants say nothing."""
-
-NUM_NETWORK_OUTPUTS = 2
-"""Class logits and part logits."""
 
 
 @dataclass(frozen=True)
@@ -60,25 +55,18 @@ class GraphView:
 
         A node is one when it is a layer that reads a weight of the network, or lies on a path from one to another. What
         the network does after its last layer (an upsampling, say) is left out.
-
-        Raises:
-            BuildError: If not just class logits and part logits leave it.
         """
         nodes = self.model.graph.node
         after = _reached(nodes)
         before = _reached(reversed(nodes), backwards=True)
-        inside = tuple(node for index, node in enumerate(nodes) if after[index] and before[len(nodes) - 1 - index])
-        leaving = _leaving(inside, nodes)
-        if len(leaving) != NUM_NETWORK_OUTPUTS:
-            raise BuildError(
-                f"{len(leaving)} tensors leave the network in the exported graph, first {leaving[:3]}; expected are "
-                "class logits and part logits. Build fp32 only, and report the checkpoint's spec."
-            )
-        return inside
+        return tuple(node for index, node in enumerate(nodes) if after[index] and before[len(nodes) - 1 - index])
 
     @cached_property
     def network_outputs(self) -> tuple[str, ...]:
-        """Tensors that leave the network: class logits and part logits, in the order in which they are made."""
+        """Tensors that leave the network, in the order in which they are made.
+
+        Class logits and part logits; where a network ends in a sum of upsampled layers, these layers' outputs.
+        """
         return _leaving(self.network_nodes, self.model.graph.node)
 
     def largest_weight(self, name: str) -> float:
