@@ -41,9 +41,9 @@ PARTS = ("body", "panel")
 HEALTH_SIGNALS = ("frame_mean", "frame_max", "body_px", "panel_px", "part_confidence", "view_disagreement")
 """Order of the sealed graph's `health` output, float32.
 
-frame_mean, frame_max: of the raw frame, 0 to 255. body_px, panel_px: set pixels per part in the frame.
-part_confidence: the largest part probability anywhere, 0 to 1. view_disagreement: share of decoder pixels whose
-D4 views do not all agree after thresholding, 0 to 1; 0 without test-time augmentation.
+frame_mean, frame_max: of the frame as reduced to the network's input, 0 to 255. body_px, panel_px: set pixels per part
+in the frame. part_confidence: the largest part probability anywhere, 0 to 1. view_disagreement: share of decoder pixels
+whose D4 views do not all agree after thresholding, 0 to 1; 0 without test-time augmentation.
 """
 
 INPUT_NAME = "frame"

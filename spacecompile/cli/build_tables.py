@@ -41,18 +41,16 @@ def say_precisions(report: BuildReport) -> None:
         report: Of the build.
     """
     table = Table(title="Variants", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-    for column in ("variant", "file", "multiply-adds of the network", "certified on", "median in the parity check"):
-        table.add_column(column, no_wrap=column != "median in the parity check")
+    for column in ("variant", "file", "multiply-adds", "certified on (median in the check)"):
+        table.add_column(column, no_wrap=True)
     for variant in report.variants:
         file = report.precision.files[variant.path]
         shares = ", ".join(f"{share:.0%} {name}" for name, share in file.mac_shares.items())
-        timings = ", ".join(
-            f"{name.split(', ')[1]} {milliseconds:.0f} ms"
-            for name, milliseconds in report.medians_ms.items()
-            if name.split(", ")[0] == variant.name
-        )
         computes = f"{shares}, run in bf16" if variant.precision == "bf16" else shares
-        table.add_row(variant.name, f"{file.bytes / 1e6:.1f} MB", computes, ", ".join(variant.certified), timings)
+        certified = ", ".join(
+            f"{name} ({report.medians_ms[f'{variant.name}, {name}']:.0f} ms)" for name in variant.certified
+        )
+        table.add_row(variant.name, f"{file.bytes / 1e6:.1f} MB", computes, certified)
     console.stderr.print(table)
     fp16, int8 = report.precision.fp16, report.precision.int8
     if fp16 is not None:

@@ -1,11 +1,11 @@
 """The last nodes of the sealed graph: from part logits on the decoder's grid to parts, box and pixel counts.
 
-Where the frame is a whole multiple of the grid, bilinear upsampling is a convolution: each of the r x r pixels of a
-cell (its *phases*) is one fixed blend of the 3 x 3 cells around it. Thresholds, counts and box edges are taken per
-phase, and only the finished parts map is shuffled into place: 4.1 ms instead of 6.6 ms on one core at 1024x1024. For
-any other ratio the logits are resized to the frame first, and a cell has one phase.
+Where the frame is a whole multiple of a small grid, bilinear upsampling is two matrix products: one widens the rows,
+the other blends each of them with its neighbours. What comes out is the frame, row by row, so that nothing is shuffled.
+On two cores at 1024x1024 all of this takes 2.9 ms in ONNX Runtime, as much as with one 3x3 convolution per part and a
+shuffle, and 2.5 instead of 3.5 ms in OpenVINO with bf16; a resize takes 8 ms. Any other ratio is resized.
 
-Layout legend: K parts, P phases of a cell, h w grid rows and columns, H W frame rows and columns.
+Layout legend: K parts, h w grid rows and columns, H W frame rows and columns, R frame rows per grid row, T 3 taps.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spacecompile.contract import ModelSpec
+
+_RATIO_MIN = 4
+"""From it on two matrix products are cheaper than a resize: the first costs, per frame pixel, as many multiply-adds as
+the grid is wide over the ratio."""
 
 
 class FrameParts(NamedTuple):
@@ -61,20 +65,19 @@ class PartsInFrame(nn.Module):
 
     def forward(self, part_logits_1Khw: Tensor) -> FrameParts:
         """Turn the logits of one frame into its parts, box and counts."""
-        phases, logits_1Phw = self._upsampled(part_logits_1Khw)
-        set_1Phw = [
+        logits_HW = self._upsampled(part_logits_1Khw)
+        set_HW = [
             (logits > logit(threshold)).to(torch.float32)
-            for logits, threshold in zip(logits_1Phw, self.spec.part_thresholds, strict=True)
+            for logits, threshold in zip(logits_HW, self.spec.part_thresholds, strict=True)
         ]
         # TensorRT has no bitwise operators, and bytes may only leave a Cast: the bits are added as floats.
-        coded_1Phw = sum((mask * float(1 << bit) for bit, mask in enumerate(set_1Phw[1:], start=1)), start=set_1Phw[0])
-        shuffled_11HW = functional.pixel_shuffle(coded_1Phw, phases) if phases > 1 else coded_1Phw
-        largest_1Phw = torch.maximum(*logits_1Phw)
-        row_max_H, column_max_W = _edge_profiles(largest_1Phw, phases)
+        coded_HW = sum((mask * float(1 << bit) for bit, mask in enumerate(set_HW[1:], start=1)), start=set_HW[0])
+        largest_HW = torch.maximum(*logits_HW)
+        row_max_H, column_max_W = largest_HW.amax(dim=1), largest_HW.amax(dim=0)
         return FrameParts(
-            parts_HW=shuffled_11HW.reshape(self.spec.frame_size_px).to(torch.uint8),
+            parts_HW=coded_HW.to(torch.uint8),
             box_xyxy=self._box(row_max_H, column_max_W),
-            parts_px=torch.stack([mask.sum() for mask in set_1Phw]),
+            parts_px=torch.stack([mask.sum() for mask in set_HW]),
             logit_max=self._true(row_max_H.amax(dim=0)),
         )
 
@@ -82,27 +85,28 @@ class PartsInFrame(nn.Module):
         offset = self.spec.part_logit_offset
         return logits + offset if offset else logits
 
-    def _upsampled(self, part_logits_1Khw: Tensor) -> tuple[int, list[Tensor]]:
-        """Phases per cell and axis, and for each part the frame's logits, phase by phase [1, P, h, w]."""
+    def _upsampled(self, part_logits_1Khw: Tensor) -> list[Tensor]:
+        """For each part the frame's logits [H, W]."""
         if self.spec.mask_upsampling == "align_corners":
             part_logits_1Khw = functional.interpolate(
                 part_logits_1Khw, self.spec.input_size_px, mode="bilinear", align_corners=True
             )
         (frame_h, frame_w), (grid_h, grid_w) = self.spec.frame_size_px, part_logits_1Khw.shape[2:]
-        phases, remainder = divmod(frame_h, grid_h)
-        if remainder or (phases * grid_h, phases * grid_w) != (frame_h, frame_w):
-            phases = 1
+        ratio, remainder = divmod(frame_h, grid_h)
+        is_whole = not remainder and ratio * grid_w == frame_w
+        if not is_whole or ratio < _RATIO_MIN:
             part_logits_1Khw = functional.interpolate(
                 part_logits_1Khw, self.spec.frame_size_px, mode="bilinear", align_corners=False
             )
-        if phases > 1:
-            # Beyond the edge a bilinear resize repeats the outermost cell.
-            part_logits_1Khw = functional.pad(part_logits_1Khw, (1, 1, 1, 1), mode="replicate")
-        per_part_11hw = part_logits_1Khw.chunk(part_logits_1Khw.shape[1], dim=1)
-        if phases == 1:
-            return phases, list(per_part_11hw)
-        kernel_P1hw = torch.tensor(_phase_kernel(phases), dtype=torch.float32).reshape(-1, 1, 3, 3)
-        return phases, [functional.conv2d(part, kernel_P1hw) for part in per_part_11hw]
+        # Parted where they are small: behind the upsampling each would be a copy of the whole frame.
+        per_part_hw = [
+            part.reshape(part.shape[2:]) for part in part_logits_1Khw.chunk(part_logits_1Khw.shape[1], dim=1)
+        ]
+        if not is_whole or ratio < _RATIO_MIN:
+            return per_part_hw
+        blend_RT = torch.tensor(_taps(ratio), dtype=torch.float32)
+        widen_wW = torch.tensor(_widening(grid_w, ratio), dtype=torch.float32)
+        return [_rows_between(part @ widen_wW, blend_RT) for part in per_part_hw]
 
     def _box(self, row_max_H: Tensor, column_max_W: Tensor) -> Tensor:
         """Smallest box around every pixel above the box threshold, grown and clipped."""
@@ -119,25 +123,28 @@ class PartsInFrame(nn.Module):
         return ordered_xyxy * found
 
 
-def _phase_kernel(phases: int) -> list[list[float]]:
-    """For each phase of a cell, row by row, the weights of its 3 x 3 neighbours under half-pixel bilinear sampling."""
-    weights_per_phase = []
-    for phase in range(phases):
-        offset_cells = (phase + 0.5) / phases - 0.5
-        weights_per_phase.append((max(-offset_cells, 0.0), 1 - abs(offset_cells), max(offset_cells, 0.0)))
-    return [
-        [row_weight * column_weight for row_weight in row_weights for column_weight in column_weights]
-        for row_weights in weights_per_phase
-        for column_weights in weights_per_phase
-    ]
+def _taps(ratio: int) -> list[tuple[float, float, float]]:
+    """For each frame pixel of a cell the weights of the cells before, at and behind it, under half-pixel sampling."""
+    offsets_cells = [(phase + 0.5) / ratio - 0.5 for phase in range(ratio)]
+    return [(max(-offset, 0.0), 1 - abs(offset), max(offset, 0.0)) for offset in offsets_cells]
 
 
-def _edge_profiles(largest_1Phw: Tensor, phases: int) -> tuple[Tensor, Tensor]:
-    """Largest logit of every frame row [H] and column [W]."""
-    _, _, grid_h, grid_w = largest_1Phw.shape
-    row_max = largest_1Phw.amax(dim=3).reshape(phases, phases, grid_h).amax(dim=1)
-    column_max = largest_1Phw.amax(dim=2).reshape(phases, phases, grid_w).amax(dim=0)
-    return row_max.permute(1, 0).reshape(-1), column_max.permute(1, 0).reshape(-1)
+def _widening(grid: int, ratio: int) -> list[list[float]]:
+    """The matrix [w, W] that upsamples a row; beyond its ends the outermost cell repeats."""
+    matrix = [[0.0] * (grid * ratio) for _ in range(grid)]
+    for cell in range(grid):
+        for phase, weights in enumerate(_taps(ratio)):
+            for shift, weight in zip((-1, 0, 1), weights, strict=True):
+                matrix[min(max(cell + shift, 0), grid - 1)][cell * ratio + phase] += weight
+    return matrix
+
+
+def _rows_between(rows_hW: Tensor, blend_RT: Tensor) -> Tensor:
+    """Upsample the rows [h, W] to the frame [H, W]."""
+    before_hW = torch.cat([rows_hW[:1], rows_hW[:-1]])
+    behind_hW = torch.cat([rows_hW[1:], rows_hW[-1:]])
+    blended_hRW = blend_RT @ torch.stack([before_hW, rows_hW, behind_hW], dim=1)
+    return blended_hRW.flatten(0, 1)
 
 
 def _first_and_end(hit_I: Tensor, index_I: Tensor) -> tuple[Tensor, Tensor]:

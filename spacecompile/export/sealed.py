@@ -58,7 +58,7 @@ class SealedGraph(nn.Module):
         """
         frame_HWC = frame_HWC.to(torch.float32)
         input_NCHW = self.to_input(frame_HWC)
-        frame_mean = self.to_input.frame_mean(frame_HWC, input_NCHW)
+        frame_mean, frame_max = self.to_input.mean_and_max(input_NCHW)
         if self.tta != "none":
             input_NCHW = d4_views(input_NCHW)
         class_logits_NL, part_logits_NKhw = self.network(input_NCHW)
@@ -69,7 +69,7 @@ class SealedGraph(nn.Module):
             disagreement = view_disagreement(part_logits_NKhw, self.threshold_logits_1K11)
             part_logits_NKhw = merged_part_logits(part_logits_NKhw, self.tta, offset=self.part_logit_offset)
         parts_HW, box_xyxy, parts_px, logit_max = self.to_parts(part_logits_NKhw)
-        signals = [frame_mean, frame_HWC.amax(dim=(0, 1, 2)), *parts_px.unbind(), torch.sigmoid(logit_max)]
+        signals = [frame_mean, frame_max, *parts_px.unbind(), torch.sigmoid(logit_max)]
         return class_probs_L, parts_HW, box_xyxy, torch.stack([*signals, disagreement])
 
 
