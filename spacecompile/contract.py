@@ -160,6 +160,7 @@ class Tolerance(Record):
         parts_iou_mean_min: Least mean IoU over frames and parts, the measure of the benchmark's S_seg.
         box_px_max: Largest absolute error of any box edge in frame pixels, on `box_share_min` of the frames.
         box_share_min: Share of frames, 0 to 1, on which the boxes must hold.
+        box_px_worst: Largest absolute error of any box edge on any frame; None where `box_px_max` holds on all.
         score_drop_max: Largest drop of S_final below PyTorch's, on frames that have labels; None where a drop is not
             judged because the answers are the same.
         adversarial: Whether adversarial frames are held to these limits too. Where not, their answers must be sound
@@ -172,6 +173,7 @@ class Tolerance(Record):
     box_px_max: float
     parts_iou_mean_min: float = 0.0
     box_share_min: float = 1.0
+    box_px_worst: float | None = None
     score_drop_max: float | None = None
     adversarial: bool = True
 

@@ -169,7 +169,7 @@ def choose_backend(
     """
     if requested == "auto":
         return _fastest_certified(variant, backends, cpu_features() if features is None else features)
-    entry = _named(requested, backends)
+    entry = entry_named(requested, backends)
     if not entry.runs(variant):
         raise UsageError(
             f"backend {entry.name} does not run {variant.path} in {variant.precision}. "
@@ -210,7 +210,7 @@ def expected_ratio(
     Raises:
         UsageError: If the name is unknown.
     """
-    asked = backends if requested == "auto" else [_named(requested, backends)]
+    asked = backends if requested == "auto" else [entry_named(requested, backends)]
     features = cpu_features() if features is None else features
     ratios = [
         ratio
@@ -225,7 +225,12 @@ def certified_present(variant: Variant, *, backends: Sequence[BackendEntry] = BA
     return tuple(entry.name for entry in _certified(variant, backends) if entry.missing() is None)
 
 
-def _named(requested: str, backends: Sequence[BackendEntry]) -> BackendEntry:
+def entry_named(requested: str, backends: Sequence[BackendEntry] = BACKENDS) -> BackendEntry:
+    """The row of a name.
+
+    Raises:
+        UsageError: If there is none.
+    """
     for entry in backends:
         if entry.name == requested:
             return entry
