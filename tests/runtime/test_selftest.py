@@ -130,7 +130,7 @@ def test_the_mean_of_the_parts_and_the_worst_box_are_judged(
     assert (bent.box_px_max, bent.box_px_worst) == (3, 3)
     assert bent.parts_iou_min < bent.parts_iou_mean < 1
     limit(parts_iou_mean_min=0.99, box_px_worst=3.0)
-    with pytest.raises(ParityError, match="mean parts IoU 0.98"):
+    with pytest.raises(ParityError, match=r"mean parts IoU 0\.98"):
         run_selftest(open_bundle(path))
     limit(parts_iou_mean_min=0.98, box_px_worst=2.5)
     with pytest.raises(ParityError, match=r"worst box off by 3\.000 px, at most 2\.5"):

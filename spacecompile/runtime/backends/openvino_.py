@@ -203,8 +203,12 @@ def _compiled(
             _log.warning("OpenVINO refuses the compiled model of its cache, compiling again: %s", _last_line(error))
     compiled = _compile(core, model_bytes, config)
     stream = io.BytesIO()
-    compiled.export_model(stream)
-    blobs.write(key, stream.getvalue())
+    try:
+        compiled.export_model(stream)
+    except RuntimeError as error:
+        _log.warning("the compiled model is not kept: OpenVINO can't export it: %s", _last_line(error))
+    else:
+        blobs.write(key, stream.getvalue())
     return compiled
 
 

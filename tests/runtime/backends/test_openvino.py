@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 pytest.importorskip("openvino", reason="the openvino extra is not installed", exc_type=ModuleNotFoundError)
 
 from spacecompile.errors import MissingPartError
-from spacecompile.runtime.backends.openvino_ import OpenVinoBackend, ov, require_bf16, require_realised
+from spacecompile.runtime.backends.openvino_ import OpenVinoBackend, _compiled, ov, require_bf16, require_realised
 from spacecompile.runtime.backends.openvino_cache import BlobCache
 from spacecompile.runtime.cpu import cpu_features
 
@@ -91,6 +91,25 @@ def test_without_a_cache_nothing_is_written(make_graph: GraphMaker, craft_frame:
     assert not folder.exists()
     box_of(make_graph(), craft_frame, folder)
     assert len(list(folder.iterdir())) == 1
+
+
+def test_a_model_that_can_not_be_exported_runs_uncached(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Compiled:
+        def export_model(self, stream: object) -> None:
+            raise RuntimeError("somewhere in its source\nnot implemented")
+
+    class Core:
+        def read_model(self, content: bytes) -> bytes:
+            return content
+
+        def compile_model(self, *_: object) -> Compiled:
+            return Compiled()
+
+    blobs = BlobCache.open(tmp_path / "cache")
+    compiled = _compiled(Core(), b"", {"INFERENCE_PRECISION_HINT": "f32"}, blobs=blobs, cpu={})
+    assert isinstance(compiled, Compiled)
+    assert "the compiled model is not kept: OpenVINO can't export it: not implemented." in caplog.text
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_a_cpu_without_bf16_is_refused() -> None:
