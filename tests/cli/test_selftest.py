@@ -22,7 +22,8 @@ def test_every_variant_answers_the_bundles_frames(tiny_bundle: Path, capsys: pyt
     shown = capsys.readouterr()
     document = json.loads(shown.out)
     manifest = open_bundle(tiny_bundle).manifest
-    assert [deviation["variant"] for deviation in document["selftest"]] == [v.name for v in manifest.variants]
+    tested = dict.fromkeys(deviation["variant"] for deviation in document["selftest"])  # on one or two backends
+    assert list(tested) == [v.name for v in manifest.variants]
     assert document["manifest_sha256"] in shown.err.replace("\n", "")
     for variant in manifest.variants:
         assert document["files"][variant.path] == manifest.files[variant.path].sha256
