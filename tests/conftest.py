@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 # default: ten times slower then. Read when torch is imported, and inherited by the processes that tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# Tests and packages that import ONNX Runtime directly would report to its maker, see
+# `runtime/backends/onnxruntime_import.py`.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 # Tests that import OpenVINO directly would report to its maker, see `runtime/backends/openvino_import.py`.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 

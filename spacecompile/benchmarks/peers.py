@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import time
 import warnings
+from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import segmentation_models_pytorch as smp
 import torch
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ from spacecompile.benchmarks.latency import NS_PER_MS
 from spacecompile.benchmarks.peer_table import PeerAnswer
 from spacecompile.contract import PARTS, ModelSpec
 from spacecompile.network.checkpoint import LoadedCheckpoint
+from spacecompile.runtime.backends.onnxruntime_import import import_onnxruntime
+
+ort: Any = import_onnxruntime()
 
 
 def plain_smp_network(checkpoint: LoadedCheckpoint) -> nn.Module:

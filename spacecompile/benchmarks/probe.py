@@ -65,7 +65,7 @@ def _run_backend(name: str) -> str:
     from spacecompile.runtime.backends.registry import BACKENDS  # noqa: PLC0415  part of what is tried
 
     entry = next(entry for entry in BACKENDS if entry.name == name)
-    backend = entry.factory()(zlib.decompress(GRAPH), precision="fp32", threads=1, spinning=False)
+    backend = entry.factory()(zlib.decompress(GRAPH), precision="fp32", threads=1, spinning=False, cache=False)
     raw = backend.run(probe_frame())
     parts_HW = np.repeat([[1, 2]], 8, axis=1).repeat(16, axis=0)
     means = np.array([0.5, 0.0, 0.5])

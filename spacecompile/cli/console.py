@@ -50,13 +50,14 @@ def progress_bar() -> Iterator[Any]:
         yield report
 
 
-def check_json(destination: str | None, *, force: bool, output: Path | None = None) -> None:
+def check_json(destination: str | None, *, force: bool, output: Path | None = None, bundle: Path | None = None) -> None:
     """Refuse a `--json` file before the work whose result it shall hold.
 
     Args:
         destination: As given; None and `-` are always right.
         force: Whether a file that is there may be replaced.
         output: The command's main product, where it has one: `--force` would replace that too, so it is no remedy.
+        bundle: That the command reads: a file more would spoil it.
 
     Raises:
         OutputError: If it exists and `force` is off, can't be written, or lies in the output.
@@ -69,6 +70,8 @@ def check_json(destination: str | None, *, force: bool, output: Path | None = No
         raise OutputError(
             f"--json {path} lies in the output {output}, whose files it must not mix with. Choose another."
         )
+    if bundle is not None and bundle.resolve() in (path.resolve(), *path.resolve().parents):
+        raise OutputError(f"--json {path} lies in the bundle {bundle}, which it would spoil. Choose another.")
     check_destination(path, flag="--json", force=force, remedy=remedy)
 
 

@@ -15,7 +15,7 @@ from spacecompile.cli.rows import row
 
 if TYPE_CHECKING:
     from spacecompile.benchmarks.records import BudgetLine, BudgetReport
-    from spacecompile.contract import Cost, Manifest, PassReport, Variant
+    from spacecompile.contract import Cost, Manifest, PassReport, Tolerance, Variant
     from spacecompile.export.graph_facts import GraphFacts
     from spacecompile.runtime.bundle import Bundle
 
@@ -39,12 +39,12 @@ def inspect(
     from spacecompile.contract import Budget
     from spacecompile.runtime.bundle import open_bundle
 
-    console.check_json(json, force=force)
+    console.check_json(json, force=force, bundle=bundle)
     opened = open_bundle(bundle, verify=False)
-    if target is not None:
-        inspect_target(opened, target, json=json)
-        return
     variants = opened.manifest.variants if variant is None else (opened.variant(variant),)
+    if target is not None:
+        inspect_target(opened, variants, target, json=json)
+        return
     graphs = graphs_of(opened, variants)
     budget = check_budget(opened.manifest, Budget())
     if json is not None:
@@ -104,8 +104,17 @@ def _variant_line(manifest: Manifest, variant: Variant) -> str:
         f"{variant.name}: {variant.path}, {manifest.files[variant.path].bytes / 1e6:.1f} MB, opset {variant.opset}, "
         f"certified on {', '.join(variant.certified) or 'no backend'} to class agreement "
         f"{tolerance.class_agreement_min:.1%}, class probabilities {tolerance.class_probs_max:g}, parts IoU "
-        f"{tolerance.parts_iou_min:g}, box {tolerance.box_px_max:g} px",
+        f"{tolerance.parts_iou_min:g}{_further_limits(tolerance)}",
     )
+
+
+def _further_limits(tolerance: Tolerance) -> str:
+    mean = f", mean {tolerance.parts_iou_mean_min:g}" if tolerance.parts_iou_mean_min else ""
+    share = f" on {tolerance.box_share_min:.0%} of the frames" if tolerance.box_share_min < 1 else ""
+    worst = "" if tolerance.box_px_worst is None else f", {tolerance.box_px_worst:g} px on any"
+    drop = "" if tolerance.score_drop_max is None else f", S_final drop {tolerance.score_drop_max:g}"
+    sound = "" if tolerance.adversarial else ", adversarial frames only sound"
+    return f"{mean}, box {tolerance.box_px_max:g} px{share}{worst}{drop}{sound}"
 
 
 def _cost_lines(manifest: Manifest) -> list[str]:

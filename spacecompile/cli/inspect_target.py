@@ -9,14 +9,17 @@ from spacecompile.errors import BuildError, UsageError
 from spacecompile.extras import require_extra
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from spacecompile.contract import Variant
     from spacecompile.export.legality_report import LegalityReport
     from spacecompile.runtime.bundle import Bundle
 
 TARGETS = ("tensorrt",)
 
 
-def inspect_target(bundle: Bundle, target: str, *, json: str | None) -> None:
-    """Print which nodes of each variant TensorRT would refuse, before any build.
+def inspect_target(bundle: Bundle, variants: Sequence[Variant], target: str, *, json: str | None) -> None:
+    """Print which nodes of each of some variants TensorRT would refuse, before any build.
 
     The rules always judge; a TensorRT or TensorRT-RTX that is installed and can be used judges with them.
 
@@ -34,7 +37,7 @@ def inspect_target(bundle: Bundle, target: str, *, json: str | None) -> None:
 
     api = any_engine_api()
     reports: dict[str, LegalityReport] = {}
-    for variant in bundle.manifest.variants:
+    for variant in variants:
         model_bytes = bundle.read(variant.path)
         reports[variant.name] = legality_of(
             model_bytes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 from contextlib import suppress
@@ -80,6 +81,8 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code of DESIGN section 4.
     """
+    # For packages that import ONNX Runtime themselves; see `runtime/backends/onnxruntime_import.py`.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     given = sys.argv[1:] if arguments is None else arguments
     try:
         result = app(given, prog_name="spacecompile", standalone_mode=False)

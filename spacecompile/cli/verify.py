@@ -12,19 +12,20 @@ from rich.markup import escape
 from spacecompile.cli import console
 from spacecompile.cli.openmp import wait_passively
 from spacecompile.cli.parity_lines import parity_line
-from spacecompile.cli.selftest import say_deviations
+from spacecompile.cli.selftest import say_selftest
 from spacecompile.errors import ParityError, UsageError
 from spacecompile.extras import require_extra
 
 if TYPE_CHECKING:
     from spacecompile.export.recertify import Recertificate
     from spacecompile.runtime.bundle import Bundle
-    from spacecompile.runtime.selftest import VariantDeviation
+    from spacecompile.runtime.selftest import SelftestResult
 
 
 def verify(
     bundle: Annotated[Path, typer.Argument(help="Bundle that `build` made.", show_default=False)],
     *,
+    variant: Annotated[str | None, typer.Option(help="Self-test only this one; all if not given.")] = None,
     selftest: Annotated[bool, typer.Option("--selftest/--no-selftest", help="Run the self-test frames.")] = True,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="CKPT", help="Run the parity certificate again from this, with PyTorch.")
@@ -48,15 +49,15 @@ def verify(
     from spacecompile.runtime.selftest import run_selftest
 
     _check_flags(checkpoint, data=data, parity_frames=parity_frames)
-    console.check_json(json, force=force)
+    console.check_json(json, force=force, bundle=bundle)
     started_s = time.perf_counter()
     opened = open_bundle(bundle, verify=False)
-    deviations: list[VariantDeviation] = []
+    tested: SelftestResult | None = None
     certificate: Recertificate | None = None
     with console.progress_bar() as progress:
         opened.verify_all(progress=progress)
         if selftest:
-            deviations = run_selftest(opened, backend=backend, threads=threads, progress=progress)
+            tested = run_selftest(opened, backend=backend, variant=variant, threads=threads, progress=progress)
         if checkpoint is not None:
             from spacecompile.export.recertify import RecertifyOptions, recertify
 
@@ -68,11 +69,12 @@ def verify(
             )
             certificate = recertify(opened, checkpoint, options=options, progress=progress)
     _say_files(opened)
-    say_deviations(deviations)
+    if tested is not None:
+        say_selftest(tested)
     error = None if certificate is None else _say_certificate(certificate)
     console.say(f"verified in {time.perf_counter() - started_s:.1f} s")
     if json is not None:
-        console.emit_json(_document(opened, deviations, certificate, error), json)
+        console.emit_json(_document(opened, tested, certificate, error), json)
     if error is not None:
         error.has_document = json == "-"
         raise error
@@ -111,7 +113,7 @@ def _say_certificate(certificate: Recertificate) -> ParityError | None:
 
 def _document(
     bundle: Bundle,
-    deviations: list[VariantDeviation],
+    tested: SelftestResult | None,
     certificate: Recertificate | None,
     error: ParityError | None,
 ) -> dict[str, Any]:
@@ -120,7 +122,8 @@ def _document(
         "manifest_sha256": bundle.manifest_sha256,
         "files": len(bundle.manifest.files),
         "bytes": sum(fact.bytes for fact in bundle.manifest.files.values()),
-        "selftest": deviations,
+        "selftest": () if tested is None else tested.deviations,
+        "not_tested": () if tested is None else tested.not_tested,
     }
     if certificate is not None:
         document["certificate"] = certificate

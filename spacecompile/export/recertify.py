@@ -53,7 +53,7 @@ class Recertificate(Record):
         reference: What gave the reference answers.
         reference_threads, backend_threads: That shared one operator.
         verdicts: One per variant and backend, in the order of the manifest.
-        not_run: One sentence per certified backend that this machine lacks.
+        not_run: One sentence per variant and backend that this machine lacks or can't use.
     """
 
     reference: str
@@ -81,7 +81,8 @@ def recertify(
         IntegrityError: If the checkpoint is another file than the bundle was built from, or a file of the bundle
             differs from its manifest.
         CheckpointError, UsageError, DataError: If an argument can't be used.
-        MissingPartError: If this machine lacks every backend that a variant was certified on.
+        MissingPartError: If this machine lacks every backend that a variant was certified on, or can use none of them
+            for any variant.
     """
     options = options or RecertifyOptions()
     manifest = bundle.manifest
@@ -99,12 +100,10 @@ def recertify(
     }
     threads = options.threads or usable_cores()
     scoring = Scoring(classes=manifest.spec.classes, cost=manifest.cost)
-    return Recertificate(
-        reference=f"torch {torch.__version__}, eager, float32, before any rewrite",
-        reference_threads=REFERENCE_THREADS,
-        backend_threads=threads,
-        verdicts=tuple(
-            judge(
+    verdicts: list[VariantParity] = []
+    for variant, entry in runs:
+        try:
+            judged = judge(
                 variant,
                 bundle.read(variant.path),
                 expected[variant.tta],
@@ -112,11 +111,24 @@ def recertify(
                 scoring=scoring,
                 threads=threads,
                 progress=progress,
-            ).verdict
-            for variant, entry in runs
-        ),
+            )
+        except MissingPartError as error:
+            not_run += (f"variant {variant.name} did not run on {entry.name} ({error})",)
+        else:
+            verdicts.append(judged.verdict)
+    _require_verdicts(verdicts, not_run)
+    return Recertificate(
+        reference=f"torch {torch.__version__}, eager, float32, before any rewrite",
+        reference_threads=REFERENCE_THREADS,
+        backend_threads=threads,
+        verdicts=tuple(verdicts),
         not_run=not_run,
     )
+
+
+def _require_verdicts(verdicts: Sequence[VariantParity], not_run: Sequence[str]) -> None:
+    if not verdicts:
+        raise MissingPartError(f"no variant can be judged on this machine: {'; '.join(not_run)}.")
 
 
 def require_recertified(certificate: Recertificate) -> None:

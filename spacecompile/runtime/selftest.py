@@ -9,7 +9,6 @@ Layout legend: H, W frame rows and columns; L classes.
 from __future__ import annotations
 
 import io
-import logging
 from collections.abc import Sequence
 
 import msgspec
@@ -19,14 +18,12 @@ from numpy.typing import NDArray
 from spacecompile.contract import PARTS, Progress, Record, Tolerance, Tta, Variant, no_progress
 from spacecompile.errors import IntegrityError, MissingPartError, ParityError
 from spacecompile.runtime.answer import Answer
-from spacecompile.runtime.backends.registry import certified_present
+from spacecompile.runtime.backends.registry import certified_present, entry_named
 from spacecompile.runtime.bundle import Bundle
 from spacecompile.runtime.rle import Rle, mask_from_rle, rle_from_mask
 from spacecompile.runtime.session import Session, load
 
 EXPECTED_PATH = "selftest/expected.json"
-
-_log = logging.getLogger(__name__)
 
 
 class ExpectedAnswer(Record):
@@ -63,8 +60,10 @@ class VariantDeviation(Record):
         class_agreement: Share of frames with the same top class.
         class_probs_max: Largest absolute error of any class probability.
         parts_iou_min: Least IoU per frame and part; two empty masks have IoU 1.
+        parts_iou_mean: Mean IoU over frames and parts.
         box_px_max: Largest absolute error of any box edge, on the share of the frames that the tolerance asks for,
             rounded down: of three frames 90 % are two.
+        box_px_worst: That on any frame.
     """
 
     variant: str
@@ -73,7 +72,31 @@ class VariantDeviation(Record):
     class_agreement: float
     class_probs_max: float
     parts_iou_min: float
+    parts_iou_mean: float
     box_px_max: float
+    box_px_worst: float
+
+
+class NotTested(Record):
+    """A variant that did not run on a backend, and why."""
+
+    variant: str
+    backend: str
+    reason: str
+
+
+class SelftestResult(Record):
+    """What a self-test did.
+
+    Attributes:
+        deviations: One per variant and backend that ran; all are within their tolerance.
+        not_tested: What did not run.
+        files: Relative paths of the files that were read, each hashed then, in the order of reading.
+    """
+
+    deviations: tuple[VariantDeviation, ...]
+    not_tested: tuple[NotTested, ...]
+    files: tuple[str, ...]
 
 
 def expected_answer(
@@ -97,44 +120,54 @@ def expected_answer(
 
 
 def run_selftest(
-    bundle: Bundle, *, backend: str = "auto", threads: int | None = None, progress: Progress = no_progress
-) -> list[VariantDeviation]:
-    """Run every variant over the self-test frames.
+    bundle: Bundle,
+    *,
+    backend: str = "auto",
+    variant: str | None = None,
+    threads: int | None = None,
+    progress: Progress = no_progress,
+) -> SelftestResult:
+    """Run the variants over the self-test frames, each on the backends that are certified for it.
 
     Args:
         bundle: To test.
-        backend: As in `load`, but `auto` runs each variant on every backend that is certified for it and present. One
-            that none is present for, or that this CPU can't compute, is left out then, with a line in the log.
+        backend: Name of the only one to run on; `auto` for each that is present. What is not certified on it, or can't
+            be computed by this CPU, is not tested, and the result says so.
+        variant: Name of the only one to test; all if not given.
         threads: As in `load`.
         progress: Counts answered frames.
 
     Raises:
+        UsageError: If the backend or the variant is unknown.
         IntegrityError: If the bundle has no self-test, or it is damaged.
         ParityError: If a variant misses its tolerance.
-        MissingPartError: If no variant could be tested.
+        MissingPartError: If nothing could be tested.
     """
+    if backend != "auto":
+        entry_named(backend)
+    asked = bundle.manifest.variants if variant is None else (bundle.variant(variant),)
     expected = _expected(bundle)
-    runs = [(variant, name) for variant in bundle.manifest.variants for name in _backends_for(variant, backend)]
-    counter = _Counter(progress, sum(len(_judged_cases(expected, variant)) for variant, _ in runs))
-    deviations = []
-    for variant, name in runs:
-        cases = _judged_cases(expected, variant)
+    runs, not_tested = _runs(asked, backend)
+    counter = _Counter(progress, sum(len(_judged_cases(expected, chosen)) for chosen, _ in runs))
+    deviations, files = [], [EXPECTED_PATH]
+    for chosen, name in runs:
+        cases = _judged_cases(expected, chosen)
         try:
-            deviation = _deviation_of(bundle, variant, cases, backend=name, threads=threads, counter=counter)
+            deviation = _deviation_of(bundle, chosen, cases, backend=name, threads=threads, counter=counter)
         except MissingPartError as error:
-            if backend != "auto":
-                raise
-            _log.warning("variant %s is not tested: %s", variant.name, error)
+            not_tested.append(NotTested(variant=chosen.name, backend=name, reason=str(error)))
             counter.skip(len(cases))
             continue
-        _refuse_beyond(deviation, variant)
+        _refuse_beyond(deviation, chosen)
         deviations.append(deviation)
+        files += [chosen.path, *(case.frame for case in cases)]
     if not deviations:
+        reasons = "; ".join(f"{item.variant} on {item.backend}: {item.reason}" for item in not_tested)
         raise MissingPartError(
-            f"none of the variants {bundle.variant_names()} can be tested: no backend that is certified for one is "
-            "present. Add one, for example with: pip install 'spacecompile[openvino]'"
+            f"none of the variants {', '.join(it.name for it in asked)} can be tested: {reasons} Add a backend that "
+            "is certified for one, for example with: pip install 'spacecompile[openvino]'"
         )
-    return deviations
+    return SelftestResult(deviations=tuple(deviations), not_tested=tuple(not_tested), files=tuple(dict.fromkeys(files)))
 
 
 def _judged_cases(expected: Selftest, variant: Variant) -> tuple[ExpectedAnswer, ...]:
@@ -160,16 +193,24 @@ class _Counter:
         self._total -= frames
 
 
-def _backends_for(variant: Variant, requested: str) -> tuple[str, ...]:
-    if requested != "auto":
-        return (requested,)
-    names = certified_present(variant)
-    if not names:
-        _log.warning(
-            "variant %s is not tested: none of the backends that it is certified on is present: %s",
-            *(variant.name, ", ".join(variant.certified)),
-        )
-    return names
+def _runs(variants: Sequence[Variant], requested: str) -> tuple[list[tuple[Variant, str]], list[NotTested]]:
+    """Which variant runs on which backend, and what does not."""
+    runs, not_tested = [], []
+    for variant in variants:
+        present = certified_present(variant)
+        reasons = {
+            name: "it is certified on this backend, which is not present here or can't run it."
+            for name in variant.certified
+            if name not in present
+        }
+        if requested != "auto":
+            uncertified = f"it is not certified on this backend, only on {', '.join(variant.certified) or 'none'}."
+            reasons = {} if requested in present else {requested: reasons.get(requested, uncertified)}
+        elif not variant.certified:
+            reasons = {requested: "it is certified on no backend."}
+        runs += [(variant, name) for name in present if requested in ("auto", name)]
+        not_tested += [NotTested(variant=variant.name, backend=name, reason=reason) for name, reason in reasons.items()]
+    return runs, not_tested
 
 
 def _deviation_of(
@@ -187,17 +228,6 @@ def _deviation_of(
             answers.append(session(_frame(bundle, case)))
             counter.step()
         return _deviation(session, answers, cases, box_share=variant.tolerance.box_share_min)
-
-
-def selftest_files(bundle: Bundle) -> tuple[str, ...]:
-    """Relative paths of every file that the self-test reads, each hashed when it is read.
-
-    Raises:
-        IntegrityError: As `run_selftest`.
-    """
-    variants, expected = bundle.manifest.variants, _expected(bundle)
-    frames = (case.frame for variant in variants for case in expected.answers[variant.tta])
-    return tuple(dict.fromkeys((EXPECTED_PATH, *(variant.path for variant in variants), *frames)))
 
 
 def _expected(bundle: Bundle) -> Selftest:
@@ -226,18 +256,22 @@ def _deviation(
 ) -> VariantDeviation:
     pairs = list(zip(answers, cases, strict=True))
     held = max(1, int(box_share * len(pairs)))
+    box_errors_px = sorted(_error(answer.box_xyxy, case.box_xyxy) for answer, case in pairs)
+    ious = [
+        _iou(mask_HW, _mask(rle, mask_HW.shape, case.frame))
+        for answer, case in pairs
+        for mask_HW, rle in zip((answer.body_HW, answer.panel_HW), case.parts_rle, strict=True)
+    ]
     return VariantDeviation(
         variant=session.choice.variant,
         backend=f"{session.choice.backend} {session.choice.backend_version}",
         frames=len(pairs),
         class_agreement=float(np.mean([answer.class_index == np.argmax(case.class_probs) for answer, case in pairs])),
         class_probs_max=max(_error(answer.class_probs, case.class_probs) for answer, case in pairs),
-        parts_iou_min=min(
-            _iou(mask_HW, _mask(rle, mask_HW.shape, case.frame))
-            for answer, case in pairs
-            for mask_HW, rle in zip((answer.body_HW, answer.panel_HW), case.parts_rle, strict=True)
-        ),
-        box_px_max=sorted(_error(answer.box_xyxy, case.box_xyxy) for answer, case in pairs)[held - 1],
+        parts_iou_min=min(ious),
+        parts_iou_mean=float(np.mean(ious)),
+        box_px_max=box_errors_px[held - 1],
+        box_px_worst=box_errors_px[-1],
     )
 
 
@@ -273,8 +307,14 @@ def _refuse_beyond(deviation: VariantDeviation, variant: Variant) -> None:
         f"parts IoU {deviation.parts_iou_min:.5f}, at least {tolerance.parts_iou_min} is required": (
             deviation.parts_iou_min < tolerance.parts_iou_min
         ),
+        f"mean parts IoU {deviation.parts_iou_mean:.5f}, at least {tolerance.parts_iou_mean_min} is required": (
+            deviation.parts_iou_mean < tolerance.parts_iou_mean_min
+        ),
         f"box off by {deviation.box_px_max:.3f} px, at most {tolerance.box_px_max} is allowed": (
             deviation.box_px_max > tolerance.box_px_max
+        ),
+        f"worst box off by {deviation.box_px_worst:.3f} px, at most {tolerance.box_px_worst} is allowed": (
+            tolerance.box_px_worst is not None and deviation.box_px_worst > tolerance.box_px_worst
         ),
     }
     missed = [text for text, is_missed in misses.items() if is_missed]

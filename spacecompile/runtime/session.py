@@ -20,7 +20,7 @@ from spacecompile.contract import ModelSpec, PrecisionWish, Tta, Variant
 from spacecompile.errors import IntegrityError, UsageError
 from spacecompile.runtime.answer import Answer, answer_from_raw
 from spacecompile.runtime.backends import Backend
-from spacecompile.runtime.backends.registry import choose_backend, expected_ratio
+from spacecompile.runtime.backends.registry import expected_ratio, open_backend
 from spacecompile.runtime.bundle import Bundle, open_bundle
 from spacecompile.runtime.frames import Color, FrameReader, FrameSource
 from spacecompile.runtime.guard import GuardRule
@@ -201,16 +201,20 @@ def load(  # noqa: PLR0913  each is a choice of the user, and all but the path h
 
     Raises:
         UsageError: If there is no such bundle, variant or backend, or an argument is out of range.
-        MissingPartError: If the named backend is missing.
+        MissingPartError: If the named backend is missing or can't be used; under `auto`, if every certified one is.
         IntegrityError: If the bundle is damaged, changed, or made for another version.
     """
     bundle = path if isinstance(path, Bundle) else open_bundle(path, verify=False)
     chosen, variant_reason = _choose_variant(bundle, tta=tta, precision=precision, name=variant, backend=backend)
-    entry, backend_reason = choose_backend(backend, chosen)
     FrameReader(frame_size_px=bundle.manifest.spec.frame_size_px, color=color)
     thread_count = usable_cores() if threads is None else threads
-    engine = entry.factory()(
-        bundle.read(chosen.path), precision=chosen.precision, threads=thread_count, spinning=spinning, cache=cache
+    model_bytes = bundle.read(chosen.path)
+    engine, backend_reason = open_backend(
+        backend,
+        chosen,
+        make=lambda factory: factory(
+            model_bytes, precision=chosen.precision, threads=thread_count, spinning=spinning, cache=cache
+        ),
     )
     _check_graph_fits(engine, bundle, chosen)
     choice = Choice(

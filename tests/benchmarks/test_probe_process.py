@@ -61,3 +61,13 @@ def test_a_file_in_the_current_folder_does_not_pass_for_a_library(
     (tmp_path / "numpy.py").write_text("raise SystemExit('not me')")
     monkeypatch.chdir(tmp_path)
     assert run_probe(["import", "numpy"]).found.startswith("numpy ")
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_trying_a_backend_leaves_nothing_behind(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(backend)
+    for variable in ("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    assert "answers a small graph rightly" in run_probe(["backend", backend]).found
+    assert list(tmp_path.iterdir()) == []

@@ -124,3 +124,20 @@ def test_as_json_it_is_the_manifest_with_budgets_and_graphs(
 def test_what_is_no_bundle_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(tmp_path)]) == 7
     assert "manifest.json" in capsys.readouterr().err
+
+
+def test_a_looser_tolerance_is_said_in_full(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(tiny_bundle, tmp_path / "copy.spacepkg")
+    manifest = json.loads((copy / "manifest.json").read_bytes())
+    manifest["variants"][0]["tolerance"] |= {
+        "parts_iou_min": 0.8, "parts_iou_mean_min": 0.98, "box_px_max": 2, "box_share_min": 0.9, "box_px_worst": 8,
+        "score_drop_max": 0.003, "adversarial": False,
+    }  # fmt: skip
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["inspect", str(copy), "--variant", "fp32"]) == 0
+    assert (
+        "parts IoU 0.8, mean 0.98, box 2 px on 90% of the frames, 8 px on any, S_final drop 0.003, adversarial frames "
+        "only sound"
+    ) in capsys.readouterr().out

@@ -45,3 +45,9 @@ def test_the_report_is_json_too(illegal_bundle: Path, capsys: pytest.CaptureFixt
 def test_a_target_that_nobody_knows_is_refused(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(tiny_bundle), "--target", "tpu"]) == 2
     assert "choose one of tensorrt" in capsys.readouterr().err
+
+
+def test_a_variant_narrows_the_judgement(illegal_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(illegal_bundle), "--target", "tensorrt", "--variant", "fp32-d4"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("fp32-d4: legal")

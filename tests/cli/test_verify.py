@@ -21,7 +21,8 @@ def test_a_bundle_as_built_is_verified(tiny_bundle: Path, capsys: pytest.Capture
     document = json.loads(shown.out)
     manifest = open_bundle(tiny_bundle).manifest
     assert document["files"] == len(manifest.files)
-    assert [deviation["variant"] for deviation in document["selftest"]] == [v.name for v in manifest.variants]
+    tested = dict.fromkeys(deviation["variant"] for deviation in document["selftest"])  # on one or two backends
+    assert list(tested) == [v.name for v in manifest.variants]
     assert all(deviation["frames"] > 0 for deviation in document["selftest"])
     assert "every hash is right" in shown.err
 

@@ -125,7 +125,7 @@ def test_the_shipped_file_answers_as_the_checkpoint_does(
 
 
 def test_the_self_test_of_a_fresh_bundle_passes(bundle: Bundle) -> None:
-    deviations = run_selftest(bundle, threads=1)
+    deviations = run_selftest(bundle, threads=1).deviations
     assert [deviation.variant for deviation in deviations] == ["fp32", "fp32", "fp32-d4", "fp32-d4"]
     assert all(deviation.frames == 4 for deviation in deviations)
 
@@ -286,7 +286,7 @@ def test_every_precision_is_certified_and_is_what_its_name_says(precise_bundle: 
 def test_each_precision_answers_frames_and_passes_its_self_test(
     precise_bundle: Path, toy_frames: list[NDArray[np.uint8]]
 ) -> None:
-    assert {deviation.variant for deviation in run_selftest(open_bundle(precise_bundle), threads=1)} == {
+    assert {deviation.variant for deviation in run_selftest(open_bundle(precise_bundle), threads=1).deviations} == {
         *("fp32", "fp32-d4", "fp16", "fp16-d4", "int8", "int8-d4")
     }
     answers = {}

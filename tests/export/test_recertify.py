@@ -125,3 +125,23 @@ def test_a_variant_that_no_backend_here_may_run_is_an_error(
 def test_an_unknown_backend_is_refused_before_any_work(built: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="abacus"):
         recertify(open_bundle(built), tmp_path / "never read", options=RecertifyOptions(backend="abacus"))
+
+
+def test_a_backend_that_this_cpu_can_not_use_leaves_the_other_verdicts(
+    built: Path, quick_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spacecompile.runtime.backends import openvino_
+
+    def refuse(*_: object) -> None:
+        raise MissingPartError("no such instructions")
+
+    monkeypatch.setattr(openvino_, "_cpu_facts", refuse)
+    certificate = recertify(open_bundle(built), quick_checkpoint, options=FEW)
+    assert [verdict.backend.split()[0] for verdict in certificate.verdicts] == ["onnxruntime"]
+    assert certificate.not_run == ("variant fp32 did not run on openvino (no such instructions)",)
+    with pytest.raises(MissingPartError, match=r"no variant can be judged .*no such instructions"):
+        recertify(
+            open_bundle(built),
+            quick_checkpoint,
+            options=RecertifyOptions(parity_frames=0, threads=1, backend="openvino"),
+        )

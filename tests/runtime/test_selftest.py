@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from spacecompile.errors import IntegrityError, MissingPartError, ParityError
+from spacecompile.errors import IntegrityError, MissingPartError, ParityError, UsageError
 from spacecompile.runtime.bundle import open_bundle
 from spacecompile.runtime.selftest import EXPECTED_PATH, Selftest, expected_answer, run_selftest
 
@@ -59,7 +59,9 @@ def make_tested(
 
 def test_an_honest_bundle_passes_and_says_by_how_much(make_tested: MakeTested) -> None:
     seen: list[tuple[str, int, int]] = []
-    deviations = run_selftest(open_bundle(make_tested()), progress=lambda *step: seen.append(step))
+    result = run_selftest(open_bundle(make_tested()), progress=lambda *step: seen.append(step))
+    deviations = result.deviations
+    assert result.not_tested == ()
     assert [deviation.variant for deviation in deviations] == ["fp32", "fp32-d4"]
     for deviation in deviations:
         assert deviation.backend.startswith("onnxruntime ")
@@ -72,31 +74,78 @@ def test_an_honest_bundle_passes_and_says_by_how_much(make_tested: MakeTested) -
 def test_auto_tests_every_backend_that_is_certified_and_here(make_tested: MakeTested) -> None:
     pytest.importorskip("openvino", reason="the openvino extra is not installed")
     seen: list[tuple[str, int, int]] = []
-    deviations = run_selftest(
+    result = run_selftest(
         open_bundle(make_tested(certified=("onnxruntime", "openvino", "caffe"))),
         progress=lambda *step: seen.append(step),
     )
+    deviations = result.deviations
+    assert [(item.variant, item.backend) for item in result.not_tested] == [("fp32", "caffe"), ("fp32-d4", "caffe")]
     tested = [(deviation.variant, deviation.backend.split()[0]) for deviation in deviations]
     assert tested == [(name, engine) for name in ("fp32", "fp32-d4") for engine in ("onnxruntime", "openvino")]
     assert seen[-1] == ("self-test", 4, 4)
 
 
-def test_a_named_backend_is_tested_alone(make_tested: MakeTested) -> None:
+def test_a_named_backend_tests_what_is_certified_on_it_and_names_the_rest(
+    make_tested: MakeTested, edit_manifest: Callable[..., None]
+) -> None:
     pytest.importorskip("openvino", reason="the openvino extra is not installed")
-    deviations = run_selftest(open_bundle(make_tested()), backend="openvino")
-    assert [deviation.backend.split()[0] for deviation in deviations] == ["openvino", "openvino"]
+    path = make_tested()
+
+    def certify(manifest: dict[str, Any]) -> None:
+        manifest["variants"][1]["certified"] = ["openvino"]
+
+    edit_manifest(path, certify)
+    result = run_selftest(open_bundle(path), backend="openvino")
+    assert [(it.variant, it.backend.split()[0]) for it in result.deviations] == [("fp32-d4", "openvino")]
+    (item,) = result.not_tested
+    assert (item.variant, item.backend) == ("fp32", "openvino")
+    assert item.reason == "it is not certified on this backend, only on onnxruntime."
+    assert result.files == (EXPECTED_PATH, "variants/fp32-d4/model.onnx", "selftest/craft.png")
+    with pytest.raises(MissingPartError, match="none of the variants fp32 can be tested"):
+        run_selftest(open_bundle(path), backend="openvino", variant="fp32")
+    with pytest.raises(UsageError, match="choose one of auto"):
+        run_selftest(open_bundle(path), backend="caffe")
+
+
+def test_one_variant_is_tested_when_asked_for(make_tested: MakeTested) -> None:
+    result = run_selftest(open_bundle(make_tested()), variant="fp32-d4")
+    assert [it.variant for it in result.deviations] == ["fp32-d4"]
+
+
+def test_the_mean_of_the_parts_and_the_worst_box_are_judged(
+    make_tested: MakeTested, edit_manifest: Callable[..., None]
+) -> None:
+    def bend(outputs: Outputs) -> None:
+        outputs["parts_HW"] = outputs["parts_HW"] * (np.arange(128) != 60)
+        outputs["box_xyxy"] = outputs["box_xyxy"] + np.float32(3)
+
+    path = make_tested(bend)
+    loose = {"parts_iou_min": 0.9, "box_px_max": 4.0, "box_share_min": 0.5}
+
+    def limit(**limits: float) -> None:
+        edit_manifest(path, lambda manifest: manifest["variants"][1]["tolerance"].update(loose | limits))
+
+    limit(parts_iou_mean_min=0.98, box_px_worst=3.0)
+    bent = run_selftest(open_bundle(path)).deviations[1]
+    assert (bent.box_px_max, bent.box_px_worst) == (3, 3)
+    assert bent.parts_iou_min < bent.parts_iou_mean < 1
+    limit(parts_iou_mean_min=0.99, box_px_worst=3.0)
+    with pytest.raises(ParityError, match=r"mean parts IoU 0\.98"):
+        run_selftest(open_bundle(path))
+    limit(parts_iou_mean_min=0.98, box_px_worst=2.5)
+    with pytest.raises(ParityError, match=r"worst box off by 3\.000 px, at most 2\.5"):
+        run_selftest(open_bundle(path))
 
 
 def test_a_bundle_that_nothing_here_is_certified_for_is_not_passed(
-    make_tested: MakeTested, caplog: pytest.LogCaptureFixture
+    make_tested: MakeTested,
 ) -> None:
-    with pytest.raises(MissingPartError, match="none of the variants fp32, fp32-d4 can be tested"):
+    with pytest.raises(MissingPartError, match="none of the variants fp32, fp32-d4 can be tested: fp32 on caffe"):
         run_selftest(open_bundle(make_tested(certified=("caffe",))))
-    assert "variant fp32 is not tested: none of the backends that it is certified on is present: caffe" in caplog.text
 
 
 def test_a_variant_that_this_machine_can_not_run_is_left_out_and_named(
-    make_tested: MakeTested, edit_manifest: Callable[..., None], caplog: pytest.LogCaptureFixture
+    make_tested: MakeTested, edit_manifest: Callable[..., None]
 ) -> None:
     bundle = make_tested()
 
@@ -105,16 +154,15 @@ def test_a_variant_that_this_machine_can_not_run_is_left_out_and_named(
 
     edit_manifest(bundle, certify_elsewhere)
     seen: list[tuple[str, int, int]] = []
-    deviations = run_selftest(open_bundle(bundle), progress=lambda *step: seen.append(step))
-    assert [deviation.variant for deviation in deviations] == ["fp32"]
-    assert "variant fp32-d4 is not tested" in caplog.text
+    result = run_selftest(open_bundle(bundle), progress=lambda *step: seen.append(step))
+    assert [deviation.variant for deviation in result.deviations] == ["fp32"]
+    assert [(item.variant, item.backend) for item in result.not_tested] == [("fp32-d4", "caffe")]
     assert seen == [("self-test", 1, 1)]
 
 
-def test_bf16_on_a_cpu_without_it_is_left_out_by_auto_and_refused_by_name(
+def test_bf16_on_a_cpu_without_it_is_not_tested(
     make_tested: MakeTested,
     edit_manifest: Callable[..., None],
-    caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("openvino", reason="the openvino extra is not installed")
@@ -129,8 +177,9 @@ def test_bf16_on_a_cpu_without_it_is_left_out_by_auto_and_refused_by_name(
 
     edit_manifest(path, make_bf16)
     bundle = open_bundle(path)
-    assert [deviation.variant for deviation in run_selftest(bundle)] == ["fp32"]
-    assert "variant bf16 is not tested: OpenVINO" in caplog.text
+    result = run_selftest(bundle)
+    assert [deviation.variant for deviation in result.deviations] == ["fp32"]
+    assert [(item.variant, item.reason.split()[0]) for item in result.not_tested] == [("bf16", "OpenVINO")]
     with pytest.raises(MissingPartError, match="does not compute in bf16 on this CPU"):
         run_selftest(bundle, backend="openvino")
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper
 
+from spacecompile.runtime.backends.onnxruntime_import import import_onnxruntime
 
-def session_giving(model: ModelProto, tensors: Sequence[str], *, threads: int) -> ort.InferenceSession:
+ort: Any = import_onnxruntime()
+
+
+def session_giving(model: ModelProto, tensors: Sequence[str], *, threads: int) -> Any:
     """A session of a graph whose outputs are some of its float32 tensors.
 
     Args:

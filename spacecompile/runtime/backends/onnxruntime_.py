@@ -8,13 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from spacecompile.contract import INPUT_NAME, OUTPUT_NAMES, Precision
 from spacecompile.errors import FrameError, IntegrityError, UsageError
 from spacecompile.runtime.backends import GraphSignature, RawAnswer, TensorFact, signature_from_tensors
+from spacecompile.runtime.backends.onnxruntime_import import import_onnxruntime
+
+ort: Any = import_onnxruntime()
+ort_errors: Any = ort.capi.onnxruntime_pybind11_state
 
 # ONNX Runtime's exceptions share no base class but Exception.
 _ORT_ERRORS = (
@@ -105,7 +107,7 @@ class OnnxRuntimeBackend:
         self._session = None
 
 
-def _options(threads: int, spinning: bool) -> ort.SessionOptions:
+def _options(threads: int, spinning: bool) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

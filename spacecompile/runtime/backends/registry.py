@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import Protocol
 
 from spacecompile.contract import Precision, Variant
-from spacecompile.errors import MissingPartError, UsageError
+from spacecompile.errors import IntegrityError, MissingPartError, UsageError
 from spacecompile.runtime.backends import Backend
 from spacecompile.runtime.backends.speed import measured_ratio
 from spacecompile.runtime.cpu import cpu_features
@@ -106,6 +106,47 @@ BACKENDS = (
 """Every backend; of those that nobody has measured, `auto` prefers the first."""
 
 
+def open_backend(
+    requested: str,
+    variant: Variant,
+    *,
+    make: Callable[[BackendFactory], Backend],
+    backends: Sequence[BackendEntry] = BACKENDS,
+    features: frozenset[str] | None = None,
+) -> tuple[Backend, str]:
+    """A backend that holds a variant, and why it is this one.
+
+    Under `auto` one that is present but can't be used, or that refuses the graph, is passed over for the next that is
+    certified, with a warning; a named one is taken or fails.
+
+    Args:
+        requested: As in `choose_backend`.
+        variant: To run.
+        make: Calls a factory with the graph.
+        backends: The table.
+        features: Of the CPU; those of this one if not given.
+
+    Raises:
+        UsageError: As `choose_backend`.
+        MissingPartError: As `choose_backend`, or that of the last backend that can't be used.
+        IntegrityError: Of the last backend that refuses the graph.
+    """
+    passed_over: list[str] = []
+    while True:
+        entry, reason = choose_backend(requested, variant, backends=backends, features=features)
+        try:
+            engine = make(entry.factory())
+        except (MissingPartError, IntegrityError) as error:
+            rest = [other for other in backends if other is not entry]
+            if requested != "auto" or not any(other.missing() is None for other in _certified(variant, rest)):
+                raise
+            _log.warning("backend %s is passed over for variant %s: %s", entry.name, variant.name, error)
+            passed_over.append(f"{entry.name} ({error})")
+            backends = rest
+        else:
+            return engine, "; ".join([reason, *(f"passed over {text}" for text in passed_over)])
+
+
 def choose_backend(
     requested: str,
     variant: Variant,
@@ -128,7 +169,7 @@ def choose_backend(
     """
     if requested == "auto":
         return _fastest_certified(variant, backends, cpu_features() if features is None else features)
-    entry = _named(requested, backends)
+    entry = entry_named(requested, backends)
     if not entry.runs(variant):
         raise UsageError(
             f"backend {entry.name} does not run {variant.path} in {variant.precision}. "
@@ -169,7 +210,7 @@ def expected_ratio(
     Raises:
         UsageError: If the name is unknown.
     """
-    asked = backends if requested == "auto" else [_named(requested, backends)]
+    asked = backends if requested == "auto" else [entry_named(requested, backends)]
     features = cpu_features() if features is None else features
     ratios = [
         ratio
@@ -184,7 +225,12 @@ def certified_present(variant: Variant, *, backends: Sequence[BackendEntry] = BA
     return tuple(entry.name for entry in _certified(variant, backends) if entry.missing() is None)
 
 
-def _named(requested: str, backends: Sequence[BackendEntry]) -> BackendEntry:
+def entry_named(requested: str, backends: Sequence[BackendEntry] = BACKENDS) -> BackendEntry:
+    """The row of a name.
+
+    Raises:
+        UsageError: If there is none.
+    """
     for entry in backends:
         if entry.name == requested:
             return entry

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 pytest.importorskip("openvino", reason="the openvino extra is not installed", exc_type=ModuleNotFoundError)
 
 from spacecompile.errors import MissingPartError
-from spacecompile.runtime.backends.openvino_ import OpenVinoBackend, ov, require_bf16, require_realised
+from spacecompile.runtime.backends.openvino_ import OpenVinoBackend, _compiled, ov, require_bf16, require_realised
 from spacecompile.runtime.backends.openvino_cache import BlobCache
 from spacecompile.runtime.cpu import cpu_features
 
@@ -93,6 +93,25 @@ def test_without_a_cache_nothing_is_written(make_graph: GraphMaker, craft_frame:
     assert len(list(folder.iterdir())) == 1
 
 
+def test_a_model_that_can_not_be_exported_runs_uncached(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Compiled:
+        def export_model(self, _: object) -> None:
+            raise RuntimeError("somewhere in its source\nnot implemented")
+
+    class Core:
+        def read_model(self, content: bytes) -> bytes:
+            return content
+
+        def compile_model(self, *_: object) -> Compiled:
+            return Compiled()
+
+    blobs = BlobCache.open(tmp_path / "cache")
+    compiled = _compiled(Core(), b"", {"INFERENCE_PRECISION_HINT": "f32"}, blobs=blobs, cpu={})
+    assert isinstance(compiled, Compiled)
+    assert "the compiled model is not kept: OpenVINO can't export it: not implemented." in caplog.text
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
 def test_a_cpu_without_bf16_is_refused() -> None:
     with pytest.raises(MissingPartError, match=r"only in FP32, INT8\. Use the fp32 variant"):
         require_bf16(["FP32", "INT8"])
@@ -122,6 +141,20 @@ def test_a_model_that_computes_in_something_else_is_refused(tiny_bundle: Path, a
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": realised})
     with pytest.raises(MissingPartError, match=f"compiled the graph for {realised} with [0-9]+ of [1-9][0-9]+ layers"):
         require_realised(asked, compiled)  # type: ignore[arg-type]
+
+
+def test_an_int8_variant_without_a_layer_in_int8_is_refused(tiny_bundle: Path) -> None:
+    core = ov.Core()
+    model = core.read_model((tiny_bundle / "variants/fp32/model.onnx").read_bytes())
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    require_realised("fp32", compiled)
+    with pytest.raises(MissingPartError, match=r"compiled none of the [1-9][0-9]+ layers .* in int8"):
+        require_realised("int8", compiled)
+
+
+def test_an_int8_variant_is_realised(precise_bundle: Path) -> None:
+    graph = (precise_bundle / "variants/int8/model.onnx").read_bytes()
+    OpenVinoBackend(graph, precision="int8", threads=1, spinning=False, cache=False).close()
 
 
 def test_fewer_threads_than_asked_for_are_told(

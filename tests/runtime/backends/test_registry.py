@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import msgspec
 import pytest
 
 from spacecompile.contract import FP32_TOLERANCE, Variant
-from spacecompile.errors import MissingPartError, UsageError
+from spacecompile.errors import IntegrityError, MissingPartError, SpacecompileError, UsageError
+from spacecompile.runtime.backends import Backend
 from spacecompile.runtime.backends.registry import (
     BACKENDS,
     BackendEntry,
+    BackendFactory,
     certified_present,
     choose_backend,
     expected_ratio,
+    open_backend,
 )
 
 ONNX = Variant(name="fp32", precision="fp32", tta="none", path="v/model.onnx", opset=20, tolerance=FP32_TOLERANCE)
@@ -161,3 +165,42 @@ def test_certified_and_present_are_both_needed() -> None:
     assert certified_present(BOTH, backends=(ORT, ABSENT)) == ("onnxruntime",)
     assert certified_present(ONNX, backends=(ORT, OPENVINO)) == ("onnxruntime",)
     assert certified_present(BF16, backends=(ORT, ABSENT)) == ()
+
+
+def failing(entry: BackendEntry, error: SpacecompileError) -> BackendEntry:
+    def factory() -> BackendFactory:
+        raise error
+
+    return replace(entry, factory=factory)
+
+
+def open_both(requested: str, *backends: BackendEntry, graph: bytes) -> tuple[Backend, str]:
+    def make(factory: BackendFactory) -> Backend:
+        return factory(graph, threads=1, precision="fp32", spinning=False, cache=False)
+
+    return open_backend(requested, BOTH, make=make, backends=backends, features=XEON)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MissingPartError("openvino can't be imported."), IntegrityError("OpenVINO refuses the graph.")],
+    ids=["unusable", "refuses the graph"],
+)
+def test_auto_goes_on_to_the_next_certified_one_where_a_name_is_strict(
+    error: SpacecompileError, make_graph: Callable[..., bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = failing(OPENVINO, error)
+    engine, reason = open_both("auto", ORT, broken, graph=make_graph())
+    assert engine.name == "onnxruntime"
+    assert reason.endswith(f"; passed over openvino ({error})")
+    assert f"backend openvino is passed over for variant fp32: {error}" in caplog.text
+    with pytest.raises(type(error), match=str(error)):
+        open_both("openvino", ORT, broken, graph=make_graph())
+
+
+def test_auto_fails_when_no_certified_one_is_left(make_graph: Callable[..., bytes]) -> None:
+    broken = failing(OPENVINO, MissingPartError("first"))
+    with pytest.raises(IntegrityError, match=r"ONNX Runtime .* refuses the graph"):
+        open_both("auto", ORT, broken, graph=b"no graph")
+    with pytest.raises(MissingPartError, match="first"):
+        open_both("auto", replace(ORT, missing=lambda: "gone"), broken, graph=make_graph())
