@@ -16,8 +16,8 @@ _TYPE_NAMES: Final[dict[str, str]] = {"FLOAT": "fp32", "HALF": "fp16"}
 _COMPUTE_LAYERS: Final = frozenset(("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "EINSUM"))
 _SHAPE_LAYERS: Final = frozenset(("SHUFFLE", "SQUEEZE", "UNSQUEEZE", "IDENTITY"))
 _SHARE_MIN: Final[dict[Precision, float]] = {"fp32": 1.0, "fp16": 0.9, "bf16": 0.9, "int8": 0.5}
-"""Least share of the compute layers in the variant's type. In fp16 all but a sensitive few are; in int8 the matrix products
-of attention stay in floating point."""
+"""Least share of the compute layers in the variant's type. fp16 holds all but a sensitive few in it; int8 leaves the
+matrix products of attention in floating point."""
 _OPTIMIZATION_LEVEL_MAX: Final = 5
 
 HardwareCompatibility = Literal["none", "ampere-plus", "same-compute-capability"]

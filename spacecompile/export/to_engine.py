@@ -74,7 +74,9 @@ def refused_nodes(model_bytes: bytes, api: EngineApi) -> tuple[IllegalNode, ...]
         supported = parser.supports_model_v2(model_bytes)
         if supported:
             return ()
-        return _parser_errors(parser) or (IllegalNode(op="", node="", reason="is refused, and the parser says not why"),)
+        return _parser_errors(parser) or (
+            IllegalNode(op="", node="", reason="is refused, and the parser says not why"),
+        )
 
 
 def build_engine(
@@ -217,8 +219,8 @@ def _inspected(plan: bytes, api: EngineApi) -> Any:
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None and api.kind == "tensorrt":
         raise BuildError(
-            f"{api.title} built a plan that it can't load again on {api.device.gpu}, for which it was built. Run with -v "
-            "for its log."
+            f"{api.title} built a plan that it can't load again on {api.device.gpu}, for which it was built. "
+            "Run with -v for its log."
         )
     if engine is None:
         return None
