@@ -18,10 +18,11 @@ from spacecompile.benchmarks.answers import AgreementTolerance, Answered, compar
 from spacecompile.benchmarks.frames import FrameStream
 from spacecompile.benchmarks.latency import Contestant, LatencySettings, Recording, measure
 from spacecompile.benchmarks.peer_table import PEERS, PeerContestant, PeerEntry, answered_from_peer, open_peers
-from spacecompile.benchmarks.records import Agreement, ColdStart, Latency, Peer
+from spacecompile.benchmarks.records import Agreement, ColdStart, Latency, Peer, VariantEngine
 from spacecompile.benchmarks.summary import paired_ratio, summarise
 from spacecompile.benchmarks.variants import LoadSettings, VariantContestant, answered_from_answer, open_variant
 from spacecompile.contract import Progress, Variant, no_progress
+from spacecompile.errors import MissingPartError, UsageError
 from spacecompile.runtime.answer import Answer
 from spacecompile.runtime.bundle import Bundle
 
@@ -51,7 +52,8 @@ class Contest:
     """What a latency run found, valid at any moment.
 
     Attributes:
-        backend: Name and version of the variants' engine.
+        engines: What runs each variant that could be loaded.
+        skipped: Why a variant can't run here, and what to do, by variant.
         cold_starts: By variant.
         agreements: By peer.
         missing: Why a peer did not run, by peer.
@@ -60,7 +62,8 @@ class Contest:
         samples: A few frames with the answers of the first variant, for pictures.
     """
 
-    backend: str = ""
+    engines: dict[str, VariantEngine] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
     cold_starts: dict[str, ColdStart] = field(default_factory=dict)
     agreements: dict[str, Agreement] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
@@ -113,16 +116,14 @@ def run_contest(
         settings: How.
         contest: To fill.
         progress: Told each step.
+
+    Raises:
+        MissingPartError, UsageError: If none of the variants can run here.
     """
     with ExitStack() as stack:
-        opened: dict[str, VariantContestant] = {}
-        for variant in variants:
-            contestant, cold_start = open_variant(bundle, variant, stream.frames_HWC[0], how=settings.how)
-            stack.callback(contestant.close)
-            opened[variant.name], contest.cold_starts[variant.name] = contestant, cold_start
-            contest.backend = contestant.backend
-            progress("load variants", len(opened), len(variants))
-        reference = next((variant for variant in variants if variant.tta == "none"), variants[0])
+        opened = _open_variants(bundle, variants, stream, contest, settings.how, stack=stack, progress=progress)
+        able = [variant for variant in variants if variant.name in opened]
+        reference = next((variant for variant in able if variant.tta == "none"), able[0])
         answers = [opened[reference.name].run(frame_HWC) for frame_HWC in stream.frames_HWC]
         contest.samples = list(zip(stream.frames_HWC, answers, strict=True))[:PICTURES]
         peers, contest.missing = open_peers(checkpoint, threads=settings.how.threads, progress=progress)
@@ -134,6 +135,36 @@ def run_contest(
         everyone: list[Contestant] = [*opened.values(), *peers]
         contest.order = [contestant.name for contestant in everyone]
         measure(everyone, stream.frames_HWC, settings.latency, contest.recording, progress=progress)
+
+
+def _open_variants(
+    bundle: Bundle,
+    variants: Sequence[Variant],
+    stream: FrameStream,
+    contest: Contest,
+    how: LoadSettings,
+    *,
+    stack: ExitStack,
+    progress: Progress,
+) -> dict[str, VariantContestant]:
+    """Load the variants that can run here; what keeps the others away goes into `contest`."""
+    opened: dict[str, VariantContestant] = {}
+    failures: list[MissingPartError | UsageError] = []
+    for done, variant in enumerate(variants, start=1):
+        try:
+            contestant, cold_start = open_variant(bundle, variant, stream.frames_HWC[0], how=how)
+        except (MissingPartError, UsageError) as error:
+            contest.skipped[variant.name] = str(error)
+            failures.append(error)
+            continue
+        stack.callback(contestant.close)
+        opened[variant.name], contest.cold_starts[variant.name] = contestant, cold_start
+        contest.engines[variant.name] = contestant.engine
+        progress("load variants", done, len(variants))
+    if not opened:
+        # A part that can be added is the better advice than a flag to change.
+        raise next((error for error in failures if isinstance(error, MissingPartError)), failures[0])
+    return opened
 
 
 def _agreements(

@@ -17,6 +17,9 @@ from spacecompile.errors import DataError
 BEGIN = "<!-- results: begin, written by `make docs` -->"
 END = "<!-- results: end -->"
 
+_TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+"""What the engines call themselves."""
+
 
 def results_block(result: BenchResult) -> str:
     """Markdown of one results file: circumstances, cost, latency, score.
@@ -25,9 +28,13 @@ def results_block(result: BenchResult) -> str:
         result: A whole run; sections that it lacks are left out.
     """
     environment = result.environment
+    engines = {"onnxruntime": environment.versions.get("onnxruntime")}
+    if result.configuration is not UNSET:
+        engines |= {engine.name: engine.version for engine in result.configuration.engines.values()}
     parts = [
         f"Measured {result.created[:10]} on {environment.cpu}, {environment.threads} threads, "
-        f"onnxruntime {environment.versions.get('onnxruntime')}, torch {environment.versions.get('torch')}, "
+        f"{', '.join(f'{name} {version}' for name, version in engines.items())}, "
+        f"torch {environment.versions.get('torch')}, "
         f"commit `{(environment.commit or 'unknown')[:10]}`.",
         _cost_table(result),
         _latency_table(result),
@@ -62,9 +69,17 @@ def _latency_table(result: BenchResult) -> str:
     rows = []
     for contestant, latency in result.latency["app"].items():
         ratio = _own_ratios(contestant, peers) if contestant not in peers else ""
-        label = peers[contestant].label if contestant in peers else f"**{contestant}** (sealed, ONNX Runtime)"
+        label = peers[contestant].label if contestant in peers else _variant_label(result, contestant)
         rows.append((label, _ms(latency.p50_ms), _ms(latency.p90_ms), str(latency.samples), ratio))
     return _table(("frame in memory to answer", "median", "p90", "samples", "time over peers'"), rows)
+
+
+def _variant_label(result: BenchResult, variant: str) -> str:
+    """Of a row: the variant and the engine that ran it, where the file says which."""
+    engines = {} if result.configuration is UNSET else result.configuration.engines
+    # A file that names none is older than the choice: ONNX Runtime was the only one.
+    name = engines[variant].name if variant in engines else "onnxruntime"
+    return f"**{variant}** (sealed, {_TITLES.get(name, name)})"
 
 
 def _own_ratios(variant: str, peers: dict[str, Peer]) -> str:

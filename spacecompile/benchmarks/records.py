@@ -64,11 +64,26 @@ class Subject(Record):
     checkpoint_training: dict[str, Any]
 
 
+class VariantEngine(Record):
+    """What ran one variant.
+
+    Attributes:
+        name: Of the backend.
+        version: Of its engine.
+        reason: Why this one.
+    """
+
+    name: str
+    version: str
+    reason: str
+
+
 class Configuration(Record):
     """How it was measured, enough to measure it again.
 
     Attributes:
-        backend: Name and version of the engine that ran the variants.
+        backend: Names and versions of the engines that ran the variants, each once.
+        engines: By variant; empty in files of before variants could run on different ones.
         spinning: Whether the variants' idle threads waited busily.
         frames, frames_source: Number and origin of the frames of the latency run.
         rounds, rounds_min, duration_s, warmup_rounds, warmup_s, settle_max_ms, priming_calls: Of the latency run; see
@@ -92,6 +107,7 @@ class Configuration(Record):
     augmented_every: int
     percentile_method: str = "higher"
     garbage_collector: str = "off during a call, run between rounds"
+    engines: dict[str, VariantEngine] = msgspec.field(default_factory=dict)
 
 
 class BudgetLine(Record):
@@ -174,7 +190,7 @@ class Latency(Record):
 
 
 class ColdStart(Record):
-    """One start of a variant, files in the page cache and modules imported.
+    """One start of a variant: files in the page cache, modules imported, and no compiled model in the engine's cache.
 
     Attributes:
         load_ms: From `load` being called until it returns: hashing, parsing, optimising.
@@ -262,6 +278,7 @@ class BenchResult(Record, kw_only=True):
         score_note: Why it is absent.
         latency: By scope, then by contestant. `app`: frame in memory to answer; `engine`: the bare engine call in it.
         cold_start: By variant.
+        skipped: Why a variant that was asked for can't run here, and what to do, by variant.
         peers: By name.
         parity: `reports/parity.json` of the bundle; absent when the bundle holds none.
         warnings: What the reader must know before using the numbers.
@@ -280,6 +297,7 @@ class BenchResult(Record, kw_only=True):
     score_note: str | UnsetType = UNSET
     latency: dict[str, dict[str, Latency]] | UnsetType = UNSET
     cold_start: dict[str, ColdStart] | UnsetType = UNSET
+    skipped: dict[str, str] | UnsetType = UNSET
     peers: dict[str, Peer] | UnsetType = UNSET
     parity: Any = UNSET
     warnings: tuple[str, ...] = ()

@@ -168,7 +168,10 @@ def _key_figures(result: BenchResult) -> list[KeyFigure]:
 
 
 def _first_variant(result: BenchResult) -> tuple[str, Latency | None]:
-    variant = next(iter(result.subject.variant_bytes))
+    """The first of the bundle that could run here."""
+    skipped = {} if isinstance(result.skipped, UnsetType) else result.skipped
+    names = list(result.subject.variant_bytes)
+    variant = next((name for name in names if name not in skipped), names[0])
     if isinstance(result.latency, UnsetType):
         return variant, None
     return variant, result.latency.get("app", {}).get(variant)

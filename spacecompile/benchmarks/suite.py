@@ -116,7 +116,8 @@ def run_bench(bundle: Bundle, settings: BenchSettings, *, progress: Progress = n
             contest=draft.contest,
             progress=progress,
         )
-        _score(bundle, variants, labelled, settings.contest.how, draft.scores, progress)
+        able = [variant for variant in variants if variant.name in draft.contest.engines]
+        _score(bundle, able, labelled, settings.contest.how, draft.scores, progress)
     except KeyboardInterrupt:
         draft.partial = True
     result = _result(bundle, settings, variants, draft, load_average_start=load_average_start, parity=parity)
@@ -215,6 +216,7 @@ def _result(
         score_note=NO_DATA if settings.data is None else UNSET,
         latency=latency,
         cold_start=contest.cold_starts or UNSET,
+        skipped=contest.skipped or UNSET,
         peers=contest.peers([variant.name for variant in variants]) if measured else UNSET,
         parity=parity,
         warnings=_warnings(draft, load_average_start),
@@ -235,10 +237,11 @@ def _subject(manifest: Manifest) -> Subject:
 
 
 def _configuration(settings: BenchSettings, draft: _Draft) -> Configuration:
-    latency = settings.contest.latency
+    latency, engines = settings.contest.latency, draft.contest.engines
     assert draft.stream is not None  # samples exist, so there were frames
     return Configuration(
-        backend=draft.contest.backend,
+        backend=", ".join(dict.fromkeys(f"{engine.name} {engine.version}" for engine in engines.values())),
+        engines=engines,
         spinning=settings.contest.how.spinning,
         frames=len(draft.stream.frames_HWC),
         frames_source=draft.stream.source,
@@ -256,6 +259,7 @@ def _configuration(settings: BenchSettings, draft: _Draft) -> Configuration:
 def _warnings(draft: _Draft, load_average_start: float | None) -> tuple[str, ...]:
     """What a reader must know before using the numbers."""
     warnings = ["interrupted: sections that are not there were not measured"] if draft.partial else []
+    warnings += [f"variant {name} was left out: {reason}" for name, reason in draft.contest.skipped.items()]
     for name, latency in draft.contest.latencies(()).get("app", {}).items():
         if latency.variation > NOISY_VARIATION:
             warnings.append(

@@ -14,51 +14,17 @@ from numpy.typing import NDArray
 
 from spacecompile.benchmarks.answers import Answered
 from spacecompile.benchmarks.latency import NS_PER_MS
-from spacecompile.benchmarks.records import ColdStart
+from spacecompile.benchmarks.records import ColdStart, VariantEngine
 from spacecompile.contract import Variant
+from spacecompile.errors import UsageError
 from spacecompile.runtime.answer import Answer
-from spacecompile.runtime.backends import Backend, GraphSignature, RawAnswer
 from spacecompile.runtime.backends.registry import choose_backend
+from spacecompile.runtime.backends.stopwatch import StopwatchBackend
 from spacecompile.runtime.bundle import Bundle
 from spacecompile.runtime.session import Session, load
 
 SLOW_EVERY = 4
 """A variant with test-time augmentation runs eight views: it takes part in every fourth round."""
-
-
-class StopwatchBackend:
-    """A backend that notes how long the backend that it wraps took for its last run."""
-
-    def __init__(self, backend: Backend) -> None:
-        """Wrap a backend."""
-        self._backend = backend
-        self.run_ns: int | None = None
-
-    @property
-    def name(self) -> str:
-        """Of the wrapped backend."""
-        return self._backend.name
-
-    @property
-    def version(self) -> str:
-        """Of the wrapped backend's engine."""
-        return self._backend.version
-
-    @property
-    def signature(self) -> GraphSignature:
-        """Of the graph."""
-        return self._backend.signature
-
-    def run(self, frame_HWC: NDArray[np.uint8]) -> RawAnswer:
-        """Answer one frame; see `Backend.run`."""
-        start_ns = time.perf_counter_ns()
-        raw = self._backend.run(frame_HWC)
-        self.run_ns = time.perf_counter_ns() - start_ns
-        return raw
-
-    def close(self) -> None:
-        """Free the wrapped backend."""
-        self._backend.close()
 
 
 class VariantContestant:
@@ -72,9 +38,10 @@ class VariantContestant:
         self._stopwatch = stopwatch
 
     @property
-    def backend(self) -> str:
-        """Name and version of the engine."""
-        return f"{self._stopwatch.name} {self._stopwatch.version}"
+    def engine(self) -> VariantEngine:
+        """What runs it, and why."""
+        choice = self._session.choice
+        return VariantEngine(name=choice.backend, version=choice.backend_version, reason=choice.backend_reason)
 
     def run(self, frame_HWC: NDArray[np.uint8]) -> Answer:
         """Answer one frame."""
@@ -82,7 +49,7 @@ class VariantContestant:
 
     def engine_ms(self) -> float | None:
         """Milliseconds of the bare backend run in the last call."""
-        return None if self._stopwatch.run_ns is None else self._stopwatch.run_ns / NS_PER_MS
+        return self._stopwatch.runs_ms[-1] if self._stopwatch.runs_ms else None
 
     def close(self) -> None:
         """Free the engine."""
@@ -111,7 +78,9 @@ class LoadSettings:
 def open_variant(
     bundle: Bundle, variant: Variant, frame_HWC: NDArray[np.uint8], *, how: LoadSettings
 ) -> tuple[VariantContestant, ColdStart]:
-    """Load a variant twice: once as a user does, for its cold start, and once with the stopwatch.
+    """Load a variant twice: once for its cold start, and once with the stopwatch.
+
+    Neither takes a compiled model from the user's cache folder: whether there is one is chance.
 
     Args:
         bundle: Verified.
@@ -120,17 +89,28 @@ def open_variant(
         how: To load it.
 
     Raises:
-        SpacecompileError: As `load`.
+        UsageError: If the engine that is asked for by name does not run the variant, or is not certified for it.
+        MissingPartError: If this machine lacks the engine or what the precision needs.
+        SpacecompileError: Else as `load`.
     """
+    entry, _ = choose_backend(how.backend, variant)
+    if entry.name not in variant.certified:
+        raise UsageError(
+            f"variant {variant.name} is not certified on {entry.name}, only on {', '.join(variant.certified) or 'none'}"
+            ". Choose another variant or --backend."
+        )
     start_ns = time.perf_counter_ns()
-    with load(bundle.root, **how.arguments(variant)) as cold:
+    with load(bundle.root, **how.arguments(variant), cache=False) as cold:
         loaded_ns = time.perf_counter_ns()
         cold(frame_HWC)
         answered_ns = time.perf_counter_ns()
         choice, rule = cold.choice, cold.rule
-    entry, _ = choose_backend(how.backend, variant)
     engine = entry.factory()(
-        bundle.read(variant.path), precision=variant.precision, threads=how.threads, spinning=how.spinning
+        bundle.read(variant.path),
+        precision=variant.precision,
+        threads=how.threads,
+        spinning=how.spinning,
+        cache=False,
     )
     stopwatch = StopwatchBackend(engine)
     session = Session(stopwatch, bundle.manifest.spec, choice=choice, rule=rule)

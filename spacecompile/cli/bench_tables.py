@@ -70,8 +70,9 @@ def _say_latency(result: BenchResult, percentiles: Sequence[float]) -> None:
         return
     keys = [percentile_key(percentile) for percentile in percentiles]
     heads = [key.removesuffix("_ms") for key in keys]
-    table = _table("Latency in ms, frame in memory to answer", "", *heads, "max", "samples", "engine p50")
+    table = _table("Latency in ms, frame in memory to answer", "", *heads, "max", "samples", "engine p50", "backend")
     engines = result.latency.get("engine", {})
+    backends = {} if isinstance(result.configuration, UnsetType) else result.configuration.engines
     for name, latency in result.latency.get("app", {}).items():
         engine = engines.get(name)
         table.add_row(
@@ -80,8 +81,11 @@ def _say_latency(result: BenchResult, percentiles: Sequence[float]) -> None:
             f"{latency.max_ms:,.1f}",
             str(latency.samples),
             percentile_cell(engine, "p50_ms") if engine else "",
+            escape(backends[name].name) if name in backends else "",
         )
     console.stderr.print(table)
+    for name, backend in backends.items():
+        console.say(escape(f"{name} ran on {backend.name} {backend.version}, {backend.reason}"))
     if any(latency.missing_samples for latency in result.latency.get("app", {}).values()):
         console.say("[dim]so many more samples are needed before that percentile means something[/]")
     console.say("")

@@ -25,6 +25,8 @@ _NEXT = {
     "run": "spacecompile selftest BUNDLE",
     "build": "spacecompile build CKPT -o net.spacepkg",
     "train": "spacecompile train --data DIR -o DIR",
+    "tensorrt": "spacecompile engine BUNDLE -o plans --engine tensorrt",
+    "tensorrt-rtx": "spacecompile engine BUNDLE -o plans --engine tensorrt-rtx",
     "bench": "spacecompile bench BUNDLE --report bench.html",
 }
 

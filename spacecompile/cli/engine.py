@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -74,11 +75,15 @@ def engine(
         compute_capabilities=names_from_text(compute_capability) if compute_capability else (),
     )
     opened = open_bundle(bundle, verify=False)
-    variants = _variants(opened, variant)
+    variants, left_out = _variants(opened, variant)
     console.check_json(json, force=force)
-    _check_output(output, bundle, timing_cache)
+    _check_outside(bundle, {"--output": output, "--timing-cache": timing_cache, "--json": _file_of(json)})
+    if timing_cache is not None:
+        check_destination(timing_cache, flag="--timing-cache", force=True)
     api = load_engine_api(engine)
     check_options(api, options, timing_cache=timing_cache is not None)
+    if left_out:
+        _say(f"left out: {', '.join(left_out)}, the fp32 file rounded to bf16 by another engine")
     facts = _build_all(opened, variants, api, options, output=output, timing_cache=timing_cache, force=force)
     _say(
         "not certified: nothing has run these plans, and PyTorch's answers were not compared with theirs; "
@@ -88,32 +93,49 @@ def engine(
         console.emit_json({"engine": engine, "library_version": api.version, "plans": facts}, json)
 
 
-def _variants(bundle: Bundle, names: str | None) -> list[Variant]:
+def _variants(bundle: Bundle, names: str | None) -> tuple[list[Variant], list[str]]:
     """The variants that were asked for; bf16 ones have no file of their own and are left out of `all`.
 
+    Returns:
+        The variants, and the names of those that were left out.
+
     Raises:
-        UsageError: If one is unknown or has no file of its own.
+        UsageError: If one is unknown or has no file of its own, or none is left.
     """
     if names is None:
-        return [variant for variant in bundle.manifest.variants if variant.precision != "bf16"]
-    variants = [bundle.variant(name) for name in dict.fromkeys(names_from_text(names))]
+        able = [variant for variant in bundle.manifest.variants if variant.precision != "bf16"]
+        left_out = [variant.name for variant in bundle.manifest.variants if variant.precision == "bf16"]
+        if not able:
+            raise UsageError(
+                f"{bundle.root} has only {', '.join(left_out)}: the fp32 file, run by an engine that rounds to bf16, "
+                "which TensorRT does not. Build it with --precision fp32 or fp16."
+            )
+        return able, left_out
+    asked = names_from_text(names)
+    if not all(asked):
+        raise UsageError(f"--variant is {names!r}, with an empty name in it; it has {bundle.variant_names()}.")
+    variants = [bundle.variant(name) for name in dict.fromkeys(asked)]
     for variant in variants:
         if variant.precision == "bf16":
             raise UsageError(
                 f"variant {variant.name} is the fp32 file, run by an engine that rounds to bf16; TensorRT keeps the "
                 "types of the file. Name an fp32 or fp16 variant."
             )
-    return variants
+    return variants, []
 
 
-def _check_output(output: Path, bundle: Path, timing_cache: Path | None) -> None:
+def _file_of(json: str | None) -> Path | None:
+    return None if json in (None, "-") else Path(json)
+
+
+def _check_outside(bundle: Path, destinations: Mapping[str, Path | None]) -> None:
+    """Refuse to write into the bundle, by flag."""
     root = bundle.resolve()
-    if root in (output.resolve(), *output.resolve().parents):
-        raise OutputError(
-            f"--output {output} lies in the bundle, which only holds what was certified. Choose another folder."
-        )
-    if timing_cache is not None:
-        check_destination(timing_cache, flag="--timing-cache", force=True)
+    for flag, path in destinations.items():
+        if path is not None and root in (path.resolve(), *path.resolve().parents):
+            raise OutputError(
+                f"{flag} {path} lies in the bundle, which only holds what was certified. Choose another place."
+            )
 
 
 def _build_all(

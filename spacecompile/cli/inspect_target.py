@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from spacecompile.cli import console
-from spacecompile.errors import BuildError, UsageError
-from spacecompile.extras import require_extra
+from spacecompile.errors import BuildError, MissingPartError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,8 @@ def inspect_target(bundle: Bundle, variants: Sequence[Variant], target: str, *, 
     """
     if target not in TARGETS:
         raise UsageError(f"--target is {target!r}; choose one of {', '.join(TARGETS)}.")
-    require_extra("compile", "inspect --target")
+    if find_spec("onnx") is None:
+        raise MissingPartError("inspect --target needs onnx, which this environment lacks. Run: pip install onnx")
     from spacecompile.export.engine_api import any_engine_api
     from spacecompile.export.legality import legality_of
     from spacecompile.export.to_engine import refused_nodes

@@ -75,6 +75,8 @@ def _spec_from_file(path: Path) -> dict[str, Any]:
             f"--spec {path} has the field {unknown[0]!r}, which no model spec has. Known are "
             f"{', '.join(ModelSpec.__struct_fields__)}."
         )
+    if "part_logit_offset" in given:
+        raise UsageError(f"--spec {path} has part_logit_offset, which only a rewritten network has. Leave it out.")
     try:
         spec = msgspec.convert(given, ModelSpec)
     except msgspec.ValidationError as error:

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import msgspec
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from spacecompile.contract import Progress, Variant, no_progress
 from spacecompile.errors import BuildError, IntegrityError, MissingPartError, UsageError
@@ -24,11 +21,9 @@ from spacecompile.export.parity import ParityReport, VariantParity, check_parity
 from spacecompile.export.reference import REFERENCE_THREADS, ExpectedAnswer
 from spacecompile.export.score_drop import Scoring
 from spacecompile.export.worst_frame import draw_worst_frame
-from spacecompile.runtime.backends import Backend, GraphSignature, RawAnswer
 from spacecompile.runtime.backends.registry import BACKENDS, BackendEntry
+from spacecompile.runtime.backends.stopwatch import StopwatchBackend
 from spacecompile.runtime.cpu import cpu_features
-
-NS_PER_MS = 1e6
 
 _BF16_FEATURES = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
@@ -99,7 +94,7 @@ def judge(
     """
     # Engines keep what they compiled for the next load; a build loads each file once.
     engine = entry.factory()(content, precision=variant.precision, threads=threads, spinning=False, cache=False)
-    timed = _Timed(engine)
+    timed = StopwatchBackend(engine)
     try:
         verdict = check_parity(
             variant.name,
@@ -152,32 +147,3 @@ def parity_report(verdicts: Sequence[VariantParity], *, threads: int) -> ParityR
 def with_certificates(variants: Sequence[Variant], certified: Mapping[str, Sequence[str]]) -> tuple[Variant, ...]:
     """The variants with the backends that they are certified on, by variant name."""
     return tuple(msgspec.structs.replace(variant, certified=tuple(certified[variant.name])) for variant in variants)
-
-
-class _Timed:
-    """A backend that notes how long each run took."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self.runs_ms: list[float] = []
-
-    @property
-    def name(self) -> str:
-        return self._backend.name
-
-    @property
-    def version(self) -> str:
-        return self._backend.version
-
-    @property
-    def signature(self) -> GraphSignature:
-        return self._backend.signature
-
-    def run(self, frame_HWC: NDArray[np.uint8]) -> RawAnswer:
-        start_ns = time.perf_counter_ns()
-        answer = self._backend.run(frame_HWC)
-        self.runs_ms.append((time.perf_counter_ns() - start_ns) / NS_PER_MS)
-        return answer
-
-    def close(self) -> None:
-        self._backend.close()

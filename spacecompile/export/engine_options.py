@@ -16,7 +16,7 @@ def check_options(api: EngineApi, options: EngineOptions, *, timing_cache: bool)
     """Refuse an option that the library does not have, before anything is parsed.
 
     Raises:
-        BuildError: Naming the option.
+        UsageError: Naming the option.
     """
     unsupported = {
         "tensorrt": {
@@ -32,7 +32,7 @@ def check_options(api: EngineApi, options: EngineOptions, *, timing_cache: bool)
     }
     for option, asked in unsupported[api.kind].items():
         if asked:
-            raise BuildError(f"{api.title} can't do {option}. Leave the option out.")
+            raise UsageError(f"{api.title} can't do {option}. Leave the option out.")
     _capabilities_rtx(api, options)
 
 
@@ -98,8 +98,7 @@ def _capabilities_rtx(api: EngineApi, options: EngineOptions) -> dict[str, Any]:
     """TensorRT-RTX only: the library's constant for each compute capability.
 
     Raises:
-        UsageError: If one is malformed.
-        BuildError: If the library does not know it.
+        UsageError: If one is malformed, or the library does not know it.
     """
     if not options.compute_capabilities:
         return {}
@@ -110,7 +109,7 @@ def _capabilities_rtx(api: EngineApi, options: EngineOptions) -> dict[str, Any]:
         value = known.get(f"SM{_digits(text)}")
         if value is None:
             names = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in known)
-            raise BuildError(f"{api.title} can't build for compute capability {text}; it knows {names}. Name others.")
+            raise UsageError(f"{api.title} can't build for compute capability {text}; it knows {names}. Name others.")
         capabilities[text] = value
     return capabilities
 

@@ -72,7 +72,11 @@ def refused_nodes(model_bytes: bytes, api: EngineApi) -> tuple[IllegalNode, ...]
         parsed = _empty_network(api)
         parser = parsed.parser
         supported = parser.supports_model_v2(model_bytes)
-        return () if supported else _parser_errors(parser)
+        if supported:
+            return ()
+        return _parser_errors(parser) or (
+            IllegalNode(op="", node="", reason="is refused, and the parser says not why"),
+        )
 
 
 def build_engine(
@@ -95,7 +99,8 @@ def build_engine(
         progress: Called with percents.
 
     Raises:
-        BuildError: If the library refuses a node or an option, or its builder fails.
+        UsageError: If the library has no such option.
+        BuildError: If the library refuses a node, its builder fails, or it can't load what it built for the GPU here.
         KeyboardInterrupt: If it was interrupted; the build has ended then.
     """
     trt, options = api.trt, options or EngineOptions()
@@ -198,9 +203,12 @@ def _add_profile(parsed: _Parsed, config: Any) -> None:
 
 
 def _inspected(plan: bytes, api: EngineApi) -> Any:
-    """What the inspector says of the engine; None where no GPU can load it.
+    """What the inspector says of the engine; None where no GPU can load it: there is none, or it is built for others.
 
     Not yet run on a GPU.
+
+    Raises:
+        BuildError: If full TensorRT, which builds for the GPU of this machine, can't load its own plan on it.
     """
     if api.device is None:
         return None
@@ -209,6 +217,11 @@ def _inspected(plan: bytes, api: EngineApi) -> Any:
     # A version-compatible plan brings code of its own; this one was built a moment ago.
     runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None and api.kind == "tensorrt":
+        raise BuildError(
+            f"{api.title} built a plan that it can't load again on {api.device.gpu}, for which it was built. "
+            "Run with -v for its log."
+        )
     if engine is None:
         return None
     inspector = engine.create_engine_inspector()

@@ -28,6 +28,7 @@ from spacecompile.network.adopt import adopt
 from spacecompile.network.foreign import foreign_weights
 from spacecompile.network.identify import NETWORK_FIELDS
 from spacecompile.network.model import MultiTaskNetwork
+from spacecompile.network.run import run_once
 
 CHECKPOINT_FORMAT_PREFIX = CHECKPOINT_FORMAT.rsplit("-", 1)[0]
 """Begins the format of every checkpoint of ours, whatever its version."""
@@ -104,8 +105,8 @@ def load_checkpoint(path: Path, *, given: Mapping[str, Any] | None = None) -> Lo
             fields that say which network it is may not contradict it.
 
     Raises:
-        CheckpointError: If the file is missing, truncated, holds no network that can be identified, or does not fit
-            its own spec.
+        CheckpointError: If the file is missing, truncated, holds no network that can be identified, does not fit its
+            own spec, or does not run on its input.
         UsageError: If what is given can't be, or contradicts the checkpoint.
     """
     if not path.is_file():
@@ -149,6 +150,8 @@ def _ours(content: Mapping[str, Any], path: Path, given: Mapping[str, Any]) -> t
             )
     network = MultiTaskNetwork(spec)
     _load_weights(network, state_dict, path)
+    # smp builds some pairs whose decoder then fails on a feature without channels.
+    run_once(network.eval(), given.get("input_size_px", spec.input_size_px))
     return network, training
 
 

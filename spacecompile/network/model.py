@@ -5,15 +5,21 @@ Layout legend: N batch, C channels, H W input rows and columns, L classes, K par
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import warnings
 from typing import Any
 
 import segmentation_models_pytorch as smp
+import timm
 from torch import Tensor, nn
 
 from spacecompile.contract import PARTS, ModelSpec
 from spacecompile.errors import CheckpointError
 from spacecompile.network.encoder_index import BUILD_ERRORS
+
+_OURS = frozenset(("self", "kwargs", "encoder_name", "encoder_depth", "encoder_weights", "classes", "aux_params"))
+"""Arguments of smp's classes that are no decoder options: the spec says them in fields of its own."""
 
 
 class MultiTaskNetwork(nn.Module):
@@ -65,6 +71,8 @@ def _smp_model(spec: ModelSpec) -> Any:
             f"segmentation_models_pytorch {smp.__version__} has no architecture {spec.architecture!r}. "
             "Name one of its classes, for example Segformer or Unet."
         )
+    _check_options(architecture, spec)
+    _check_encoder(spec.encoder)
     try:
         with warnings.catch_warnings():
             # smp deprecates names and options that old checkpoints have all the same.
@@ -81,3 +89,34 @@ def _smp_model(spec: ModelSpec) -> Any:
         raise CheckpointError(
             f"segmentation_models_pytorch refuses {spec.architecture} with encoder {spec.encoder}: {error}"
         ) from error
+
+
+def _check_options(architecture: type, spec: ModelSpec) -> None:
+    """Refuse decoder options that smp's class would swallow without a word.
+
+    What a class does not know it hands to the encoder: smp's own ignore it, timm's (`tu-`) refuse what they don't know.
+    """
+    known = sorted(inspect.signature(architecture).parameters.keys() - _OURS)
+    # The older name of the same option, which smp still takes.
+    unknown = [name for name in spec.decoder_options if name.replace("use_batchnorm", "use_norm") not in known]
+    if spec.encoder.startswith(("tu-", "timm-")):
+        unknown = [name for name in unknown if name in _OURS or name.startswith("decoder_")]
+    if unknown:
+        raise CheckpointError(
+            f"smp's {spec.architecture} has no option {unknown[0]!r}; it has {', '.join(known)}. "
+            "Check --decoder-options."
+        )
+
+
+def _check_encoder(name: str) -> None:
+    """Refuse a name that smp and timm don't have, in one sentence where smp lists all of its own."""
+    ours, timms = list(smp.encoders.encoders), name.startswith("tu-")
+    if name.startswith("timm-") or name in ours or (timms and timm.is_model(name.removeprefix("tu-").split(".")[0])):
+        return
+    names = [f"tu-{model}" for model in timm.list_models()] if timms else ours
+    closest = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    raise CheckpointError(
+        f"smp has no encoder {name!r}"
+        + (f"; closest are {', '.join(closest)}" if closest else "")
+        + ". Check --encoder; timm's are named tu-NAME."
+    )

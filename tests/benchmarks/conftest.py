@@ -20,6 +20,7 @@ from spacecompile.benchmarks.records import (
     Ratio,
     ScoreReport,
     Subject,
+    VariantEngine,
 )
 from spacecompile.benchmarks.summary import summarise
 from spacecompile.contract import Cost, PassReport
@@ -88,7 +89,7 @@ def whole_result() -> BenchResult:
             checkpoint_training={"scores": {"s_final": 0.913}},
         ),
         configuration=Configuration(
-            backend="onnxruntime 1.20",
+            backend="openvino 2026.4, onnxruntime 1.20",
             spinning=True,
             frames=16,
             frames_source="frames, split val",
@@ -100,6 +101,10 @@ def whole_result() -> BenchResult:
             settle_max_ms=150.0,
             priming_calls=1,
             augmented_every=4,
+            engines={
+                "fp32": VariantEngine(name="openvino", version="2026.4", reason="auto: the fastest"),
+                "fp32-d4": VariantEngine(name="onnxruntime", version="1.20", reason="auto: the only one"),
+            },
         ),
         environment=Environment(
             cpu="Flight Processor 9",
@@ -140,6 +145,7 @@ def whole_result() -> BenchResult:
             "engine": {"fp32": summarise(recorded(79, 70))},
             "app": {name: summarise(samples_ms) for name, samples_ms in app.items()},
         },
+        skipped={"bf16": "the package openvino is not installed; add it with: pip install openvino"},
         cold_start={"fp32": ColdStart(load_ms=250.0, first_answer_ms=400.0)},
         peers={
             "plain-export": Peer(

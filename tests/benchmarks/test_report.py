@@ -129,6 +129,8 @@ def test_the_numbers_of_the_result_are_on_the_page(page: str, whole_result: Benc
         assert number in text, number
     for name in ("fp32-d4", "plain-export", "the package torch is not installed", "Flight Processor 9", "f" * 40):
         assert name in text, name
+    for name in ("openvino 2026.4, auto: the fastest", "onnxruntime 1.20, auto: the only one", "pip install openvino"):
+        assert name in text, name
 
 
 def test_a_median_below_its_floor_is_not_drawn(whole_result: BenchResult) -> None:

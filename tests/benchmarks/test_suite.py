@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 
@@ -14,13 +16,15 @@ from numpy.typing import NDArray
 from spacecompile.benchmarks import suite
 from spacecompile.benchmarks.contest import ContestSettings
 from spacecompile.benchmarks.latency import LatencySettings
-from spacecompile.benchmarks.records import BenchResult, read_result
+from spacecompile.benchmarks.records import BenchResult, Configuration, ScoreReport, read_result
 from spacecompile.benchmarks.suite import BenchRun, BenchSettings, run_bench
 from spacecompile.benchmarks.variants import LoadSettings, VariantContestant
+from spacecompile.contract import Manifest
 from spacecompile.data.render.dataset import render_dataset
 from spacecompile.data.render.settings import RenderSettings
-from spacecompile.errors import CheckpointError, DataError, UsageError
+from spacecompile.errors import CheckpointError, DataError, MissingPartError, UsageError
 from spacecompile.runtime.answer import Answer
+from spacecompile.runtime.backends import openvino_cache, registry
 from spacecompile.runtime.bundle import open_bundle
 from spacecompile.runtime.session import load
 
@@ -177,6 +181,95 @@ def test_an_interrupt_during_the_scores_keeps_the_latency(
     assert result.partial
     assert isinstance(result.latency, dict)
     assert result.latency["app"]["fp32"].samples == 1
+
+
+def certified_on(bundle: Path, target: Path, **certified: tuple[str, ...]) -> Path:
+    """A copy of a bundle whose variants are certified on other backends; `bf16` is a variant of the fp32 file."""
+    shutil.copytree(bundle, target)
+    manifest = msgspec.json.decode((target / "manifest.json").read_bytes(), type=Manifest)
+    fp32, d4 = manifest.variants
+    variants = {"fp32": fp32, "fp32_d4": d4, "bf16": msgspec.structs.replace(fp32, name="bf16", precision="bf16")}
+    chosen = tuple(msgspec.structs.replace(variants[name], certified=names) for name, names in certified.items())
+    manifest = msgspec.structs.replace(manifest, variants=chosen)
+    (target / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    return target
+
+
+@pytest.fixture
+def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that lacks OpenVINO."""
+    lacking = [
+        dataclasses.replace(entry, missing=lambda: "the package openvino is not installed")
+        if entry.name == "openvino"
+        else entry
+        for entry in registry.BACKENDS
+    ]
+    monkeypatch.setitem(registry.choose_backend.__kwdefaults__, "backends", lacking)
+
+
+needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+
+
+@needs_openvino
+def test_every_variant_carries_the_engine_that_ran_it(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = certified_on(tiny_bundle, tmp_path / "b.spacepkg", fp32=("openvino",), fp32_d4=("onnxruntime",))
+    result = run_bench(open_bundle(bundle), settings(peers=False, rounds=1)).result
+    assert isinstance(result.configuration, Configuration)
+    engines = result.configuration.engines
+    assert {name: engine.name for name, engine in engines.items()} == {"fp32": "openvino", "fp32-d4": "onnxruntime"}
+    assert engines["fp32"].version in result.configuration.backend
+    assert engines["fp32-d4"].version in result.configuration.backend
+    assert "certified for fp32" in engines["fp32"].reason
+    assert read_result(msgspec.json.encode(result)) == result
+
+
+@pytest.mark.usefixtures("without_openvino")
+def test_a_variant_whose_engine_is_missing_is_listed_with_the_command_and_the_others_are_measured(
+    tiny_bundle: Path, tmp_path: Path, data: Path
+) -> None:
+    bundle = certified_on(tiny_bundle, tmp_path / "b.spacepkg", bf16=("openvino",), fp32=("onnxruntime",))
+    result = run_bench(open_bundle(bundle), settings(peers=False, rounds=1, data=data, score_limit=1)).result
+    assert isinstance(result.latency, dict)
+    assert list(result.latency["app"]) == ["fp32"]
+    assert isinstance(result.skipped, dict)
+    assert "pip install 'spacecompile[openvino]'" in result.skipped["bf16"]
+    assert any("variant bf16 was left out" in warning for warning in result.warnings)
+    assert isinstance(result.score, ScoreReport)
+    assert list(result.score.variants) == ["fp32"]
+
+
+@pytest.mark.usefixtures("without_openvino")
+def test_no_variant_that_can_run_is_a_missing_part(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = certified_on(tiny_bundle, tmp_path / "b.spacepkg", bf16=("openvino",))
+    with pytest.raises(MissingPartError, match="pip install"):
+        run_bench(open_bundle(bundle), settings(peers=False, rounds=1))
+
+
+def test_a_named_backend_runs_only_what_is_certified_on_it(tiny_bundle: Path, tmp_path: Path) -> None:
+    certified = {"fp32": ("onnxruntime",), "fp32_d4": ("openvino",), "bf16": ("openvino",)}
+    bundle = open_bundle(certified_on(tiny_bundle, tmp_path / "b.spacepkg", **certified))
+    asked = settings(peers=False, rounds=1)
+    how = dataclasses.replace(asked.contest.how, backend="onnxruntime")
+    asked = dataclasses.replace(asked, contest=dataclasses.replace(asked.contest, how=how))
+    result = run_bench(bundle, asked).result
+    assert isinstance(result.latency, dict)
+    assert list(result.latency["app"]) == ["fp32"]
+    assert isinstance(result.skipped, dict)
+    assert "not certified on onnxruntime, only on openvino" in result.skipped["fp32-d4"]
+    assert "does not run" in result.skipped["bf16"]
+    with pytest.raises(UsageError, match="not certified on onnxruntime"):
+        run_bench(bundle, dataclasses.replace(asked, variants=("fp32-d4",)))
+
+
+@needs_openvino
+def test_no_start_takes_a_compiled_model_from_the_users_cache(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cache"
+    monkeypatch.setattr(openvino_cache, "user_cache_folder", lambda: folder)
+    bundle = certified_on(tiny_bundle, tmp_path / "b.spacepkg", fp32=("openvino",))
+    run_bench(open_bundle(bundle), settings(peers=False, rounds=1))
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(

@@ -100,9 +100,10 @@ def test_ctrl_c_ends_the_build_and_leaves_nothing_unfinished(
     [
         pytest.param(["--engine", "tensorflow"], 2, "choose one of tensorrt, tensorrt-rtx", id="engine"),
         pytest.param([*RTX, "--variant", "fp64"], 2, "has no variant 'fp64'", id="variant"),
-        pytest.param([*RTX, "--version-compatible"], 4, "can't do --version-compatible", id="option", marks=needs_rtx),
-        pytest.param([*RTX, "--timing-cache", "t"], 4, "can't do --timing-cache", id="timing cache", marks=needs_rtx),
-        pytest.param([*RTX, "--compute-capability", "6.1"], 4, "it knows 7.5", id="old GPU", marks=needs_rtx),
+        pytest.param([*RTX, "--variant", ","], 2, "with an empty name in it", id="empty variant"),
+        pytest.param([*RTX, "--version-compatible"], 2, "can't do --version-compatible", id="option", marks=needs_rtx),
+        pytest.param([*RTX, "--timing-cache", "t"], 2, "can't do --timing-cache", id="timing cache", marks=needs_rtx),
+        pytest.param([*RTX, "--compute-capability", "6.1"], 2, "it knows 7.5", id="old GPU", marks=needs_rtx),
         pytest.param([*RTX, "--compute-capability", "six"], 2, "give MAJOR.MINOR", id="no GPU", marks=needs_rtx),
         pytest.param([*RTX, "--optimization-level", "9"], 2, "optimization-level", id="level"),
         pytest.param([*RTX, "--workspace-mb", "0"], 2, "workspace-mb", id="workspace"),
@@ -146,14 +147,25 @@ def test_a_variant_without_a_file_of_its_own_is_left_out(
     manifest = msgspec.structs.replace(manifest, variants=(fp32, bf16))
     (bundle / "manifest.json").write_bytes(msgspec.json.encode(manifest))
     assert main(["engine", str(bundle), "-o", str(tmp_path / "plans"), *RTX]) == 0
+    assert "left out: bf16" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "plans").iterdir()] == [FOLDER]
     assert main(["engine", str(bundle), "-o", str(tmp_path / "more"), *RTX, "--variant", "bf16"]) == 2
     assert "variant bf16 is the fp32 file" in capsys.readouterr().err
+    manifest = msgspec.structs.replace(manifest, variants=(bf16,))
+    (bundle / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    assert main(["engine", str(bundle), "-o", str(tmp_path / "none"), *RTX]) == 2
+    assert "has only bf16" in " ".join(capsys.readouterr().err.split())
 
 
-def test_plans_are_not_put_into_the_bundle(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["engine", str(tiny_bundle), "-o", str(tiny_bundle / "plans"), *RTX]) == 2
-    assert "lies in the bundle" in capsys.readouterr().err
+@pytest.mark.parametrize("flag", ["--output", "--json", "--timing-cache"])
+def test_nothing_is_put_into_the_bundle(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    places = {"--output": str(tmp_path / "plans"), flag: str(tiny_bundle / "more")}
+    arguments = [word for pair in places.items() for word in pair]
+    assert main(["engine", str(tiny_bundle), *arguments, *RTX]) == 2
+    assert f"{flag} " in (said := " ".join(capsys.readouterr().err.split()))
+    assert "lies in the bundle" in said
 
 
 @needs_rtx

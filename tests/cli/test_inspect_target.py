@@ -7,6 +7,8 @@ from pathlib import Path
 import onnx
 import pytest
 
+from spacecompile import extras
+from spacecompile.cli import inspect_target
 from spacecompile.cli.main import main
 from spacecompile.runtime.bundle import open_bundle
 
@@ -51,3 +53,16 @@ def test_a_variant_narrows_the_judgement(illegal_bundle: Path, capsys: pytest.Ca
     assert main(["inspect", str(illegal_bundle), "--target", "tensorrt", "--variant", "fp32-d4"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("fp32-d4: legal")
+
+
+def test_without_onnx_the_command_that_adds_it_is_named(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(inspect_target, "find_spec", lambda name: None if name == "onnx" else object())
+    assert main(["inspect", str(tiny_bundle), "--target", "tensorrt"]) == 3
+    assert "pip install onnx" in capsys.readouterr().err
+
+
+def test_of_the_compiler_only_onnx_is_needed(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda _name: None)
+    assert main(["inspect", str(tiny_bundle), "--target", "tensorrt"]) == 0

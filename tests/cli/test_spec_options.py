@@ -125,3 +125,22 @@ def test_what_can_not_be_used_exits_with_2_and_one_sentence(
     assert seen in stderr
     assert stderr.count("\n") == 1
     assert not (tmp_path / "net.spacepkg").exists()
+
+
+def test_an_offset_that_only_a_rewritten_network_has_is_refused(
+    foreign: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text('{"part_logit_offset": 2}')
+    assert main(["build", str(foreign), *SMALL, "--spec", str(path), "--dry-run"]) == 2
+    assert "only a rewritten network has" in " ".join(capfd.readouterr().err.split())
+
+
+def test_a_misspelt_decoder_option_is_refused_with_the_known_ones(
+    foreign: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--decoder-options", '{"decoder_interpolatoin": "bilinear"}']
+    assert main(["build", str(foreign), *SMALL, *options, "--dry-run"]) == 2
+    said = " ".join(capfd.readouterr().err.split())
+    assert "no option 'decoder_interpolatoin'" in said
+    assert "decoder_interpolation" in said

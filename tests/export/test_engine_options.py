@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from spacecompile.errors import BuildError, UsageError
+from spacecompile.errors import UsageError
 from spacecompile.export.cuda_driver import CudaDevice
 from spacecompile.export.engine_api import EngineApi, EngineKind, logger_of
 from spacecompile.export.engine_facts import EngineOptions
@@ -38,7 +38,7 @@ ORIN = CudaDevice(gpu="Orin", compute_capability="8.7", cuda="12.6")
 def test_an_option_that_a_library_does_not_have_is_named(
     rtx: EngineApi, kind: EngineKind, options: EngineOptions, timing_cache: bool, message: str
 ) -> None:
-    with pytest.raises(BuildError, match=message):
+    with pytest.raises(UsageError, match=message):
         check_options(replace(rtx, kind=kind), options, timing_cache=timing_cache)
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 import pytest
@@ -13,7 +16,9 @@ from torch import nn
 
 from spacecompile.contract import OUTPUT_NAMES, ModelSpec, Precision
 from spacecompile.errors import BuildError
-from spacecompile.export.engine_api import EngineApi, collected_errors, logger_of
+from spacecompile.export import to_engine
+from spacecompile.export.cuda_driver import CudaDevice
+from spacecompile.export.engine_api import EngineApi, EngineKind, collected_errors, logger_of
 from spacecompile.export.engine_facts import EngineOptions, require_precision
 from spacecompile.export.engine_watch import BuildWatch, monitor_of
 from spacecompile.export.sealed import SealedGraph
@@ -21,6 +26,7 @@ from spacecompile.export.to_engine import build_engine, refused_nodes
 from spacecompile.export.to_onnx import export_onnx
 from spacecompile.runtime.bundle import open_bundle
 
+GPU = CudaDevice(gpu="Orin", compute_capability="8.7", cuda="12.6")
 SPEC = ModelSpec(input_size_px=(64, 64), frame_size_px=(128, 128))
 
 
@@ -200,6 +206,45 @@ def test_the_parser_names_node_and_operator_before_anything_is_built(
 @pytest.mark.parametrize("variant", ["fp32"])
 def test_the_parser_refuses_nothing_of_an_exported_graph(model_bytes: bytes, rtx: EngineApi) -> None:
     assert refused_nodes(model_bytes, rtx) == ()
+
+
+def fake_library(**members: object) -> SimpleNamespace:
+    """What `_inspected` and `refused_nodes` ask of a library, for answers that none gives here."""
+    return SimpleNamespace(
+        Runtime=lambda _log: SimpleNamespace(deserialize_cuda_engine=lambda _plan: None),
+        Builder=lambda _log: SimpleNamespace(create_network=lambda _flags: None),
+        NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=0),
+        **members,
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "device", "raises"),
+    [
+        pytest.param("tensorrt", GPU, True, id="TensorRT on the GPU that it built for"),
+        pytest.param("tensorrt", None, False, id="no GPU"),
+        pytest.param("tensorrt-rtx", GPU, False, id="TensorRT-RTX for other GPUs"),
+    ],
+)
+def test_a_plan_that_the_gpu_of_its_build_can_not_load_is_no_plan(
+    kind: EngineKind, device: CudaDevice | None, raises: bool, rtx: EngineApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(to_engine, "logger_of", lambda _trt: None)
+    api = replace(rtx, trt=fake_library(), kind=kind, device=device)
+    if raises:
+        with pytest.raises(BuildError, match="can't load again on Orin"):
+            to_engine._inspected(b"plan", api)
+    else:
+        assert to_engine._inspected(b"plan", api) is None
+
+
+def test_a_refusal_without_a_reason_is_a_refusal(rtx: EngineApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = SimpleNamespace(supports_model_v2=lambda _model: False, num_errors=0)
+    monkeypatch.setattr(to_engine, "logger_of", lambda _trt: None)
+    monkeypatch.setattr(to_engine, "collected_errors", lambda _api: nullcontext([]))
+    api = replace(rtx, trt=fake_library(OnnxParser=lambda _network, _log: parser))
+    (refused,) = refused_nodes(b"", api)
+    assert "the parser says not why" in str(refused)
 
 
 def test_what_is_no_graph_is_refused(rtx: EngineApi) -> None:
