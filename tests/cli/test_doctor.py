@@ -5,9 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from spacecompile.benchmarks.doctor import Purpose
+from spacecompile.cli import doctor
 from spacecompile.cli.main import main
 
 
@@ -71,3 +74,10 @@ def test_every_extra_is_looked_at_without_loading_one_here(tmp_path: Path) -> No
     for extra in ("openvino", "tensorrt", "tensorrt-rtx"):
         assert checks[f"extra {extra}"]["state"] == "ok" or checks[f"extra {extra}"]["remedy"].startswith("pip install")
     assert json.loads(done.stdout)["ok"]
+
+
+@pytest.mark.parametrize("purpose", get_args(Purpose))
+def test_every_purpose_has_its_own_next_command(purpose: str) -> None:
+    command = doctor._NEXT[purpose]
+    assert command.split()[1] == {"run": "selftest"}.get(purpose, "engine" if "tensorrt" in purpose else purpose)
+    assert purpose in command or purpose == "run"

@@ -91,7 +91,7 @@ def test_flags_name_the_network(foreign: Path, capfd: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("flags", "content", "seen"),
     [
-        pytest.param(["--encoder", "tu-no_such"], None, "refuses Unet with encoder tu-no_such", id="encoder"),
+        pytest.param(["--encoder", "tu-no_such"], None, "smp has no encoder 'tu-no_such'", id="encoder"),
         pytest.param(["--architecture", "Net"], None, "--architecture is 'Net'; smp checkpoints of these", id="class"),
         pytest.param(["--decoder-options", "[1]"], None, "--decoder-options is no JSON object", id="no object"),
         pytest.param(["--decoder-options", "{"], None, "--decoder-options is no JSON object", id="no JSON"),

@@ -231,7 +231,7 @@ def without(weights: dict[str, Tensor], start: str) -> dict[str, Tensor]:
         pytest.param(
             lambda weights: weights,
             {"encoder": "tu-no_such"},
-            "refuses Unet with encoder tu-no_such: .*no_such",
+            "smp has no encoder 'tu-no_such'",
             id="no encoder",
         ),
         pytest.param(
