@@ -41,6 +41,7 @@ def types_in_file(model_bytes: bytes) -> dict[str, int]:
     """Number of convolutions and matrix products by the type that they multiply in, from the ONNX file itself."""
     graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(model_bytes)).graph
     types = {info.name: info.type.tensor_type.elem_type for info in (*graph.value_info, *graph.input, *graph.output)}
+    types |= {weight.name: weight.data_type for weight in graph.initializer}
     dequantised = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     names = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
     return Counter(

@@ -58,10 +58,10 @@ def test_one_plan_serves_every_export_of_the_network(
     types = {
         node.op_type: view.types[node.output[0]]
         for node in half.graph.node
-        if node.op_type in ("LayerNormalization", "Softmax", "DepthToSpace", "Gemm")
+        if node.op_type in ("LayerNormalization", "Softmax", "Max", "Gemm")
     }
     assert types["LayerNormalization"] == types["Gemm"] == TensorProto.FLOAT16
-    assert types["Softmax"] == types["DepthToSpace"] == TensorProto.FLOAT
+    assert types["Softmax"] == types["Max"] == TensorProto.FLOAT
     assert {info.name: info.type.tensor_type.elem_type for info in half.graph.output} == {
         "class_probs": TensorProto.FLOAT,
         "parts": TensorProto.UINT8,

@@ -112,7 +112,7 @@ def test_all_layers_stay_int8_where_parity_holds(model: ModelProto, frames_HWC: 
     assert plan.int8 == ("stem", "query", "depthwise")
     assert plan.raised == () and plan.gate_runs == 1
     shares = graph_facts(model_bytes(in_int8(model, plan), {}))
-    assert shares.weight_shares["int8"] > 0.5
+    assert shares.weight_shares["int8"] > 0.2  # the rest are the matrices that upsample the masks
     # The product of attention is most of this network, so that it does not earn the name.
     with pytest.raises(BuildError, match=r"variant int8 would hold .*at least 40% are needed to call it int8"):
         checked_precision("int8", "int8", model_bytes(in_int8(model, plan), {}))

@@ -92,7 +92,8 @@ def test_the_sealed_graph_gives_the_same_answer_with_one_multiplication_less(
     torch.testing.assert_close(seen[0], expected[0], rtol=0, atol=1e-5)
     assert (seen[1] != expected[1]).float().mean() < 1e-3
     before, after = (_count(graph, "Mul") for graph in graphs)
-    assert after == before - 1
+    # Besides, the frame's mean and largest value need no scale then.
+    assert after <= before - 1
 
 
 def _count(graph: SealedGraph, op_type: str) -> int:
