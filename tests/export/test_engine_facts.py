@@ -35,9 +35,9 @@ def test_types_are_counted_by_layer() -> None:
     ("precision", "shares"),
     [
         ("fp32", {"fp32": 1.0}),
-        ("fp16", {"fp16": 0.75, "fp32": 0.25}),
+        ("fp16", {"fp16": 0.9, "fp32": 0.1}),
         ("bf16", {"bf16": 1.0}),
-        ("int8", {"int8": 0.25, "fp32": 0.75}),
+        ("int8", {"int8": 0.5, "fp32": 0.5}),
     ],
 )
 def test_a_plan_may_be_what_its_variant_says(precision: Precision, shares: dict[str, float]) -> None:
@@ -49,7 +49,7 @@ def test_a_plan_may_be_what_its_variant_says(precision: Precision, shares: dict[
     [
         ("fp32", {"fp32": 0.9, "fp16": 0.1}),
         ("fp16", {"fp16": 0.75, "fp32": 0.25}),
-        ("int8", {"int8": 0.49, "fp32": 0.51}),
+        ("int8", {"int8": 0.25, "fp32": 0.75}),
         ("fp16", {}),
         ("bf16", {"fp32": 1.0}),
         ("int8", {"fp32": 1.0}),
