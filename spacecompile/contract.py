@@ -181,6 +181,18 @@ class Tolerance(Record):
 
 FP32_TOLERANCE = Tolerance(class_agreement_min=1.0, class_probs_max=1e-4, parts_iou_min=0.999, box_px_max=0.5)
 
+_ROUNDED_TOLERANCE = Tolerance(
+    class_agreement_min=0.995,
+    class_probs_max=0.2,
+    parts_iou_min=0.85,
+    parts_iou_mean_min=0.98,
+    box_px_max=2.0,
+    box_share_min=0.9,
+    box_px_worst=48.0,
+    score_drop_max=0.003,
+    adversarial=False,
+)
+
 TOLERANCES: dict[Precision, Tolerance] = {
     "fp32": FP32_TOLERANCE,
     "fp16": Tolerance(
@@ -193,28 +205,8 @@ TOLERANCES: dict[Precision, Tolerance] = {
         box_px_worst=8.0,
         score_drop_max=0.003,
     ),
-    "bf16": Tolerance(
-        class_agreement_min=0.995,
-        class_probs_max=0.2,
-        parts_iou_min=0.85,
-        parts_iou_mean_min=0.98,
-        box_px_max=2.0,
-        box_share_min=0.9,
-        box_px_worst=48.0,
-        score_drop_max=0.003,
-        adversarial=False,
-    ),
-    "int8": Tolerance(
-        class_agreement_min=0.995,
-        class_probs_max=0.2,
-        parts_iou_min=0.85,
-        parts_iou_mean_min=0.98,
-        box_px_max=2.0,
-        box_share_min=0.9,
-        box_px_worst=48.0,
-        score_drop_max=0.003,
-        adversarial=False,
-    ),
+    "bf16": _ROUNDED_TOLERANCE,
+    "int8": _ROUNDED_TOLERANCE,
 }
 """The profile of each precision.
 
