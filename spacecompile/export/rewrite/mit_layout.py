@@ -35,7 +35,9 @@ class LayOutMit(Pass):
 def _lay_out_norms(encoder: Any) -> None:
     for stage in ("1", "2", "3", "4"):
         for path in (f"patch_embed{stage}.norm", f"norm{stage}"):
-            encoder.set_submodule(path, ChannelNorm(encoder.get_submodule(path)))
+            norm = dict(encoder.named_modules()).get(path)
+            if isinstance(norm, nn.LayerNorm):  # of a stage that no output uses nothing is left
+                encoder.set_submodule(path, ChannelNorm(norm))
 
 
 def _block(block: Any) -> Block:

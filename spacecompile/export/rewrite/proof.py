@@ -35,9 +35,9 @@ class ProofSettings:
 
 
 def proof_input(network: nn.Module, settings: ProofSettings) -> Tensor:
-    """Seeded float64 input [N, 3, H, W] on the network's device; twice as large for PAN, which pools more often."""
+    """Seeded float64 input [N, 3, H, W] on the network's device; four times as large for PAN, which pools more."""
     generator = torch.Generator().manual_seed(settings.seed)
-    factor = 2 if any(isinstance(module, FPABlock) for module in network.modules()) else 1
+    factor = 4 if any(isinstance(module, FPABlock) for module in network.modules()) else 1
     shape = (settings.batch, 3, *(factor * length_px for length_px in settings.input_size_px))
     input_NCHW = torch.randn(shape, generator=generator, dtype=torch.float64)
     return input_NCHW.to(next(network.parameters()).device)
