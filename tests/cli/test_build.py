@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,12 +65,17 @@ def test_a_dry_run_lists_steps_and_files_and_touches_nothing(
     monkeypatch: pytest.MonkeyPatch,
     output: str | None,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.txt").write_text("mine")
-    before = _listing(tmp_path), _listing(quick_checkpoint.parent)
+    workplace, source = tmp_path / "workplace", tmp_path / "source"
+    workplace.mkdir()
+    source.mkdir()
+    # A copy: the folder of the shared checkpoint holds what other tests write meanwhile.
+    checkpoint = shutil.copy(quick_checkpoint, source)
+    monkeypatch.chdir(workplace)
+    (workplace / "mine.txt").write_text("mine")
+    before = _listing(tmp_path)
     flags = [] if output is None else ["-o", output]
-    assert build(quick_checkpoint, *flags, "--tta", "none", "--dry-run") == 0
-    assert (_listing(tmp_path), _listing(quick_checkpoint.parent)) == before
+    assert build(checkpoint, *flags, "--tta", "none", "--dry-run") == 0
+    assert _listing(tmp_path) == before
     stdout, stderr = capfd.readouterr()
     rows = [line.split() for line in stdout.splitlines()]
     steps = [" ".join(row) for row in rows if row[0].isdigit()]
