@@ -23,6 +23,11 @@ _RATIO_MIN = 4
 """From it on two matrix products are cheaper than a resize: the first costs, per frame pixel, as many multiply-adds as
 the grid is wide over the ratio."""
 
+_STEEPNESS = 2.0**64
+"""What a logit's distance from its threshold is scaled by before it is clipped. A power of two changes no digit, any
+distance that float32 arithmetic can leave behind a product (1e-8 of a logit) becomes far larger than a bit's value, and
+logits up to 1e19 stay finite, in bfloat16 as well."""
+
 
 class FrameParts(NamedTuple):
     """What the part logits say about the frame.
@@ -65,28 +70,22 @@ class PartsInFrame(nn.Module):
 
     def forward(self, part_logits_1Khw: Tensor) -> FrameParts:
         """Turn the logits of one frame into its parts, box and counts."""
-        logits_HW = self._upsampled(part_logits_1Khw)
-        set_HW = [
-            (logits > logit(threshold)).to(torch.float32)
-            for logits, threshold in zip(logits_HW, self.spec.part_thresholds, strict=True)
-        ]
+        frame = self._in_frame(part_logits_1Khw)
         # TensorRT has no bitwise operators, and bytes may only leave a Cast: the bits are added as floats.
-        coded_HW = sum((mask * float(1 << bit) for bit, mask in enumerate(set_HW[1:], start=1)), start=set_HW[0])
-        largest_HW = torch.maximum(*logits_HW)
-        row_max_H, column_max_W = largest_HW.amax(dim=1), largest_HW.amax(dim=0)
+        coded_HW = sum(frame.bits_HW[1:], start=frame.bits_HW[0])
         return FrameParts(
             parts_HW=coded_HW.to(torch.uint8),
-            box_xyxy=self._box(row_max_H, column_max_W),
-            parts_px=torch.stack([mask.sum() for mask in set_HW]),
-            logit_max=self._true(row_max_H.amax(dim=0)),
+            box_xyxy=self._box(frame.row_max_H, frame.column_max_W),
+            parts_px=torch.stack([bits.sum() / float(1 << bit) for bit, bits in enumerate(frame.bits_HW)]),
+            logit_max=self._true(frame.row_max_H.amax(dim=0)),
         )
 
     def _true(self, logits: Tensor) -> Tensor:
         offset = self.spec.part_logit_offset
         return logits + offset if offset else logits
 
-    def _upsampled(self, part_logits_1Khw: Tensor) -> list[Tensor]:
-        """For each part the frame's logits [H, W]."""
+    def _in_frame(self, part_logits_1Khw: Tensor) -> _InFrame:
+        """Bring the logits to the frame's size, by matrix products where it is a whole multiple of their grid."""
         if self.spec.mask_upsampling == "align_corners":
             part_logits_1Khw = functional.interpolate(
                 part_logits_1Khw, self.spec.input_size_px, mode="bilinear", align_corners=True
@@ -94,19 +93,13 @@ class PartsInFrame(nn.Module):
         (frame_h, frame_w), (grid_h, grid_w) = self.spec.frame_size_px, part_logits_1Khw.shape[2:]
         ratio, remainder = divmod(frame_h, grid_h)
         is_whole = not remainder and ratio * grid_w == frame_w
-        if not is_whole or ratio < _RATIO_MIN:
-            part_logits_1Khw = functional.interpolate(
-                part_logits_1Khw, self.spec.frame_size_px, mode="bilinear", align_corners=False
-            )
-        # Parted where they are small: behind the upsampling each would be a copy of the whole frame.
-        per_part_hw = [
-            part.reshape(part.shape[2:]) for part in part_logits_1Khw.chunk(part_logits_1Khw.shape[1], dim=1)
-        ]
-        if not is_whole or ratio < _RATIO_MIN:
-            return per_part_hw
-        blend_RT = torch.tensor(_taps(ratio), dtype=torch.float32)
-        widen_wW = torch.tensor(_widening(grid_w, ratio), dtype=torch.float32)
-        return [_rows_between(part @ widen_wW, blend_RT) for part in per_part_hw]
+        thresholds = [logit(threshold) for threshold in self.spec.part_thresholds]
+        if is_whole and ratio >= _RATIO_MIN:
+            return _multiplied(_parted(part_logits_1Khw), thresholds, ratio)
+        resized_1KHW = functional.interpolate(
+            part_logits_1Khw, self.spec.frame_size_px, mode="bilinear", align_corners=False
+        )
+        return _resized(_parted(resized_1KHW), thresholds)
 
     def _box(self, row_max_H: Tensor, column_max_W: Tensor) -> Tensor:
         """Smallest box around every pixel above the box threshold, grown and clipped."""
@@ -121,6 +114,59 @@ class PartsInFrame(nn.Module):
         # Without a set pixel `bottom` is 0, and nowhere else.
         found = (bottom > 0).to(torch.float32)
         return ordered_xyxy * found
+
+
+class _InFrame(NamedTuple):
+    """Part logits at frame size, as far as anybody asks.
+
+    Attributes:
+        bits_HW: For each part, 0 where its logit is not above its threshold, and the value of its bit where it is.
+        row_max_H, column_max_W: Largest logit of any part, per row and column.
+    """
+
+    bits_HW: list[Tensor]
+    row_max_H: Tensor
+    column_max_W: Tensor
+
+
+def _parted(logits_1Khw: Tensor) -> list[Tensor]:
+    """The logits of each part [h, w]. Parted where they are small: a copy of the whole frame is a pass over it."""
+    return [part.reshape(part.shape[2:]) for part in logits_1Khw.chunk(logits_1Khw.shape[1], dim=1)]
+
+
+def _resized(logits_HW: list[Tensor], thresholds: list[float]) -> _InFrame:
+    """Threshold logits that are at frame size already."""
+    largest_HW = torch.maximum(*logits_HW)
+    return _InFrame(
+        bits_HW=[
+            (logits > threshold).to(torch.float32) * float(1 << bit)
+            for bit, (logits, threshold) in enumerate(zip(logits_HW, thresholds, strict=True))
+        ],
+        row_max_H=largest_HW.amax(dim=1),
+        column_max_W=largest_HW.amax(dim=0),
+    )
+
+
+def _multiplied(logits_hw: list[Tensor], thresholds: list[float], ratio: int) -> _InFrame:
+    """Upsample and threshold logits of a small grid.
+
+    Thresholding is a clip of the steeply scaled difference: one pass where a comparison and its cast are two. And
+    between two cell centres an upsampled line is straight, so that its maximum lies next to a centre: two pixels per
+    cell decide the maxima, not all.
+    """
+    blend_RT = torch.tensor(_taps(ratio), dtype=torch.float32)
+    widen_wW = torch.tensor(_widening(logits_hw[0].shape[1], ratio), dtype=torch.float32)
+    centres = slice((ratio - 1) // 2, ratio // 2 + 1)
+    centre_columns_wD = widen_wW.reshape(widen_wW.shape[0], -1, ratio)[:, :, centres].flatten(1)
+    bits_HW, row_maxima_H, column_maxima_W = [], [], []
+    for bit, (logits, threshold) in enumerate(zip(logits_hw, thresholds, strict=True)):
+        stacked_hTW = _with_neighbours(logits @ widen_wW)
+        column_maxima_W.append((blend_RT[centres] @ stacked_hTW).flatten(0, 1).amax(dim=0))
+        columns_HD = (blend_RT @ _with_neighbours(logits @ centre_columns_wD)).flatten(0, 1)
+        row_maxima_H.append(columns_HD.amax(dim=1))
+        steep_HW = ((blend_RT * _STEEPNESS) @ (stacked_hTW - threshold if threshold else stacked_hTW)).flatten(0, 1)
+        bits_HW.append(steep_HW.clamp(0.0, float(1 << bit)))
+    return _InFrame(bits_HW, torch.maximum(*row_maxima_H), torch.maximum(*column_maxima_W))
 
 
 def _taps(ratio: int) -> list[tuple[float, float, float]]:
@@ -139,12 +185,11 @@ def _widening(grid: int, ratio: int) -> list[list[float]]:
     return matrix
 
 
-def _rows_between(rows_hW: Tensor, blend_RT: Tensor) -> Tensor:
-    """Upsample the rows [h, W] to the frame [H, W]."""
+def _with_neighbours(rows_hW: Tensor) -> Tensor:
+    """Each row between the one before and the one behind it [h, 3, W]; beyond the ends the outermost repeats."""
     before_hW = torch.cat([rows_hW[:1], rows_hW[:-1]])
     behind_hW = torch.cat([rows_hW[1:], rows_hW[-1:]])
-    blended_hRW = blend_RT @ torch.stack([before_hW, rows_hW, behind_hW], dim=1)
-    return blended_hRW.flatten(0, 1)
+    return torch.stack([before_hW, rows_hW, behind_hW], dim=1)
 
 
 def _first_and_end(hit_I: Tensor, index_I: Tensor) -> tuple[Tensor, Tensor]:
