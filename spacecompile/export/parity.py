@@ -43,10 +43,11 @@ class FrameParity(Record):
         class_agrees: Whether both name the same class.
         unsound: What no sound graph puts out on any frame; empty where there is nothing of that kind.
         class_probs_error: Largest absolute error of a class probability.
-        parts_iou: Per part; two empty masks have IoU 1.
-        parts_differing_px: Pixels whose part bits differ.
-        box_error_px: Largest distance of a box edge from the edges that the threshold's band allows, see
-            `BOX_LOGIT_BAND`; where no logit lies in the band, that is the plain error.
+        parts_iou: Per part; two empty masks have IoU 1. Pixels that float32 does not decide, see `LOGIT_BAND`, count as
+            the same.
+        parts_differing_px: Pixels whose part bits differ, undecided ones too.
+        box_error_px: Largest distance of a box edge from the edges that the threshold's band allows, see `LOGIT_BAND`;
+            where no logit lies in the band, that is the plain error.
         box_plain_error_px: Largest absolute error of a box edge.
     """
 
@@ -256,6 +257,8 @@ def _measures(judged: Sequence[FrameParity], tolerance: Tolerance) -> _Measures:
 
 def _frame_parity(case: ExpectedAnswer, given: RawAnswer) -> FrameParity:
     expected = case.answer
+    differing_HW = expected.parts_HW ^ given.parts_HW
+    decided_HW = given.parts_HW ^ (differing_HW & case.undecided_HW)
     nearest_xyxy = np.clip(given.box_xyxy, case.boxes_B4.min(axis=0), case.boxes_B4.max(axis=0))
     return FrameParity(
         frame=case.frame.name,
@@ -263,8 +266,8 @@ def _frame_parity(case: ExpectedAnswer, given: RawAnswer) -> FrameParity:
         class_agrees=bool(expected.class_probs_L.argmax() == given.class_probs_L.argmax()),
         unsound=unsound(given, expected),
         class_probs_error=float(_errors(expected.class_probs_L, given.class_probs_L).max()),
-        parts_iou=tuple(_iou(expected.parts_HW, given.parts_HW, bit) for bit in range(len(PARTS))),
-        parts_differing_px=int(np.count_nonzero(expected.parts_HW != given.parts_HW)),
+        parts_iou=tuple(_iou(expected.parts_HW, decided_HW, bit) for bit in range(len(PARTS))),
+        parts_differing_px=int(np.count_nonzero(differing_HW)),
         box_error_px=float(_errors(nearest_xyxy, given.box_xyxy).max()),
         box_plain_error_px=float(_errors(expected.box_xyxy, given.box_xyxy).max()),
     )

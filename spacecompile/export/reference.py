@@ -20,17 +20,18 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from spacecompile.contract import Progress, no_progress
+from spacecompile.contract import ModelSpec, Progress, no_progress
 from spacecompile.export.frames import ParityFrame
 from spacecompile.export.masks import PartsInFrame, logit
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.runtime.backends import RawAnswer
 
-BOX_LOGIT_BAND = 1e-3
-"""Half width of the band around the box threshold, in logits, inside which float32 does not decide a pixel.
+LOGIT_BAND = 1e-3
+"""Half width of the band around every threshold, in logits, inside which float32 does not decide a pixel.
 
-A box edge is the position of one pixel, so where a frame has a logit within rounding of the threshold the edge may lie
-anywhere between the boxes of the two ends of the band. Two engines differ by up to 1e-4 of a logit.
+Two engines differ by up to 1e-4 of a logit. A box edge is the position of one pixel, so where a frame has a logit
+within the band the edge may lie anywhere between the boxes of the band's two ends; and in a small frame one such pixel
+is more than a mask's IoU may lose.
 """
 
 
@@ -46,11 +47,13 @@ class ExpectedAnswer:
         frame: The frame.
         answer: To it.
         boxes_B4: Boxes at the threshold and at both ends of its band.
+        undecided_HW: uint8, the bits of parts that the two ends of the band set differently.
     """
 
     frame: ParityFrame
     answer: RawAnswer
     boxes_B4: NDArray[np.float32]
+    undecided_HW: NDArray[np.uint8]
 
 
 class ViewByView(nn.Module):
@@ -130,22 +133,28 @@ def _recorded_part_logits(reference: SealedGraph) -> Iterator[dict[int, Tensor]]
 def _expected_answer(reference: SealedGraph, part_logits: dict[int, Tensor], frame: ParityFrame) -> ExpectedAnswer:
     class_probs_L, parts_HW, box_xyxy, health = reference(torch.from_numpy(frame.frame_HWC))
     part_logits_1Khw = part_logits.pop(threading.get_ident())
-    at_band_ends = _parts_at_band_ends(reference.to_parts)
-    boxes_B4 = torch.stack([box_xyxy, *(parts(part_logits_1Khw).box_xyxy for parts in at_band_ends)])
+    lower, upper = (to_parts(part_logits_1Khw) for to_parts in parts_at_band_ends(reference.to_parts))
+    boxes_B4 = torch.stack([box_xyxy, lower.box_xyxy, upper.box_xyxy])
     answer = RawAnswer(
         class_probs_L=class_probs_L.numpy(),
         parts_HW=parts_HW.numpy(),
         box_xyxy=box_xyxy.numpy(),
         health=health.numpy(),
     )
-    return ExpectedAnswer(frame=frame, answer=answer, boxes_B4=boxes_B4.numpy())
+    undecided_HW = lower.parts_HW ^ upper.parts_HW
+    return ExpectedAnswer(frame=frame, answer=answer, boxes_B4=boxes_B4.numpy(), undecided_HW=undecided_HW.numpy())
 
 
-def _parts_at_band_ends(to_parts: PartsInFrame) -> list[PartsInFrame]:
-    """The last step of a sealed graph with the box threshold half a band lower and higher."""
-    spec = to_parts.spec
-    ends = []
-    for shift in (-BOX_LOGIT_BAND, BOX_LOGIT_BAND):
-        threshold = 1 / (1 + math.exp(-(logit(spec.box.threshold) + shift)))
-        ends.append(PartsInFrame(replace(spec, box=replace(spec.box, threshold=threshold))))
-    return ends
+def parts_at_band_ends(to_parts: PartsInFrame) -> tuple[PartsInFrame, PartsInFrame]:
+    """The last step of a sealed graph with every threshold the half width of the band lower and higher."""
+    lower, upper = (PartsInFrame(_with_shifted_thresholds(to_parts.spec, by)) for by in (-LOGIT_BAND, LOGIT_BAND))
+    return lower, upper
+
+
+def _with_shifted_thresholds(spec: ModelSpec, by_logits: float) -> ModelSpec:
+    def shifted(threshold: float) -> float:
+        return 1 / (1 + math.exp(-(logit(threshold) + by_logits)))
+
+    body, panel = spec.part_thresholds
+    box = replace(spec.box, threshold=shifted(spec.box.threshold))
+    return replace(spec, part_thresholds=(shifted(body), shifted(panel)), box=box)

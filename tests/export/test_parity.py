@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 from spacecompile.contract import FP32_TOLERANCE, TOLERANCES, Cost, ModelSpec, Tolerance
 from spacecompile.errors import ParityError, UsageError
 from spacecompile.export.frames import Kind, ParityFrame, Truth, adversarial_frames
+from spacecompile.export.masks import PartsInFrame, logit
 from spacecompile.export.parity import (
     ParityReport,
     VariantParity,
@@ -22,7 +24,13 @@ from spacecompile.export.parity import (
     require_parity,
     verdict_on,
 )
-from spacecompile.export.reference import ExpectedAnswer, ViewByView, expected_answers
+from spacecompile.export.reference import (
+    LOGIT_BAND,
+    ExpectedAnswer,
+    ViewByView,
+    expected_answers,
+    parts_at_band_ends,
+)
 from spacecompile.export.score_drop import Scoring
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.export.to_onnx import export_onnx
@@ -57,20 +65,30 @@ def with_pixels(count: int, bits: int) -> NDArray[np.uint8]:
     return parts_HW
 
 
+def expected_case(
+    index: int,
+    kind: Kind = "real",
+    *,
+    band_boxes: tuple[tuple[float, ...], ...] = (),
+    undecided_HW: NDArray[np.uint8] | None = None,
+) -> ExpectedAnswer:
+    """Frame `frame-{index}`, to which PyTorch gives `raw_answer()`."""
+    return ExpectedAnswer(
+        frame=ParityFrame(name=f"frame-{index}", kind=kind, frame_HWC=np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)),
+        answer=raw_answer(),
+        boxes_B4=np.array([raw_answer().box_xyxy, *band_boxes], np.float32),
+        undecided_HW=np.zeros((SIDE_PX, SIDE_PX), np.uint8) if undecided_HW is None else undecided_HW,
+    )
+
+
 def judged(
-    *given: RawAnswer, tolerance: Tolerance = FP32_TOLERANCE, band_boxes: tuple[tuple[float, ...], ...] = ()
+    *given: RawAnswer,
+    tolerance: Tolerance = FP32_TOLERANCE,
+    band_boxes: tuple[tuple[float, ...], ...] = (),
+    undecided_HW: NDArray[np.uint8] | None = None,
 ) -> VariantParity:
     """The verdict on answers to frames `frame-0`, `frame-1`, ..., to all of which PyTorch gives `raw_answer()`."""
-    blank_HWC = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
-    boxes_B4 = np.array([raw_answer().box_xyxy, *band_boxes], np.float32)
-    expected = [
-        ExpectedAnswer(
-            frame=ParityFrame(name=f"frame-{index}", kind="real", frame_HWC=blank_HWC),
-            answer=raw_answer(),
-            boxes_B4=boxes_B4,
-        )
-        for index in range(len(given))
-    ]
+    expected = [expected_case(index, band_boxes=band_boxes, undecided_HW=undecided_HW) for index in range(len(given))]
     return verdict_on("fp32", backend="test", sha256="0" * 64, expected=expected, given=given, tolerance=tolerance)
 
 
@@ -253,21 +271,46 @@ def test_an_edge_may_only_move_where_the_threshold_does_not_decide(right_px: flo
     assert judged(given).passed is False
 
 
+def _undecided(count: int, bits: int) -> NDArray[np.uint8]:
+    """Pixels of row 50 that the two ends of the band set differently."""
+    undecided_HW = np.zeros((SIDE_PX, SIDE_PX), np.uint8)
+    undecided_HW[50, :count] = bits
+    return undecided_HW
+
+
+@pytest.mark.parametrize(
+    ("undecided_HW", "passes"),
+    [
+        pytest.param(_undecided(2, 1), True, id="both pixels in the band"),
+        pytest.param(_undecided(2, 3), True, id="of both parts"),
+        pytest.param(_undecided(1, 1), True, id="the rest within the tolerance"),
+        pytest.param(_undecided(2, 2), False, id="of the other part"),
+        pytest.param(_undecided(0, 0), False, id="nothing in the band"),
+    ],
+)
+def test_a_pixel_may_only_flip_where_the_threshold_does_not_decide(
+    undecided_HW: NDArray[np.uint8], passes: bool
+) -> None:
+    verdict = judged(raw_answer(parts_HW=with_pixels(2, 1)), undecided_HW=undecided_HW)
+    assert verdict.passed is passes
+    assert verdict.frames[0].parts_differing_px == 2
+
+
+@pytest.mark.parametrize(("of_band", "undecided"), [(-1.1, False), (-0.9, True), (0.9, True), (1.1, False)])
+def test_only_logits_within_the_band_are_undecided(of_band: float, undecided: bool) -> None:
+    logits = torch.full((1, 2, 16, 16), of_band * LOGIT_BAND + logit(0.3))
+    to_parts = PartsInFrame(msgspec.structs.replace(SPEC, part_thresholds=(0.3, 0.3)))
+    lower, upper = (end(logits).parts_HW for end in parts_at_band_ends(to_parts))
+    assert bool((lower != upper).all()) is undecided
+    assert bool((lower != upper).any()) is undecided
+
+
 LOOSE = Tolerance(class_agreement_min=0.9, class_probs_max=1.0, parts_iou_min=0.5, box_px_max=1.0)
 
 
 def judged_by(tolerance: Tolerance, *given: RawAnswer, kinds: tuple[Kind, ...] = ()) -> VariantParity:
     """The verdict on answers to frames of some kinds, real if none are given."""
-    blank_HWC = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
-    boxes_B4 = raw_answer().box_xyxy[None]
-    expected = [
-        ExpectedAnswer(
-            frame=ParityFrame(name=f"frame-{index}", kind=kind, frame_HWC=blank_HWC),
-            answer=raw_answer(),
-            boxes_B4=boxes_B4,
-        )
-        for index, kind in enumerate(kinds or ("real",) * len(given))
-    ]
+    expected = [expected_case(index, kind) for index, kind in enumerate(kinds or ("real",) * len(given))]
     return verdict_on("int8", backend="test", sha256="", expected=expected, given=given, tolerance=tolerance)
 
 
@@ -353,7 +396,7 @@ def test_a_drop_of_the_score_is_judged_on_frames_with_labels(drop_max: float | N
     left, top, right, bottom = raw_answer().box_xyxy.tolist()
     truth = Truth(class_name="b", parts_HW=raw_answer().parts_HW, box_xyxy=(left, top, right, bottom))
     frame = ParityFrame(name="f", kind="real", frame_HWC=np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8), truth=truth)
-    expected = [ExpectedAnswer(frame=frame, answer=raw_answer(), boxes_B4=raw_answer().box_xyxy[None])]
+    expected = [dataclasses.replace(expected_case(0), frame=frame)]
     wrong_class = raw_answer(class_probs_L=np.array([0.9, 0.05, 0.05], np.float32))
     verdict = verdict_on(
         "int8",

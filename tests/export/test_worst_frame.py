@@ -62,6 +62,7 @@ def cases(count: int) -> list[ExpectedAnswer]:
             frame=ParityFrame(name=f"frame-{index}", kind="real", frame_HWC=frame_HWC),
             answer=raw_answer(),
             boxes_B4=raw_answer().box_xyxy[None],
+            undecided_HW=np.zeros(SIZE, np.uint8),
         )
         for index in range(count)
     ]
