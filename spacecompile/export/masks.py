@@ -2,8 +2,8 @@
 
 Where the frame is a whole multiple of a small grid, bilinear upsampling is two matrix products: one widens the rows,
 the other blends each of them with its neighbours. What comes out is the frame, row by row, so that nothing is shuffled.
-On two cores at 1024x1024 all of this takes 2.5 ms in ONNX Runtime and OpenVINO (profiles); a resize alone takes 8 ms. Any other
-ratio is resized.
+On two cores at 1024x1024 all of this takes 2.5 ms in ONNX Runtime and OpenVINO (profiles); a resize alone takes 8 ms.
+Any other ratio is resized.
 
 Layout legend: K parts, h w grid rows and columns, H W frame rows and columns, R frame rows per grid row, T 3 taps.
 """
