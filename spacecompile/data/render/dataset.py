@@ -104,7 +104,7 @@ def _render_to_disk(root: Path, settings: RenderSettings, index: int) -> tuple[i
     frame = render_frame(settings, index)
     paths = label(root, settings, index, frame.box_xyxy)
     write_image(paths.image_path, frame.frame_HWC, jpeg_quality=settings.jpeg_quality)
-    write_mask(paths.mask_path, frame.parts_HW, note=json.dumps({"box_xyxy": frame.box_xyxy}))
+    write_mask(paths.required_mask_path, frame.parts_HW, note=json.dumps({"box_xyxy": frame.box_xyxy}))
     return index, frame.box_xyxy
 
 
