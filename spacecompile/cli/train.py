@@ -51,7 +51,9 @@ def train(
     clip: Annotated[float, typer.Option(help="Largest gradient norm.")] = 1.0,
     augment: Annotated[
         str,
-        typer.Option(help="none; light: flips, quarter turns, small rotations; medium: also scale, exposure, noise."),
+        typer.Option(
+            help="none; light: flips, turns, small rotations; medium: also scale, exposure, noise; heavy: more."
+        ),
     ] = "light",
     class_weight: Annotated[float, typer.Option(help="Weight of the classification loss.")] = 1.0,
     zoom: Annotated[
@@ -93,7 +95,7 @@ def train(
     require_extra("train", "train")
     console.check_json(json, force=force, output=output)
     modules = _training_modules()
-    _check_choice("augment", augment, ("none", "light", "medium"))
+    _check_choice("augment", augment, ("none", "light", "medium", "heavy"))
     _check_choice("cache", cache, ("auto", "ram", "none"))
     _refuse_changes_on_resume(ctx, resume=resume)
     modules.torch.set_num_threads(threads or modules.torch.get_num_threads())
