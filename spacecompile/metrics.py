@@ -169,16 +169,17 @@ class ScoreMeter:
         class_index: int,
         true_class_index: int,
         parts_HW: NDArray[np.uint8],
-        true_parts_HW: NDArray[np.uint8],
+        true_parts_HW: NDArray[np.uint8] | None,
         box_xyxy: ArrayLike,
         true_box_xyxy: ArrayLike,
     ) -> None:
-        """Add one frame's answer and truth.
+        """Add one frame's answer and truth; where its parts are not labelled (None) nothing is shown for them: IoU 0.
 
         Raises:
             FrameError: If masks or boxes don't fit each other.
         """
-        parts_ious, iou = parts_iou(parts_HW, true_parts_HW), box_iou(box_xyxy, true_box_xyxy)
+        parts_ious = (0.0,) * len(PARTS) if true_parts_HW is None else parts_iou(parts_HW, true_parts_HW)
+        iou = box_iou(box_xyxy, true_box_xyxy)
         self._true_classes.append(int(true_class_index))
         self._right.append(int(class_index) == int(true_class_index))
         self._box_ious.append(iou)

@@ -30,7 +30,7 @@ def check_frames(frames: Sequence[LabelledFrame], spec: ModelSpec) -> None:
             f"the labels name {', '.join(unknown)}; the network knows {', '.join(spec.classes)}. Choose other data."
         )
     for frame in frames:
-        for path in (frame.image_path, frame.mask_path):
+        for path in (frame.image_path, frame.required_mask_path):
             check_size(path, image_size_px(path), spec.frame_size_px)
 
 
@@ -66,7 +66,7 @@ def evaluate(
             int(given.class_probs_L.argmax()),
             index_by_class[frame.class_name],
             given.parts_HW,
-            parts_HW_from_mask(frame.mask_path),
+            parts_HW_from_mask(frame.required_mask_path),
             given.box_xyxy,
             frame.box_xyxy,
         )

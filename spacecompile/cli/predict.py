@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -23,6 +23,7 @@ from spacecompile.files import PARTIAL_PREFIX, write_file
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from spacecompile.data.submission import SubmissionWriter
     from spacecompile.runtime.frames import FrameReader
     from spacecompile.runtime.images import NamedImage
     from spacecompile.runtime.session import Session
@@ -58,6 +59,12 @@ def predict(
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Take the images of subfolders too.")] = False,
     overlays: Annotated[bool, typer.Option("--overlays/--no-overlays", help="Draw each answer on its image.")] = True,
     masks: Annotated[bool, typer.Option("--masks/--no-masks", help="Put the masks into the JSON, as COCO RLE.")] = True,
+    submission: Annotated[
+        bool, typer.Option("--submission", help="Write submission.zip for the benchmark's server too.")
+    ] = False,
+    submission_boxes: Annotated[
+        Literal["xy", "rows"], typer.Option(help="Boxes there: xy as in 2024/2026 labels, rows as in 2022's.")
+    ] = "xy",
     json: Annotated[str | None, typer.Option("--json", help="Write the answers to FILE too, or - for stdout.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite earlier answers and overlays.")] = False,
 ) -> None:
@@ -66,31 +73,43 @@ def predict(
     An image that can't be used is reported and left out, the others are answered; the exit code is then 2. Interrupted,
     it writes the answers that it has, marked as partial.
     """
+    from spacecompile.data.submission import SUBMISSION_NAME, SubmissionWriter, check_names
     from spacecompile.runtime.frames import FrameReader
     from spacecompile.runtime.images import find_images, overlay_names
     from spacecompile.runtime.session import load
 
     named = find_images(images, recursive=recursive)
     names = overlay_names(named) if overlays else None
-    planned = [output / name for name in (ANSWERS_NAME, *(names or ()))]
+    if submission:
+        check_names([image.name for image in named])
+    planned = [output / name for name in (ANSWERS_NAME, *([SUBMISSION_NAME] if submission else ()), *(names or ()))]
     _refuse_unwritable(output, planned, force=force)
     console.check_json(json, force=force, output=output)
     started_s = time.perf_counter()
     with (
         load(bundle, backend=backend, tta=tta, precision=precision, variant=variant, threads=threads) as session,
         _staging(output) as staging,
+        ExitStack() as writers,
     ):
+        writer = None
+        if submission:
+            writer = writers.enter_context(SubmissionWriter(staging / SUBMISSION_NAME, order=submission_boxes))
         reader = FrameReader(frame_size_px=session.spec.frame_size_px, color=color)
         overlay_paths = [staging / name for name in names] if names is not None else None
         with console.progress_bar() as progress:
-            outcome = _answer_all(session, reader, named, overlay_paths=overlay_paths, masks=masks, progress=progress)
+            outcome = _answer_all(
+                session, reader, named, overlay_paths=overlay_paths, masks=masks, submission=writer, progress=progress
+            )
+        writers.close()
+        if outcome.partial and submission:  # the server would take what is missing for wrong answers
+            (staging / SUBMISSION_NAME).unlink()
         document = _document(session, outcome, color=color)
         write_file(staging / ANSWERS_NAME, console.json_bytes(document))
         _put_in_place(staging, planned)
     if json is not None:
         console.emit_json(document, json)
     if not outcome.partial:
-        _report(outcome, output=output, bundle=bundle, wall_s=time.perf_counter() - started_s)
+        _report(outcome, output=output, bundle=bundle, submission=submission, wall_s=time.perf_counter() - started_s)
     _end(outcome, len(named), output=output, has_document=json == "-")
 
 
@@ -140,6 +159,7 @@ def _answer_all(
     *,
     overlay_paths: Sequence[Path] | None,
     masks: bool,
+    submission: SubmissionWriter | None,
     progress: Progress,
 ) -> _Outcome:
     outcome = _Outcome()
@@ -147,7 +167,7 @@ def _answer_all(
         for done, image in enumerate(images):
             progress("images", done, len(images))
             overlay_path = overlay_paths[done] if overlay_paths is not None else None
-            _answer_one(outcome, session, reader, image, overlay_path=overlay_path, masks=masks)
+            _answer_one(outcome, session, reader, image, overlay_path=overlay_path, masks=masks, submission=submission)
         progress("images", len(images), len(images))
     except KeyboardInterrupt:
         outcome.partial = True
@@ -162,6 +182,7 @@ def _answer_one(
     *,
     overlay_path: Path | None,
     masks: bool,
+    submission: SubmissionWriter | None,
 ) -> None:
     from spacecompile.runtime.overlay import draw_overlay
 
@@ -179,10 +200,12 @@ def _answer_one(
     if overlay_path is not None:
         _write_overlay(overlay_path, draw_overlay(frame_HWC, answer))
         record["overlay"] = overlay_path.name
+    if submission is not None:
+        submission.add(image.name, class_name=answer.class_name, parts_HW=answer.parts_HW, box_xyxy=answer.box_xyxy)
     outcome.answers.append(record | answer.to_dict(masks=masks))
 
 
-def _report(outcome: _Outcome, *, output: Path, bundle: Path, wall_s: float) -> None:
+def _report(outcome: _Outcome, *, output: Path, bundle: Path, submission: bool, wall_s: float) -> None:
     answered, failed = len(outcome.answers), len(outcome.failed)
     per_answer = f", {1e3 * outcome.answering_s / answered:.0f} ms per answer" if answered else ""
     flagged = sum(bool(answer["flags"]) for answer in outcome.answers)
@@ -191,6 +214,9 @@ def _report(outcome: _Outcome, *, output: Path, bundle: Path, wall_s: float) -> 
         f"({(answered + failed) / wall_s:.1f} images/s{per_answer})"
     )
     console.say(f"overlays and {ANSWERS_NAME} are in {escape(str(output))}")
+    if submission:
+        lacking = f"; [yellow]{failed} images are not in it[/]" if failed else ""
+        console.say(f"submission.zip holds {answered} frames{lacking}")
     console.say(f"next: [bold]spacecompile bench {console.quoted(bundle)}[/]")
 
 

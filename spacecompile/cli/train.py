@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spacecompile.cli import console
 from spacecompile.cli.openmp import wait_passively
-from spacecompile.cli.values import channels_from_text, size_px_from_text
+from spacecompile.cli.values import channels_from_text, names_from_text, size_px_from_text
 from spacecompile.errors import InterruptedRunError, UsageError
 from spacecompile.extras import require_extra
 
@@ -28,7 +28,7 @@ RECIPE_FLAGS = (
     *("epochs", "batch_size", "lr", "encoder_lr_scale", "weight_decay", "warmup_epochs", "clip", "augment"),
     *("zoom", "zoom_until", "label_smoothing", "ema", "seed", "amp", "time_limit_min", "class_weight"),
 )
-SPEC_FLAGS = ("imgsz", "frame", "mean", "std", "dropout")
+SPEC_FLAGS = ("imgsz", "frame", "mean", "std", "dropout", "classes")
 FRAMES_FLAGS = ("val_frames", "limit_frames")
 
 
@@ -51,7 +51,9 @@ def train(
     clip: Annotated[float, typer.Option(help="Largest gradient norm.")] = 1.0,
     augment: Annotated[
         str,
-        typer.Option(help="none; light: flips, quarter turns, small rotations; medium: also scale, exposure, noise."),
+        typer.Option(
+            help="none; light: flips, turns, small rotations; medium: also scale, exposure, noise; heavy: more."
+        ),
     ] = "light",
     class_weight: Annotated[float, typer.Option(help="Weight of the classification loss.")] = 1.0,
     zoom: Annotated[
@@ -71,6 +73,12 @@ def train(
     val_frames: Annotated[int, typer.Option(min=0, help="Frames to validate on per epoch; 0 for all.")] = 0,
     limit_frames: Annotated[int, typer.Option(min=0, help="Training frames to use; 0 for all.")] = 0,
     cache: Annotated[str, typer.Option(help="Where decoded frames stay: auto, ram or none.")] = "auto",
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that decode frames; 0 for threads. `data bench` says which is faster.")
+    ] = 0,
+    classes: Annotated[
+        str | None, typer.Option(help="Class names a,b,... in the classifier's order; the format's if not given.")
+    ] = None,
     mean: Annotated[str | None, typer.Option(help="Per channel r,g,b of frames scaled to 0..1.")] = None,
     std: Annotated[str | None, typer.Option(help="Likewise.")] = None,
     time_limit_min: Annotated[
@@ -93,7 +101,7 @@ def train(
     require_extra("train", "train")
     console.check_json(json, force=force, output=output)
     modules = _training_modules()
-    _check_choice("augment", augment, ("none", "light", "medium"))
+    _check_choice("augment", augment, ("none", "light", "medium", "heavy"))
     _check_choice("cache", cache, ("auto", "ram", "none"))
     _refuse_changes_on_resume(ctx, resume=resume)
     modules.torch.set_num_threads(threads or modules.torch.get_num_threads())
@@ -119,12 +127,13 @@ def train(
         data=data,
         output=output,
         recipe=recipe,
-        spec_changes=_spec_changes(imgsz=imgsz, frame=frame, mean=mean, std=std, dropout=dropout),
+        spec_changes=_spec_changes(imgsz=imgsz, frame=frame, mean=mean, std=std, dropout=dropout, classes=classes),
         init=init,
         resume=resume,
         force=force,
         device=device,
         cache=cache,
+        workers=workers,
         val_frames=val_frames,
         limit_frames=limit_frames,
         command=_command(ctx),
@@ -237,12 +246,16 @@ def _command(ctx: typer.Context) -> str:
     return shlex.join(words)
 
 
-def _spec_changes(*, imgsz: str, frame: str, mean: str | None, std: str | None, dropout: float) -> dict[str, Any]:
+def _spec_changes(
+    *, imgsz: str, frame: str, mean: str | None, std: str | None, dropout: float, classes: str | None
+) -> dict[str, Any]:
     changes: dict[str, Any] = {
         "input_size_px": size_px_from_text(imgsz, "--imgsz"),
         "frame_size_px": size_px_from_text(frame, "--frame"),
         "dropout": dropout,
     }
+    if classes is not None:
+        changes["classes"] = names_from_text(classes)
     given = {"mean": mean, "std": std}
     return changes | {name: channels_from_text(text, f"--{name}") for name, text in given.items() if text is not None}
 

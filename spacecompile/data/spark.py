@@ -1,80 +1,72 @@
-"""The SPARK 2024/2026 on-disk format, read and written.
+"""The files of the SPARK formats: frames and masks decoded, and the 2024/2026 layout written.
 
     ROOT/images/<Class>/<split>/<name>_img.jpg     RGB frame
     ROOT/mask/<Class>/<split>/<name>_layer.jpg     black background, red body, blue panel
     ROOT/<split>.csv                               Image name,Mask name,Class,Bounding box
+
+The tables of labels are read in `labels`, whose names are at hand here too.
 
 Layout legend: H rows, W columns, C channels (RGB).
 """
 
 from __future__ import annotations
 
-import ast
 import csv
 import io
-import operator
 import os
-import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path, PurePath
-from typing import Final, TypeAlias, TypeVar
+from pathlib import Path
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from spacecompile.contract import SPARK_CLASSES
+from spacecompile.data.labels import (
+    CSV_COLUMNS,
+    SPLITS,
+    BoxXYXY,
+    LabelledFrame,
+    image_path,
+    mask_path,
+    num_rows,
+    read_split,
+)
 from spacecompile.errors import DataError, FrameError
 from spacecompile.files import write_file
 
+__all__ = [
+    "BODY_BIT",
+    "MASK_THRESHOLD",
+    "PANEL_BIT",
+    "SPLITS",
+    "BoxXYXY",
+    "LabelledFrame",
+    "image_path",
+    "image_size_px",
+    "mask_HWC_from_parts",
+    "mask_path",
+    "num_rows",
+    "parts_HW_from_mask",
+    "read_frame_HWC",
+    "read_jpeg_note",
+    "read_split",
+    "spread",
+    "write_image",
+    "write_mask",
+    "write_split_csv",
+]
+
 BODY_BIT: Final = 1
 PANEL_BIT: Final = 2
-
-IMAGE_COLUMN: Final = "Image name"
-MASK_COLUMN: Final = "Mask name"
-CLASS_COLUMN: Final = "Class"
-BOX_COLUMN: Final = "Bounding box"
-CSV_COLUMNS: Final = (IMAGE_COLUMN, MASK_COLUMN, CLASS_COLUMN, BOX_COLUMN)
-
-SPLITS: Final = ("train", "val")
 
 # Masks are JPEG: after compression no pixel is exactly 255 or 0, so a channel counts as set above the middle.
 MASK_THRESHOLD: Final = 127
 MASK_JPEG_QUALITY: Final = 95
 
 
-BoxXYXY: TypeAlias = tuple[int, int, int, int]
-
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelledFrame:
-    """One row of a split.
-
-    Attributes:
-        image_path: The frame.
-        mask_path: Its parts mask.
-        class_name: One of `SPARK_CLASSES`.
-        box_xyxy: Half-open box in frame pixels.
-    """
-
-    image_path: Path
-    mask_path: Path
-    class_name: str
-    box_xyxy: BoxXYXY
-
-
-def image_path(root: Path, class_name: str, split: str, image_name: str) -> Path:
-    """Where a frame of a split lies."""
-    return root / "images" / class_name / split / image_name
-
-
-def mask_path(root: Path, class_name: str, split: str, mask_name: str) -> Path:
-    """Where a parts mask of a split lies."""
-    return root / "mask" / class_name / split / mask_name
 
 
 def spread(items: Sequence[T], limit: int | None) -> list[T]:
@@ -86,101 +78,6 @@ def spread(items: Sequence[T], limit: int | None) -> list[T]:
     """
     count = len(items) if limit is None else min(limit, len(items))
     return [items[index * len(items) // count] for index in range(count)]
-
-
-def read_split(root: Path | str, split: str) -> list[LabelledFrame]:
-    """Every labelled frame of a split, in the order of its csv.
-
-    Rows of `._*` files (macOS archive leftovers in the published archives) are left out.
-
-    Args:
-        root: Folder that holds `images/`, `mask/` and `<split>.csv`.
-        split: `train` or `val`.
-
-    Raises:
-        DataError: If the csv or a file that it names is missing, or a row is malformed; names the csv line.
-    """
-    root = Path(root)
-    csv_path = root / f"{split}.csv"
-    frames: list[LabelledFrame] = []
-    with _rows(root, split) as reader:
-        _check_header(csv_path, reader.fieldnames)
-        for row in reader:
-            if (row[IMAGE_COLUMN] or "").startswith("._"):
-                continue
-            frames.append(_labelled_frame_from_row(root, split, row, f"{csv_path}, line {reader.line_num}"))
-    if not frames:
-        raise DataError(f"{csv_path} holds no frame. Render or copy at least one frame into the {split} split.")
-    return frames
-
-
-def num_rows(root: Path, split: str) -> int:
-    """Rows of a split's csv, whether its files are there or not; 0 without a csv.
-
-    Raises:
-        DataError: If the csv can't be read.
-    """
-    if not (root / f"{split}.csv").exists():
-        return 0
-    with _rows(root, split) as reader:
-        return sum(1 for _ in reader)
-
-
-@contextmanager
-def _rows(root: Path, split: str) -> Iterator[csv.DictReader[str]]:
-    csv_path = root / f"{split}.csv"
-    try:
-        with csv_path.open(newline="", encoding="utf-8-sig") as stream:
-            yield csv.DictReader(stream)
-    except OSError as error:
-        command = f" -o {shlex.quote(str(root))} --split {split}" if split in SPLITS else " -o DIR --split val"
-        raise DataError(
-            f"{csv_path} can't be read ({error.strerror}). Point --data at a folder with images/, mask/ and "
-            f"{split}.csv, or make one with `spacecompile render{command}`."
-        ) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{csv_path} is not a UTF-8 csv file ({error}). Export it again as UTF-8 text.") from error
-
-
-def _check_header(csv_path: Path, columns: Sequence[str] | None) -> None:
-    missing = [column for column in CSV_COLUMNS if column not in (columns or ())]
-    if missing:
-        raise DataError(
-            f"{csv_path}, line 1: the header is {list(columns or ())} and lacks {missing}. "
-            f"Make the first line {','.join(CSV_COLUMNS)!r}."
-        )
-
-
-def _labelled_frame_from_row(root: Path, split: str, row: Mapping[str, str | None], where: str) -> LabelledFrame:
-    image_name, mask_name, class_name, box_text = (row[column] for column in CSV_COLUMNS)
-    if not (image_name and mask_name and class_name and box_text):
-        raise DataError(f"{where}: a field is empty. Every row needs {', '.join(CSV_COLUMNS)}.")
-    if class_name not in SPARK_CLASSES:
-        raise DataError(f"{where}: class {class_name!r} is unknown. Use one of {', '.join(SPARK_CLASSES)}.")
-    for name in (image_name, mask_name):
-        if PurePath(name).name != name:
-            raise DataError(f"{where}: {name!r} is not a plain file name. Leave its folders out.")
-    paths = (image_path(root, class_name, split, image_name), mask_path(root, class_name, split, mask_name))
-    for path in paths:
-        if not path.is_file():
-            raise DataError(f"{where}: {path} does not exist. Restore the file or remove the line.")
-    return LabelledFrame(
-        image_path=paths[0],
-        mask_path=paths[1],
-        class_name=class_name,
-        box_xyxy=_box_from_text(box_text, where),
-    )
-
-
-def _box_from_text(box_text: str, where: str) -> BoxXYXY:
-    advice = 'Write it as "(x_min, y_min, x_max, y_max)", quotes included, in whole frame pixels.'
-    try:
-        x_min, y_min, x_max, y_max = (operator.index(value) for value in ast.literal_eval(box_text.strip()))
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
-        raise DataError(f"{where}: the box is {box_text!r}. {advice}") from error
-    if x_min < 0 or y_min < 0 or x_max <= x_min or y_max <= y_min:
-        raise DataError(f"{where}: the box {box_text!r} is empty, negative or has its corners swapped. {advice}")
-    return x_min, y_min, x_max, y_max
 
 
 def read_frame_HWC(path: Path | str) -> NDArray[np.uint8]:
@@ -313,6 +210,7 @@ def write_split_csv(root: Path, split: str, frames: Iterable[LabelledFrame]) -> 
         The path of the csv.
 
     Raises:
+        DataError: If a frame has no parts mask.
         OutputError: If the file can't be written.
     """
     stream = io.StringIO(newline="")
@@ -320,7 +218,7 @@ def write_split_csv(root: Path, split: str, frames: Iterable[LabelledFrame]) -> 
     writer.writerow(CSV_COLUMNS)
     for frame in frames:
         box_text = box_text_from_xyxy(frame.box_xyxy)
-        writer.writerow((frame.image_path.name, frame.mask_path.name, frame.class_name, box_text))
+        writer.writerow((frame.image_path.name, frame.required_mask_path.name, frame.class_name, box_text))
     csv_path = root / f"{split}.csv"
     write_file(csv_path, stream.getvalue())
     return csv_path

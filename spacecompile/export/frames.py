@@ -196,6 +196,8 @@ def _labels_of(data: Path) -> dict[Path, LabelledFrame]:
 
 
 def _truth(frame: LabelledFrame, frame_size_px: tuple[int, int]) -> Truth | None:
+    if frame.mask_path is None:
+        return None
     parts_HW = parts_HW_from_mask(frame.mask_path)
     if parts_HW.shape != frame_size_px:
         return None

@@ -176,5 +176,6 @@ def score_rules(
         truth = answer.truth
         for rule, meter in zip(rules, meters, strict=True):
             box_xyxy = box_from_profile(answer.profile, rule, spec.frame_size_px)
-            meter.add(answer.class_index, truth.class_index, answer.parts_HW, truth.parts_HW, box_xyxy, truth.box_xyxy)
+            true_parts_HW = truth.parts_HW if truth.has_parts else None
+            meter.add(answer.class_index, truth.class_index, answer.parts_HW, true_parts_HW, box_xyxy, truth.box_xyxy)
     return [meter.scores(cost) for meter in meters]

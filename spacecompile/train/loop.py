@@ -23,7 +23,7 @@ from spacecompile.metrics import Scores
 from spacecompile.network.checkpoint import save_checkpoint
 from spacecompile.network.preprocess import normalised
 from spacecompile.train.augment import SETTINGS, augmented
-from spacecompile.train.dataset import Batch, TrainingFrames, ValidationFrames
+from spacecompile.train.dataset import Batch, TrainingFrames, ValidationFrames, silenced
 from spacecompile.train.device import DevicePlan
 from spacecompile.train.evaluate import score_rules
 from spacecompile.train.fused import TrainingForward
@@ -244,7 +244,7 @@ def _losses(state: TrainingState, batch: Batch, plan: DevicePlan, generator: tor
         )
     return multi_task_losses(
         class_logits_NL,
-        part_logits_NKhw,
+        silenced(part_logits_NKhw, batch.has_parts_N),
         class_N=batch.class_N.to(plan.device),
         coverage_NKHW=pixels_NCHW[:, 3:] / 255,
         recipe=recipe,

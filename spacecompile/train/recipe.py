@@ -7,7 +7,7 @@ from typing import Literal
 from spacecompile.contract import Record
 from spacecompile.errors import UsageError
 
-Augmentation = Literal["none", "light", "medium"]
+Augmentation = Literal["none", "light", "medium", "heavy"]
 
 
 class Recipe(Record):
@@ -21,7 +21,8 @@ class Recipe(Record):
         weight_decay: Of AdamW, on weights with two or more axes; norms and biases are left alone.
         warmup_epochs: Linear ramp from zero, before the cosine.
         clip_norm: Largest gradient norm.
-        augment: `light` is flips, quarter turns and small rotations; `medium` adds scale, shift, exposure and noise.
+        augment: `light` is flips, quarter turns and small rotations; `medium` adds scale, shift, exposure and noise;
+            `heavy` widens all of these and adds coloured light and blur.
         zoom: Share of the frames that are shown as a view cut around the craft when training starts; it falls linearly.
             From scratch 1.0 teaches shapes and classes several times faster; 0 for none.
         zoom_until: Part of the run after which only whole frames are shown.

@@ -18,6 +18,7 @@ import torch
 
 from spacecompile._version import __version__
 from spacecompile.contract import BoxRule, Cost, ModelSpec, Progress, no_progress
+from spacecompile.data.labels import classes_of
 from spacecompile.data.spark import LabelledFrame, read_split, spread
 from spacecompile.errors import CheckpointError, OutputError, UsageError
 from spacecompile.files import PARTIAL_PREFIX, remove_partial_files, write_file
@@ -53,6 +54,7 @@ class TrainJob:
         force: Overwrite an earlier run.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         cache: Where decoded frames stay.
+        workers: Processes that decode training frames; 0 for threads of this one.
         val_frames: Frames to validate on after each epoch, spread over the split; 0 for all.
         limit_frames: Training frames to use, spread over the split; 0 for all.
         command: That the user typed, for the records.
@@ -67,6 +69,7 @@ class TrainJob:
     force: bool = False
     device: str = "auto"
     cache: Cache = "auto"
+    workers: int = 0
     val_frames: int = 0
     limit_frames: int = 0
     command: str = ""
@@ -115,7 +118,7 @@ def train(job: TrainJob, *, callbacks: Callbacks | None = None, progress: Progre
 
 def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainReport:
     all_train_frames, val_frames = read_split(job.data, "train"), read_split(job.data, "val")
-    state, plan = _prepared_state(job)
+    state, plan = _prepared_state(_with_class_map(job, all_train_frames))
     train_frames = spread(all_train_frames, state.limit_frames or None)
     spec = state.network.spec
     cost = cost_of(MultiTaskNetwork(spec), spec.input_size_px)
@@ -126,6 +129,7 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
             input_size_px=spec.input_size_px,
             craft_views=state.recipe.zoom > 0,
             cache=job.cache,
+            processes=job.workers,
         ),
         val_frames=_validation_frames(spread(val_frames, state.val_frames or None), spec, job.cache),
         plan=plan,
@@ -139,6 +143,7 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
     _prepare_output(job, state.command)
     run_epochs(state, inputs, callbacks)
     facts = _facts(state, plan, frames=len(train_frames))
+    facts["broken_files"] = [entry.reason for entry in inputs.train_frames.broken]
     return _finish(job, state, facts, _Finals(plan=plan, cost=cost, train=train_frames, val=val_frames), progress)
 
 
@@ -203,6 +208,13 @@ def _initial_network(job: TrainJob) -> MultiTaskNetwork:
         reason = str(error).strip().splitlines()[-1].strip()
         raise CheckpointError(f"the weights of {job.init} don't fit the network asked for: {reason}") from error
     return network
+
+
+def _with_class_map(job: TrainJob, frames: Sequence[LabelledFrame]) -> TrainJob:
+    """A new network has the class order of the data's format, unless the job says another; its checkpoint keeps it."""
+    if job.init or job.resume or "classes" in job.spec_changes:
+        return job
+    return replace(job, spec_changes={**job.spec_changes, "classes": classes_of(frames)})
 
 
 def _changed(spec: ModelSpec, changes: dict[str, Any]) -> ModelSpec:

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import ast
+import csv
+import io
 import json
 import os
 import resource
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -350,3 +354,58 @@ def test_the_engine_is_the_one_that_was_named_and_the_reason_is_kept(
     named, exact = (answers_in(tmp_path / engine)["answers"][0] for engine in ("openvino", "onnxruntime"))
     assert named["class_name"] == exact["class_name"]
     np.testing.assert_allclose(named["box_xyxy"], exact["box_xyxy"], atol=0.5)
+
+
+def test_a_submission_holds_every_box_and_every_layer(
+    tiny_bundle: Path, make_frames: MakeFrames, tmp_path: Path
+) -> None:
+    folder = make_frames("test_00001_img.png", "b.png")
+    assert predict(tiny_bundle, folder, "-o", tmp_path / "out", "--submission") == 0
+    answers = {answer["image"]: answer for answer in answers_in(tmp_path / "out")["answers"]}
+    with zipfile.ZipFile(tmp_path / "out" / "submission.zip") as archive:
+        assert sorted(archive.namelist()) == ["b_layer.npz", "detection.csv", "test_00001_layer.npz"]
+        rows = list(csv.DictReader(io.StringIO(archive.read("detection.csv").decode())))
+        layers = {name: np.load(io.BytesIO(archive.read(name)))["data"] for name in archive.namelist()[:2]}
+    assert [row["filename"] for row in rows] == ["b.png", "test_00001_img.png"]
+    for row in rows:
+        answer = answers[row["filename"]]
+        assert row["class"] == answer["class_name"]
+        assert ast.literal_eval(row["bbox"]) == tuple(round(edge) for edge in answer["box_xyxy"])
+        layer_HWC = layers[row["filename"].removesuffix(".png").removesuffix("_img") + "_layer.npz"]
+        assert (layer_HWC.shape, layer_HWC.dtype) == ((128, 128, 3), np.uint8)
+        for channel, part in ((0, "body"), (2, "panel")):
+            np.testing.assert_array_equal(layer_HWC[..., channel], mask_from_rle(answer["parts_rle"][part]) * 255)
+        assert layer_HWC[..., 1].max() == 0
+
+
+def test_a_submission_writes_rows_first_where_asked(tiny_bundle: Path, make_frames: MakeFrames, tmp_path: Path) -> None:
+    arguments = (make_frames("a.png"), "-o", tmp_path / "out", "--submission", "--submission-boxes", "rows")
+    assert predict(tiny_bundle, *arguments) == 0
+    left, top, right, bottom = (round(edge) for edge in answers_in(tmp_path / "out")["answers"][0]["box_xyxy"])
+    with zipfile.ZipFile(tmp_path / "out" / "submission.zip") as archive:
+        assert f'"[{top}, {left}, {bottom}, {right}]"' in archive.read("detection.csv").decode()
+
+
+def test_a_submission_tells_images_apart_by_name_or_refuses_them(
+    tiny_bundle: Path, make_frames: MakeFrames, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_frames("one/a.png", "two/a.png")
+    assert predict(tiny_bundle, folder, "-r", "-o", tmp_path / "out", "--submission") == 2
+    assert "two images would both be a.png" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_run_leaves_no_submission(
+    tiny_bundle: Path, make_frames: MakeFrames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_frames("a.png", "b.png")
+    read = FrameReader.read
+
+    def stopped(self: FrameReader, path: Any) -> Any:
+        if isinstance(path, Path) and path.name == "b.png":
+            raise KeyboardInterrupt
+        return read(self, path)
+
+    monkeypatch.setattr(FrameReader, "read", stopped)
+    assert predict(tiny_bundle, folder, "-o", tmp_path / "out", "--submission") == 130
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_overlay.jpg", "answers.json"]

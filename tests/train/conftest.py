@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from spacecompile.contract import SPARK_CLASSES
 from spacecompile.data import spark
 
 
@@ -16,8 +17,8 @@ def write_tiny_split(root: Path, split: str, *, frames: int, size_px: int, seed:
     rng = np.random.default_rng(seed)
     labelled = []
     for index in range(frames):
-        class_index = index % len(spark.SPARK_CLASSES)
-        class_name = spark.SPARK_CLASSES[class_index]
+        class_index = index % len(SPARK_CLASSES)
+        class_name = SPARK_CLASSES[class_index]
         frame_HWC = rng.integers(0, 20, (size_px, size_px, 3)).astype(np.uint8)
         parts_HW = np.zeros((size_px, size_px), np.uint8)
         side = int(rng.integers(size_px // 6, size_px // 3))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from spacecompile.train.augment import SETTINGS, AugmentSettings, augmented
+from spacecompile.train.augment import SETTINGS, AugmentSettings, augmented, augmented_with_boxes
 
 FLIPS_ONLY = AugmentSettings(rotated_share=0.0)
 
@@ -57,11 +57,11 @@ def test_rotation_keeps_shapes_in_pixels(size_px: tuple[int, int]) -> None:
     assert row_N.max() > 5
 
 
-@pytest.mark.parametrize("level", ["light", "medium"])
+@pytest.mark.parametrize("level", ["light", "medium", "heavy"])
 def test_coverage_moves_with_the_frame(level: str) -> None:
     pixels_NCHW = torch.zeros(32, 5, 48, 48)
     pixels_NCHW[:, :, 10:30, 15:40] = 255
-    quiet = replace(SETTINGS[level], gain=(1.0, 1.0), noise=0.0)
+    quiet = replace(SETTINGS[level], gain=(1.0, 1.0), tint=(1.0, 1.0), noise=0.0, blurred_share=0.0)
     moved_NCHW = augmented(pixels_NCHW, quiet, torch.Generator().manual_seed(1))
     assert torch.equal(moved_NCHW[:, 0], moved_NCHW[:, 3])
     assert len(moved_NCHW[:, 3].unique(dim=0)) > 16
@@ -84,3 +84,57 @@ def test_one_seed_gives_one_augmentation() -> None:
     )
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
+
+
+def block_with_box(frames: int, size_px: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """An ellipse off the centre, whose box every rotation knows exactly, and that box."""
+    rows_H1, columns_1W = torch.arange(size_px[0])[:, None] + 0.5, torch.arange(size_px[1])[None] + 0.5
+    ellipse_HW = ((rows_H1 - 40) / 8) ** 2 + ((columns_1W - 60) / 20) ** 2 < 1
+    pixels_NCHW = (ellipse_HW.float() * 255).expand(frames, 5, -1, -1)
+    return pixels_NCHW, torch.tensor([[40.0, 32.0, 80.0, 48.0]]).expand(frames, -1)
+
+
+@pytest.mark.parametrize("size_px", [(96, 96), (96, 128)], ids=["square", "wide"])
+@pytest.mark.parametrize("level", ["light", "medium", "heavy"])
+def test_boxes_stay_around_what_they_were_around(level: str, size_px: tuple[int, int]) -> None:
+    pixels_NCHW, boxes_N4 = block_with_box(40, size_px)
+    quiet = replace(SETTINGS[level], gain=(1.0, 1.0), tint=(1.0, 1.0), noise=0.0, blurred_share=0.0)
+    moved_NCHW, moved_N4 = augmented_with_boxes(pixels_NCHW, boxes_N4, quiet, torch.Generator().manual_seed(2))
+    assert len(moved_N4.unique(dim=0)) > 10
+    for pixels_CHW, box_xyxy in zip(moved_NCHW, moved_N4.tolist(), strict=True):
+        covered_HW = pixels_CHW[3] > 127
+        rows, columns = covered_HW.any(1).nonzero().flatten(), covered_HW.any(0).nonzero().flatten()
+        tight = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+        assert box_xyxy == pytest.approx(tight, abs=1.6)
+
+
+def test_a_box_survives_flips_and_quarter_turns_exactly_and_an_empty_one_stays_empty() -> None:
+    pixels_NCHW, boxes_N4 = block_with_box(32, (96, 96))
+    boxes_N4 = torch.cat([boxes_N4, torch.zeros(1, 4)])
+    pixels_NCHW = torch.cat([pixels_NCHW, pixels_NCHW[:1]])
+    _, moved_N4 = augmented_with_boxes(pixels_NCHW, boxes_N4, FLIPS_ONLY, torch.Generator().manual_seed(0))
+    sides = {tuple(round(side, 3) for side in (x1 - x0, y1 - y0)) for x0, y0, x1, y1 in moved_N4[:-1].tolist()}
+    assert sides == {(40.0, 16.0), (16.0, 40.0)}
+    assert torch.allclose(moved_N4, moved_N4.round(), atol=1e-3)
+    assert moved_N4[-1].tolist() == [0, 0, 0, 0]
+
+
+def test_a_craft_that_leaves_the_frame_has_an_empty_box_there() -> None:
+    pixels_NCHW, boxes_N4 = torch.zeros(64, 5, 64, 64), torch.tensor([[0.0, 0.0, 4.0, 4.0]]).expand(64, -1)
+    far = AugmentSettings(flips=False, rotated_share=1.0, rotation_deg=0.0, shift=0.4)
+    _, moved_N4 = augmented_with_boxes(pixels_NCHW, boxes_N4, far, torch.Generator().manual_seed(0))
+    sides_N2 = moved_N4[:, 2:] - moved_N4[:, :2]
+    assert (sides_N2 >= 0).all()
+    assert (sides_N2 == 0).any(1).any()
+    assert (sides_N2 == 4).all(1).any()
+
+
+def test_heavy_tints_and_blurs_frames_only() -> None:
+    pixels_NCHW, _ = block_with_box(24, (96, 96))
+    still = replace(SETTINGS["heavy"], flips=False, rotated_share=0.0, noise=0.0, gain=(1.0, 1.0))
+    moved_NCHW = augmented(pixels_NCHW.clone(), still, torch.Generator().manual_seed(1))
+    assert torch.allclose(moved_NCHW[:, 3:], pixels_NCHW[:, 3:], atol=1e-2)
+    inside_NC = moved_NCHW[:, :3, 40, 60]
+    assert (inside_NC.amax(1) - inside_NC.amin(1)).max() > 20
+    is_soft_N = ((moved_NCHW[:, 0] > 1) & (moved_NCHW[:, 0] < 150)).flatten(1).any(1)
+    assert 0 < is_soft_N.sum() < 24

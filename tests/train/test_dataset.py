@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,27 +12,37 @@ from PIL import Image
 
 from spacecompile.contract import SPARK_CLASSES
 from spacecompile.data.spark import LabelledFrame, parts_HW_from_mask, read_frame_HWC, read_split
-from spacecompile.errors import DataError, FrameError
+from spacecompile.errors import DataError
 from spacecompile.network.preprocess import input_from_frame
 from spacecompile.train.dataset import (
     Cache,
     TrainingFrames,
     ValidationFrames,
-    craft_window,
     keeps_in_memory,
-    views_from_files,
+    silenced,
 )
+from spacecompile.train.decode import craft_window, views_from_files
+from spacecompile.train.losses import multi_task_losses
+from spacecompile.train.recipe import Recipe
 
 INPUT_SIZE_PX = (64, 64)
 
 
-def training_frames(frames: list[LabelledFrame], cache: Cache = "auto") -> TrainingFrames:
-    return TrainingFrames(frames, classes=SPARK_CLASSES, input_size_px=INPUT_SIZE_PX, cache=cache)
+def training_frames(frames: list[LabelledFrame], cache: Cache = "auto", processes: int = 0) -> TrainingFrames:
+    return TrainingFrames(frames, classes=SPARK_CLASSES, input_size_px=INPUT_SIZE_PX, cache=cache, processes=processes)
+
+
+def with_one_broken(frames: list[LabelledFrame], broken: Path, *, copies: int) -> list[LabelledFrame]:
+    """Many frames, the second of which has a file that is no image."""
+    broken.write_bytes(b"no image")
+    many = frames * copies
+    many[1] = replace(many[1], image_path=broken)
+    return many
 
 
 def test_pixels_are_the_reduced_frame_and_the_covered_share_of_each_pixel(tiny_data: Path) -> None:
     frame = read_split(tiny_data, "train")[3]
-    pixels_CHW = views_from_files(frame, (64, 96))[0]
+    pixels_CHW = views_from_files(frame, (64, 96), craft_growth=None).pixels_VCHW[0]
     frame_NCHW = torch.tensor(read_frame_HWC(frame.image_path)).permute(2, 0, 1)[None].float()
     parts_HW = parts_HW_from_mask(frame.mask_path)
     panel_NCHW = torch.tensor(parts_HW // 2 * 255.0)[None, None].float()
@@ -52,7 +63,9 @@ def test_every_epoch_gives_the_same_batches_whether_kept_or_not(tiny_data: Path,
         assert [SPARK_CLASSES[index] for index in batches[0].class_N] == [
             frames[index].class_name for index in (4, 1, 9)
         ]
-        assert torch.equal(batches[1].pixels_NCHW[2], views_from_files(frames[2], INPUT_SIZE_PX)[0])
+        assert torch.equal(
+            batches[1].pixels_NCHW[2], views_from_files(frames[2], INPUT_SIZE_PX, craft_growth=None).pixels_VCHW[0]
+        )
 
 
 def test_frames_in_memory_are_not_read_again(tmp_path: Path, tiny_data: Path) -> None:
@@ -99,7 +112,7 @@ def test_a_damaged_file_is_named_when_its_batch_comes(tmp_path: Path, tiny_data:
     damaged = LabelledFrame(
         image_path=broken, mask_path=frame.mask_path, class_name=frame.class_name, box_xyxy=frame.box_xyxy
     )
-    with pytest.raises(FrameError, match=r"broken\.jpg"):
+    with pytest.raises(DataError, match=r"none of 1 frames can be used.*broken\.jpg"):
         list(training_frames([damaged]).batches(torch.tensor([0]), 1))
 
 
@@ -111,7 +124,7 @@ def test_a_mask_of_another_size_is_refused(tmp_path: Path, tiny_data: Path) -> N
         image_path=frame.image_path, mask_path=small, class_name=frame.class_name, box_xyxy=frame.box_xyxy
     )
     with pytest.raises(DataError, match=r"small\.jpg is \(50, 50\)"):
-        views_from_files(mismatched, INPUT_SIZE_PX)
+        views_from_files(mismatched, INPUT_SIZE_PX, craft_growth=None)
 
 
 @pytest.mark.parametrize(
@@ -157,3 +170,94 @@ def test_craft_views_show_more_of_the_craft_and_are_chosen_by_their_share(tiny_d
     assert (covered_craft_N >= covered_whole_N).all()
     assert covered_craft_N.sum() > 1.2 * covered_whole_N.sum()
     assert torch.equal(craft.class_N, whole.class_N)
+
+
+def test_processes_give_the_batches_that_threads_give(tiny_data: Path) -> None:
+    frames = read_split(tiny_data, "train")[:6]
+    threads, processes = training_frames(frames, "none"), training_frames(frames, "none", processes=1)
+    for order in ([4, 1, 0, 3], [2, 5, 3, 1]):  # the workers live on from one epoch to the next
+        pairs = zip(threads.batches(torch.tensor(order), 2), processes.batches(torch.tensor(order), 2), strict=True)
+        for expected, batch in pairs:
+            assert torch.equal(batch.pixels_NCHW, expected.pixels_NCHW)
+            assert torch.equal(batch.boxes_N4, expected.boxes_N4)
+            assert torch.equal(batch.class_N, expected.class_N)
+
+
+@pytest.mark.parametrize("cache", ["ram", "none"])
+def test_one_broken_file_in_more_than_a_hundred_is_counted_and_the_next_frame_shown(
+    tmp_path: Path, tiny_data: Path, cache: Cache, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = with_one_broken(read_split(tiny_data, "train")[:8], tmp_path / "broken.jpg", copies=13)
+    store = training_frames(frames, cache)
+    for _ in range(2):
+        (batch,) = store.batches(torch.tensor([1, 0]), 2)
+        (expected,) = training_frames(frames).batches(torch.tensor([2, 0]), 2)
+        assert torch.equal(batch.pixels_NCHW, expected.pixels_NCHW)
+        assert torch.equal(batch.class_N, expected.class_N)
+        assert torch.equal(batch.boxes_N4, expected.boxes_N4)
+    assert [entry.path.name for entry in store.broken] == ["broken.jpg"]
+    assert caplog.text.count("broken.jpg is not an image") == 1
+
+
+def test_validation_leaves_a_broken_file_out_and_refuses_one_in_a_hundred(tmp_path: Path, tiny_data: Path) -> None:
+    def scored(copies: int) -> list[int]:
+        frames = with_one_broken(read_split(tiny_data, "val"), tmp_path / "broken.jpg", copies=copies)
+        store = ValidationFrames(
+            frames, classes=SPARK_CLASSES, input_size_px=INPUT_SIZE_PX, frame_size_px=(96, 96), cache="none"
+        )
+        return [len(batch) for batch in store.batches(10)]
+
+    assert scored(11) == [9] + [10] * 10
+    with pytest.raises(DataError, match=r"1 of 100 frames of the frames to score are broken"):
+        scored(10)
+
+
+def test_boxes_follow_the_frame_into_its_views(tiny_data: Path) -> None:
+    """The body is the left half of the labelled box and the panel ends at its right edge, so coverage shows both."""
+    frame = read_split(tiny_data, "train")[5]
+    views = views_from_files(frame, (96, 96), craft_growth=1.5)
+    for pixels_CHW, box_xyxy in zip(views.pixels_VCHW, views.boxes_V4.tolist(), strict=True):
+        covered_HW = pixels_CHW[3:].amax(0) > 127
+        rows, columns = covered_HW.any(1).nonzero().flatten(), covered_HW.any(0).nonzero().flatten()
+        tight = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+        assert box_xyxy == pytest.approx(tight, abs=1.5)
+    assert views.boxes_V4[0].tolist() == pytest.approx(frame.box_xyxy)
+
+
+def test_frames_without_masks_teach_the_class_and_nothing_about_parts(tiny_data: Path) -> None:
+    frames = read_split(tiny_data, "train")[:4]
+    frames[2] = replace(frames[2], mask_path=None)
+    (batch,) = training_frames(frames).batches(torch.arange(4), 4)
+    assert batch.has_parts_N.tolist() == [True, True, False, True]
+    assert batch.pixels_NCHW[2, 3:].max() == 0
+    assert batch.boxes_N4[2].tolist() == pytest.approx([edge * 64 / 96 for edge in frames[2].box_xyxy])
+    logits_NKhw = torch.randn(4, 2, 16, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    class_logits_NL = torch.zeros(4, 10).requires_grad_()
+    losses = multi_task_losses(
+        class_logits_NL,
+        silenced(logits_NKhw, batch.has_parts_N),
+        class_N=batch.class_N,
+        coverage_NKHW=batch.pixels_NCHW[:, 3:].float() / 255,
+        recipe=Recipe(),
+    )
+    losses.total.backward()
+    assert logits_NKhw.grad is not None
+    assert class_logits_NL.grad is not None
+    assert logits_NKhw.grad.abs().amax((1, 2, 3)).gt(0).tolist() == [True, True, False, True]
+    assert class_logits_NL.grad.abs().amax(1).gt(0).all()
+    # Whatever the network says there, the loss is that of an answer that is right.
+    changed_NKhw = logits_NKhw.detach().clone()
+    changed_NKhw[2] += 7
+    again = multi_task_losses(
+        class_logits_NL,
+        silenced(changed_NKhw, batch.has_parts_N),
+        class_N=batch.class_N,
+        coverage_NKHW=batch.pixels_NCHW[:, 3:].float() / 255,
+        recipe=Recipe(),
+    )
+    assert torch.equal(again.total, losses.total)
+
+
+def test_where_every_frame_has_masks_nothing_is_silenced() -> None:
+    logits_NKhw = torch.randn(2, 2, 4, 4)
+    assert silenced(logits_NKhw, torch.tensor([True, True])) is logits_NKhw

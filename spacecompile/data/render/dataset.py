@@ -6,16 +6,17 @@ import json
 import multiprocessing
 import signal
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from spacecompile.contract import Progress, no_progress
+from spacecompile.data.interrupts import interrupts_held
 from spacecompile.data.render.folder import claim_split, finished_boxes, label, remove_partial_files
 from spacecompile.data.render.frame import render_frame
 from spacecompile.data.render.settings import RenderSettings
@@ -104,7 +105,7 @@ def _render_to_disk(root: Path, settings: RenderSettings, index: int) -> tuple[i
     frame = render_frame(settings, index)
     paths = label(root, settings, index, frame.box_xyxy)
     write_image(paths.image_path, frame.frame_HWC, jpeg_quality=settings.jpeg_quality)
-    write_mask(paths.mask_path, frame.parts_HW, note=json.dumps({"box_xyxy": frame.box_xyxy}))
+    write_mask(paths.required_mask_path, frame.parts_HW, note=json.dumps({"box_xyxy": frame.box_xyxy}))
     return index, frame.box_xyxy
 
 
@@ -124,7 +125,7 @@ def _rendered(
     running: set[Future[tuple[int, BoxXYXY]]] = set()
     try:
         while True:
-            with _interrupts_held():
+            with interrupts_held():
                 for index in islice(waiting, FRAMES_IN_FLIGHT_PER_WORKER * workers - len(running)):
                     running.add(executor.submit(_render_to_disk, root, settings, index))
             if not running:
@@ -151,19 +152,3 @@ def _rendered(
 def _quiet_worker() -> None:
     """Leaves Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Holds Ctrl-C back while work is handed out, which starts workers: they inherit the block and print no traceback.
-
-    Blocked, not ignored: an interrupt that comes meanwhile is delivered afterwards instead of being lost.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -147,7 +147,7 @@ def _finished_box(root: Path, settings: RenderSettings, index: int) -> BoxXYXY |
     size_px = (settings.frame_size_px, settings.frame_size_px)
     if read_jpeg_note(paths.image_path, size_px) is None:
         return None
-    note = read_jpeg_note(paths.mask_path, size_px)
+    note = read_jpeg_note(paths.required_mask_path, size_px)
     try:
         x_min, y_min, x_max, y_max = (int(value) for value in json.loads(note or "")["box_xyxy"])
     except (ValueError, KeyError, TypeError):

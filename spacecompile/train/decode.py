@@ -1,0 +1,219 @@
+"""From the files of one labelled frame to tensors at input size.
+
+Layout legend: V views, C channels, H W frame or input rows and columns.
+A *pixels* tensor stacks RGB and the coverage of body and panel, five channels, so that one resampling moves both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from spacecompile.contract import PARTS
+from spacecompile.data.broken import BrokenFile
+from spacecompile.data.labels import LabelledFrame
+from spacecompile.data.spark import parts_HW_from_mask, read_frame_HWC
+from spacecompile.errors import DataError, FrameError
+from spacecompile.network.preprocess import input_from_frame
+
+PIXEL_CHANNELS = 3 + len(PARTS)
+
+CRAFT_GROWTH = (0.9, 2.0)
+"""Side of a craft view over the craft's own extent: smallest and largest. Tight views teach the class sooner."""
+
+GOLDEN_RATIO = 0.618034
+"""Its multiples spread evenly over 0..1, so that neighbouring frames get different growths, always the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """One frame as training sees it.
+
+    Attributes:
+        pixels_VCHW: uint8 [V, 5, H, W]: the whole frame, then the craft view; coverage 0 where parts are not labelled.
+        boxes_V4: float32 [V, 4], half-open xyxy in pixels of each view, clipped to it.
+    """
+
+    pixels_VCHW: Tensor
+    boxes_V4: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationFrame:
+    """One frame to score.
+
+    Attributes:
+        input_CHW: float32 [3, H, W] at input size, 0 to 255, not rounded: exactly what the sealed graph computes.
+        parts_HW: True part bits at the frame's own size; 0 where parts are not labelled.
+        class_index: True class.
+        box_xyxy: True box, half-open, in the frame's own pixels.
+        has_parts: Whether the parts are labelled.
+    """
+
+    input_CHW: Tensor
+    parts_HW: NDArray[np.uint8]
+    class_index: int
+    box_xyxy: tuple[float, float, float, float]
+    has_parts: bool = True
+
+
+def parts_and_frame(frame: LabelledFrame) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Part bits [H, W], all 0 without a mask, and the frame [H, W, 3].
+
+    Raises:
+        DataError: If a file is missing, or their sizes disagree.
+        FrameError: If a file is damaged.
+    """
+    frame_HWC = read_frame_HWC(frame.image_path)
+    if frame.mask_path is None:
+        return np.zeros(frame_HWC.shape[:2], np.uint8), frame_HWC
+    parts_HW = parts_HW_from_mask(frame.mask_path)
+    if frame_HWC.shape[:2] != parts_HW.shape:
+        raise DataError(
+            f"{frame.image_path} is {frame_HWC.shape[:2]} and its mask {frame.mask_path} is {parts_HW.shape} "
+            "(height, width). Replace the one that is wrong."
+        )
+    return parts_HW, frame_HWC
+
+
+def views_from_files(frame: LabelledFrame, input_size_px: tuple[int, int], *, craft_growth: float | None) -> Views:
+    """Decode and reduce one frame and its mask.
+
+    Coverage instead of a hard mask: a boom thinner than an input pixel keeps its share of it.
+
+    Args:
+        frame: With files on disk.
+        input_size_px: (height, width) of each view.
+        craft_growth: Side of the craft view over the craft's extent; None for the whole frame only.
+
+    Raises:
+        DataError, FrameError: As `parts_and_frame`.
+    """
+    parts_HW, frame_HWC = parts_and_frame(frame)
+    pixels_HWC = np.empty((*parts_HW.shape, PIXEL_CHANNELS), np.uint8)
+    pixels_HWC[..., :3] = frame_HWC
+    for part in range(len(PARTS)):
+        pixels_HWC[..., 3 + part] = (parts_HW >> part & 1) * 255
+    windows = [(slice(0, parts_HW.shape[0]), slice(0, parts_HW.shape[1]))]
+    if craft_growth is not None:
+        windows.append(craft_window(frame.box_xyxy, parts_HW.shape, input_size_px, craft_growth))
+    views = [torch.from_numpy(pixels_HWC[window]).permute(2, 0, 1)[None].float() for window in windows]
+    return Views(
+        pixels_VCHW=torch.cat([input_from_frame(view, input_size_px) for view in views]).round().to(torch.uint8),
+        boxes_V4=torch.tensor([_box_in(window, frame.box_xyxy, input_size_px) for window in windows]),
+    )
+
+
+def _box_in(
+    window: tuple[slice, slice], box_xyxy: tuple[int, int, int, int], input_size_px: tuple[int, int]
+) -> list[float]:
+    """A frame's box in the pixels of a window that is reduced to the input's size."""
+    rows, columns = window
+    scales = (input_size_px[1] / (columns.stop - columns.start), input_size_px[0] / (rows.stop - rows.start))
+    starts, limits = (columns.start, rows.start), (input_size_px[1], input_size_px[0])
+    return [
+        min(max((edge_px - starts[axis]) * scales[axis], 0.0), float(limits[axis]))
+        for edge_px, axis in zip(box_xyxy, (0, 1, 0, 1), strict=True)
+    ]
+
+
+def craft_window(
+    box_xyxy: tuple[int, int, int, int],
+    frame_size_px: tuple[int, ...],
+    input_size_px: tuple[int, int],
+    growth: float,
+) -> tuple[slice, slice]:
+    """Rows and columns of a window around a craft, inside the frame, with the input's aspect where the frame allows.
+
+    It is never smaller than half the input: more than twofold magnification would only show blur.
+    """
+    x_min, y_min, x_max, y_max = box_xyxy
+    aspect = input_size_px[1] / input_size_px[0]
+    height = max(growth * max(y_max - y_min, (x_max - x_min) / aspect), input_size_px[0] / 2)
+    sides_px = (round(height), round(height * aspect))
+    centres_px = ((y_min + y_max) / 2, (x_min + x_max) / 2)
+    slices = []
+    for side_px, centre_px, limit_px in zip(sides_px, centres_px, frame_size_px, strict=True):
+        kept_px = min(side_px, limit_px)
+        start_px = min(max(round(centre_px - kept_px / 2), 0), limit_px - kept_px)
+        slices.append(slice(start_px, start_px + kept_px))
+    return slices[0], slices[1]
+
+
+def validation_frame_from_files(
+    frame: LabelledFrame, class_index: int, input_size_px: tuple[int, int]
+) -> ValidationFrame:
+    """Decode one frame to score, with its mask at the frame's own size. Errors as `parts_and_frame`."""
+    parts_HW, frame_HWC = parts_and_frame(frame)
+    frame_NCHW = torch.from_numpy(frame_HWC.copy()).permute(2, 0, 1)[None].float()
+    x_min, y_min, x_max, y_max = (float(edge_px) for edge_px in frame.box_xyxy)
+    return ValidationFrame(
+        input_CHW=input_from_frame(frame_NCHW, input_size_px)[0],
+        parts_HW=parts_HW,
+        class_index=class_index,
+        box_xyxy=(x_min, y_min, x_max, y_max),
+        has_parts=frame.has_parts,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedFrame:
+    """What became of one frame.
+
+    Attributes:
+        views: Of the frame, or of the one that is shown in its place.
+        shown: Index of the frame that is shown.
+        broken: The frames that could not be.
+    """
+
+    views: Views
+    shown: int
+    broken: tuple[BrokenFile, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewDecoder:
+    """Decodes frames by index, in any thread or process.
+
+    A broken frame is replaced by the next usable one: every batch keeps its size, which batch norm and processes that
+    train together rely on, and which frame is shown does not depend on the moment.
+
+    Attributes:
+        frames: Of the split.
+        input_size_px: (height, width).
+        has_craft_views: Whether each frame is also shown as a view cut around the craft.
+    """
+
+    frames: Sequence[LabelledFrame]
+    input_size_px: tuple[int, int]
+    has_craft_views: bool
+
+    def __call__(self, index: int) -> DecodedFrame:
+        """Decode a frame, or the next that can be.
+
+        Raises:
+            DataError: If none can be.
+        """
+        broken: list[BrokenFile] = []
+        for step in range(len(self.frames)):
+            shown = (index + step) % len(self.frames)
+            frame = self.frames[shown]
+            try:
+                views = views_from_files(frame, self.input_size_px, craft_growth=self._growth(shown))
+            except (FrameError, DataError) as error:
+                broken.append(BrokenFile(path=frame.image_path, reason=str(error)))
+                continue
+            return DecodedFrame(views=views, shown=shown, broken=tuple(broken))
+        raise DataError(f"none of {len(self.frames)} frames can be used; the first: {broken[0].reason}")
+
+    def _growth(self, index: int) -> float | None:
+        if not self.has_craft_views:
+            return None
+        low, high = CRAFT_GROWTH
+        growth: float = low * (high / low) ** (index * GOLDEN_RATIO % 1)
+        return growth

@@ -1,0 +1,155 @@
+"""Groups of frames decoded ahead of their use, by threads or by worker processes.
+
+Threads share the caller's memory and start at once; Pillow and torch let each other run while they work, but what is
+Python in between takes turns. Processes don't, and pay for it with seconds to start and a copy through shared memory.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from spacecompile.data.broken import BrokenFile
+from spacecompile.data.interrupts import interrupts_held
+from spacecompile.errors import UsageError
+from spacecompile.train.decode import DecodedFrame, ViewDecoder
+
+GROUPS_AHEAD = 2
+
+_Group = TypeVar("_Group")
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedGroup:
+    """Some decoded frames. Few tensors, since each one that crosses between processes takes a file descriptor.
+
+    Attributes:
+        indices: That were asked for.
+        shown: Whose views are there; another index than asked for where that frame is broken.
+        pixels_NVCHW, boxes_NV4: Of the shown frames, see `decode.Views`; None for an empty group.
+        broken: Frames that could not be decoded.
+    """
+
+    indices: tuple[int, ...] = ()
+    shown: tuple[int, ...] = ()
+    pixels_NVCHW: Tensor | None = None
+    boxes_NV4: Tensor | None = None
+    broken: tuple[BrokenFile, ...] = ()
+
+
+def group_of(indices: Sequence[int], decoded: Sequence[DecodedFrame]) -> DecodedGroup:
+    """Stack frames that were decoded for some indices."""
+    if not decoded:
+        return DecodedGroup()
+    return DecodedGroup(
+        indices=tuple(indices),
+        shown=tuple(frame.shown for frame in decoded),
+        pixels_NVCHW=torch.stack([frame.views.pixels_VCHW for frame in decoded]),
+        boxes_NV4=torch.stack([frame.views.boxes_V4 for frame in decoded]),
+        broken=tuple(broken for frame in decoded for broken in frame.broken),
+    )
+
+
+def ahead(
+    groups: Sequence[_Group],
+    start: Callable[[ThreadPoolExecutor, _Group], dict[int, Future[_Item]]],
+    *,
+    threads: int,
+) -> Iterator[tuple[_Group, dict[int, Future[_Item]]]]:
+    """Groups with their decoding already under way for the next few of them, in threads."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    pending: deque[tuple[_Group, dict[int, Future[_Item]]]] = deque()
+    try:
+        for group in groups:
+            pending.append((group, start(pool, group)))
+            if len(pending) > GROUPS_AHEAD:
+                yield pending.popleft()
+        while pending:
+            yield pending.popleft()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def decoded_by_threads(
+    decoder: ViewDecoder, groups: Sequence[Sequence[int]], wanted: Callable[[int], bool], *, threads: int
+) -> Iterator[DecodedGroup]:
+    """The frames of each group that are still wanted when its turn comes, decoded by threads."""
+
+    def start(pool: ThreadPoolExecutor, group: Sequence[int]) -> dict[int, Future[DecodedFrame]]:
+        return {index: pool.submit(decoder, index) for index in group if wanted(index)}
+
+    for _, futures in ahead(groups, start, threads=threads):
+        yield group_of([*futures], [future.result() for future in futures.values()])
+
+
+class _Frames(Dataset[tuple[int, DecodedFrame]]):
+    def __init__(self, decoder: ViewDecoder) -> None:
+        self._decoder = decoder
+
+    def __getitem__(self, index: int) -> tuple[int, DecodedFrame]:
+        return index, self._decoder(index)
+
+
+class _Groups(Sampler[list[int]]):
+    """The groups of the epoch that is about to begin; the loader asks for each only a few groups ahead."""
+
+    def __init__(self) -> None:
+        self.groups: Sequence[Sequence[int]] = ()
+        self.wanted: Callable[[int], bool] = lambda _: True
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return ([index for index in group if self.wanted(index)] for group in self.groups)
+
+
+def _collated(items: list[tuple[int, DecodedFrame]]) -> DecodedGroup:
+    return group_of([index for index, _ in items], [decoded for _, decoded in items])
+
+
+class ProcessDecoder:
+    """Worker processes that live as long as this object, so that each epoch starts at once."""
+
+    def __init__(self, decoder: ViewDecoder, *, processes: int) -> None:
+        """Prepare; nothing is started yet.
+
+        Args:
+            decoder: Sent to every process.
+            processes: Number of them.
+        """
+        self._groups = _Groups()
+        self._loader: DataLoader[Any] = DataLoader(
+            _Frames(decoder),
+            batch_sampler=self._groups,
+            num_workers=processes,
+            collate_fn=_collated,
+            # A fork would inherit locks that torch's threads hold at that moment.
+            multiprocessing_context="spawn",
+            persistent_workers=True,
+            prefetch_factor=GROUPS_AHEAD,
+        )
+
+    def decoded(self, groups: Sequence[Sequence[int]], wanted: Callable[[int], bool]) -> Iterator[DecodedGroup]:
+        """The frames of each group that are still wanted when its turn comes.
+
+        Raises:
+            UsageError: If a process died.
+        """
+        self._groups.groups, self._groups.wanted = groups, wanted
+        try:
+            with interrupts_held():
+                batches = iter(self._loader)
+            yield from batches
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UsageError(
+                f"a decoding process died ({str(error).splitlines()[0]}). Check the free memory and the size of "
+                "/dev/shm, take fewer --workers, or decode in threads with --workers 0."
+            ) from error
