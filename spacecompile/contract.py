@@ -86,7 +86,7 @@ class BoxRule(Record):
         threshold: Part probability above which a pixel counts for the box. Apart from the mask's threshold.
         margins_px: Growth to the left, top, right and bottom, in frame pixels.
         margin_shares: Further growth, as a share of the box of the pixels.
-        support_px: Pixels above the threshold that a row or column needs to count; more than one keeps stray pixels out.
+        support_px: Pixels above the threshold that a row or column needs to count; above 1 it keeps stray pixels out.
         softness: 0 for the outermost rows and columns that count. Above 0 edges are soft: each row and column counts
             with probability sigmoid((largest logit - threshold's logit) / softness), and an edge is the expected
             position of the first that does, a fraction of a pixel.
