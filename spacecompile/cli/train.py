@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 RECIPE_FLAGS = (
     *("epochs", "batch_size", "lr", "encoder_lr_scale", "weight_decay", "warmup_epochs", "clip", "augment"),
     *("zoom", "zoom_until", "label_smoothing", "ema", "seed", "amp", "time_limit_min", "class_weight"),
+    "box_loss_weight",
 )
 SPEC_FLAGS = ("imgsz", "frame", "mean", "std", "dropout", "classes")
 FRAMES_FLAGS = ("val_frames", "limit_frames")
@@ -56,6 +57,9 @@ def train(
         ),
     ] = "light",
     class_weight: Annotated[float, typer.Option(help="Weight of the classification loss.")] = 1.0,
+    box_loss_weight: Annotated[
+        float, typer.Option(help="Weight of a loss on the mask's box, after 30 % of the run; 0 for none.")
+    ] = 0.0,
     zoom: Annotated[
         float,
         typer.Option(help="Share of views cut around the craft at the start, falling to 0; 1 helps from scratch."),
@@ -122,6 +126,7 @@ def train(
         amp=amp,
         time_limit_min=time_limit_min,
         class_weight=class_weight,
+        box_loss_weight=box_loss_weight,
     )
     job = modules.TrainJob(
         data=data,

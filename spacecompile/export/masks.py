@@ -10,7 +10,6 @@ Layout legend: K parts, h w grid rows and columns, H W frame rows and columns, R
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spacecompile.contract import ModelSpec
+from spacecompile.export.boxes import BoxOfMaxima, Maxima, logit, middle_box
 
 _RATIO_MIN = 4
 """From it on two matrix products are cheaper than a resize: the first costs, per frame pixel, as many multiply-adds as
@@ -45,39 +45,37 @@ class FrameParts(NamedTuple):
     logit_max: Tensor
 
 
-def logit(probability: float) -> float:
-    """Inverse of the sigmoid. Logits are compared with it, so that no sigmoid of the whole frame is computed."""
-    return math.log(probability / (1 - probability))
-
-
 class PartsInFrame(nn.Module):
     """Upsample, threshold and box the part logits of one frame."""
-
-    row_H: Tensor
-    column_W: Tensor
-    growth_xyxy: Tensor
-    limits_xyxy: Tensor
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        height, width = spec.frame_size_px
-        left, top, right, bottom = spec.box.margins_px
-        self.register_buffer("row_H", torch.arange(height, dtype=torch.float32))
-        self.register_buffer("column_W", torch.arange(width, dtype=torch.float32))
-        self.register_buffer("growth_xyxy", torch.tensor([-left, -top, right, bottom], dtype=torch.float32))
-        self.register_buffer("limits_xyxy", torch.tensor([width, height, width, height], dtype=torch.float32))
+        self.to_box = BoxOfMaxima(spec)
 
-    def forward(self, part_logits_1Khw: Tensor) -> FrameParts:
-        """Turn the logits of one frame into its parts, box and counts."""
+    def forward(
+        self, part_logits_1Khw: Tensor, residuals_V4: Tensor | None = None, view_logits_VKhw: Tensor | None = None
+    ) -> FrameParts:
+        """Turn the logits of one frame into its parts, box and counts.
+
+        Args:
+            part_logits_1Khw: Of the frame; of its views merged.
+            residuals_V4: The box head's, of each view in the frame's own pose; None where the rule has no use for them.
+            view_logits_VKhw: Of each view, where the box is the median of theirs; None where it is that of the merged.
+        """
         frame = self._in_frame(part_logits_1Khw)
         # TensorRT has no bitwise operators, and bytes may only leave a Cast: the bits are added as floats.
         coded_HW = sum(frame.bits_HW[1:], start=frame.bits_HW[0])
+        if view_logits_VKhw is None:
+            maxima = self._supported(frame.maxima, part_logits_1Khw[0])
+            box_xyxy = self.to_box(maxima, None if residuals_V4 is None else residuals_V4.mean(dim=0))
+        else:
+            box_xyxy = middle_box(self.to_box(self._maxima(view_logits_VKhw), residuals_V4))
         return FrameParts(
             parts_HW=coded_HW.to(torch.uint8),
-            box_xyxy=self._box(frame.row_max_H, frame.column_max_W),
+            box_xyxy=box_xyxy,
             parts_px=torch.stack([bits.sum() / float(1 << bit) for bit, bits in enumerate(frame.bits_HW)]),
-            logit_max=self._true(frame.row_max_H.amax(dim=0)),
+            logit_max=self._true(frame.maxima.rows.amax(dim=0)),
         )
 
     def _true(self, logits: Tensor) -> Tensor:
@@ -86,34 +84,50 @@ class PartsInFrame(nn.Module):
 
     def _in_frame(self, part_logits_1Khw: Tensor) -> _InFrame:
         """Bring the logits to the frame's size, by matrix products where it is a whole multiple of their grid."""
-        if self.spec.mask_upsampling == "align_corners":
-            part_logits_1Khw = functional.interpolate(
-                part_logits_1Khw, self.spec.input_size_px, mode="bilinear", align_corners=True
-            )
-        (frame_h, frame_w), (grid_h, grid_w) = self.spec.frame_size_px, part_logits_1Khw.shape[2:]
-        ratio, remainder = divmod(frame_h, grid_h)
-        is_whole = not remainder and ratio * grid_w == frame_w
+        part_logits_1Khw = self._aligned(part_logits_1Khw)
+        ratio = self._whole_ratio(part_logits_1Khw)
         thresholds = [logit(threshold) for threshold in self.spec.part_thresholds]
-        if is_whole and ratio >= _RATIO_MIN:
+        if ratio:
             return _multiplied(_parted(part_logits_1Khw), thresholds, ratio)
-        resized_1KHW = functional.interpolate(
-            part_logits_1Khw, self.spec.frame_size_px, mode="bilinear", align_corners=False
-        )
-        return _resized(_parted(resized_1KHW), thresholds)
+        return _resized(_parted(self._interpolated(part_logits_1Khw)), thresholds)
 
-    def _box(self, row_max_H: Tensor, column_max_W: Tensor) -> Tensor:
-        """Smallest box around every pixel above the box threshold, grown and clipped."""
-        box_logit = logit(self.spec.box.threshold) - self.spec.part_logit_offset
-        top, bottom = _first_and_end(row_max_H > box_logit, self.row_H)
-        left, right = _first_and_end(column_max_W > box_logit, self.column_W)
-        tight_xyxy = torch.stack([left, top, right, bottom])
-        grown_xyxy = torch.minimum(tight_xyxy + self.growth_xyxy, self.limits_xyxy).clamp(min=0)
-        low_xy, high_xy = grown_xyxy.chunk(2)
-        # Calibrated margins may be negative; a small box then ends where it begins, and not before.
-        ordered_xyxy = torch.cat([low_xy, torch.maximum(low_xy, high_xy)])
-        # Without a set pixel `bottom` is 0, and nowhere else.
-        found = (bottom > 0).to(torch.float32)
-        return ordered_xyxy * found
+    def _maxima(self, part_logits_VKhw: Tensor) -> Maxima:
+        """Of several pictures, of which nobody wants the masks."""
+        logits_VKhw = self._aligned(part_logits_VKhw)
+        ratio = self._whole_ratio(logits_VKhw)
+        if ratio:
+            rows, columns = _multiplied_maxima(logits_VKhw, ratio)
+            maxima = Maxima(rows.amax(dim=1), columns.amax(dim=1))
+        else:
+            largest_VHW = self._interpolated(logits_VKhw).amax(dim=1)
+            maxima = Maxima(largest_VHW.amax(dim=-1), largest_VHW.amax(dim=-2))
+        return self._supported(maxima, part_logits_VKhw)
+
+    def _supported(self, maxima: Maxima, part_logits_xKhw: Tensor) -> Maxima:
+        """The same with pixel counts, which cost a pass over the frame: only where one pixel is not enough."""
+        if self.spec.box.support_px == 1:
+            return maxima
+        logits_VKhw = self._aligned(part_logits_xKhw.reshape(-1, *part_logits_xKhw.shape[-3:]))
+        ratio = self._whole_ratio(logits_VKhw)
+        frames_VKHW = _multiplied_frames(logits_VKhw, ratio) if ratio else self._interpolated(logits_VKhw)
+        above_VHW = (frames_VKHW.amax(dim=1) > self.to_box.threshold).to(torch.float32)
+        above = above_VHW.reshape(*maxima.rows.shape, above_VHW.shape[-1])
+        return maxima._replace(row_px=above.sum(dim=-1), column_px=above.sum(dim=-2))
+
+    def _aligned(self, part_logits_VKhw: Tensor) -> Tensor:
+        """At input size, for a network whose logits keep aligned corners that far."""
+        if self.spec.mask_upsampling == "half_pixel":
+            return part_logits_VKhw
+        return functional.interpolate(part_logits_VKhw, self.spec.input_size_px, mode="bilinear", align_corners=True)
+
+    def _whole_ratio(self, part_logits_VKhw: Tensor) -> int:
+        """Frame rows per grid row where matrix products are cheaper than a resize, otherwise 0."""
+        (frame_h, frame_w), (grid_h, grid_w) = self.spec.frame_size_px, part_logits_VKhw.shape[2:]
+        ratio, remainder = divmod(frame_h, grid_h)
+        return ratio if not remainder and ratio * grid_w == frame_w and ratio >= _RATIO_MIN else 0
+
+    def _interpolated(self, part_logits_VKhw: Tensor) -> Tensor:
+        return functional.interpolate(part_logits_VKhw, self.spec.frame_size_px, mode="bilinear", align_corners=False)
 
 
 class _InFrame(NamedTuple):
@@ -121,12 +135,11 @@ class _InFrame(NamedTuple):
 
     Attributes:
         bits_HW: For each part, 0 where its logit is not above its threshold, and the value of its bit where it is.
-        row_max_H, column_max_W: Largest logit of any part, per row and column.
+        maxima: Of any part.
     """
 
     bits_HW: list[Tensor]
-    row_max_H: Tensor
-    column_max_W: Tensor
+    maxima: Maxima
 
 
 def _parted(logits_1Khw: Tensor) -> list[Tensor]:
@@ -142,31 +155,58 @@ def _resized(logits_HW: list[Tensor], thresholds: list[float]) -> _InFrame:
             (logits > threshold).to(torch.float32) * float(1 << bit)
             for bit, (logits, threshold) in enumerate(zip(logits_HW, thresholds, strict=True))
         ],
-        row_max_H=largest_HW.amax(dim=1),
-        column_max_W=largest_HW.amax(dim=0),
+        maxima=Maxima(largest_HW.amax(dim=1), largest_HW.amax(dim=0)),
     )
 
 
 def _multiplied(logits_hw: list[Tensor], thresholds: list[float], ratio: int) -> _InFrame:
     """Upsample and threshold logits of a small grid.
 
-    Thresholding is a clip of the steeply scaled difference: one pass where a comparison and its cast are two. And
-    between two cell centres an upsampled line is straight, so that its maximum lies next to a centre: two pixels per
-    cell decide the maxima, not all.
+    Thresholding is a clip of the steeply scaled difference: one pass where a comparison and its cast are two.
     """
     blend_RT = torch.tensor(_taps(ratio), dtype=torch.float32)
-    widen_wW = torch.tensor(_widening(logits_hw[0].shape[1], ratio), dtype=torch.float32)
-    centres = slice((ratio - 1) // 2, ratio // 2 + 1)
-    centre_columns_wD = widen_wW.reshape(widen_wW.shape[0], -1, ratio)[:, :, centres].flatten(1)
     bits_HW, row_maxima_H, column_maxima_W = [], [], []
     for bit, (logits, threshold) in enumerate(zip(logits_hw, thresholds, strict=True)):
-        stacked_hTW = _with_neighbours(logits @ widen_wW)
-        column_maxima_W.append((blend_RT[centres] @ stacked_hTW).flatten(0, 1).amax(dim=0))
-        columns_HD = (blend_RT @ _with_neighbours(logits @ centre_columns_wD)).flatten(0, 1)
-        row_maxima_H.append(columns_HD.amax(dim=1))
+        stacked_hTW = _widened(logits, ratio)
+        rows_H, columns_W = _multiplied_maxima(logits, ratio, stacked_hTW)
+        row_maxima_H.append(rows_H)
+        column_maxima_W.append(columns_W)
         steep_HW = ((blend_RT * _STEEPNESS) @ (stacked_hTW - threshold if threshold else stacked_hTW)).flatten(0, 1)
         bits_HW.append(steep_HW.clamp(0.0, float(1 << bit)))
-    return _InFrame(bits_HW, torch.maximum(*row_maxima_H), torch.maximum(*column_maxima_W))
+    return _InFrame(bits_HW, Maxima(torch.maximum(*row_maxima_H), torch.maximum(*column_maxima_W)))
+
+
+def _multiplied_maxima(logits_hw: Tensor, ratio: int, widened_hTW: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Largest values per frame row [..., H] and column [..., W] of grids [..., h, w].
+
+    Between two cell centres an upsampled line is straight, so that its maximum lies next to a centre: two pixels per
+    cell decide the maxima, not all.
+
+    Args:
+        logits_hw: Of one grid, or of several.
+        ratio: Frame rows per grid row.
+        widened_hTW: What `_widened` gave for them, where it was needed anyway.
+    """
+    blend_RT = torch.tensor(_taps(ratio), dtype=torch.float32)
+    widen_wW = torch.tensor(_widening(logits_hw.shape[-1], ratio), dtype=torch.float32)
+    centres = slice((ratio - 1) // 2, ratio // 2 + 1)
+    centre_columns_wD = widen_wW.reshape(widen_wW.shape[0], -1, ratio)[:, :, centres].flatten(1)
+    stacked_hTW = _widened(logits_hw, ratio) if widened_hTW is None else widened_hTW
+    columns_W = (blend_RT[centres] @ stacked_hTW).flatten(-3, -2).amax(dim=-2)
+    columns_HD = (blend_RT @ _with_neighbours(logits_hw @ centre_columns_wD)).flatten(-3, -2)
+    return columns_HD.amax(dim=-1), columns_W
+
+
+def _multiplied_frames(logits_hw: Tensor, ratio: int) -> Tensor:
+    """Grids [..., h, w] at frame size [..., H, W]."""
+    blend_RT = torch.tensor(_taps(ratio), dtype=torch.float32)
+    return (blend_RT @ _widened(logits_hw, ratio)).flatten(-3, -2)
+
+
+def _widened(logits_hw: Tensor, ratio: int) -> Tensor:
+    """Grids [..., h, w] with rows of frame width, each between its neighbours [..., h, 3, W]."""
+    widen_wW = torch.tensor(_widening(logits_hw.shape[-1], ratio), dtype=torch.float32)
+    return _with_neighbours(logits_hw @ widen_wW)
 
 
 def _taps(ratio: int) -> list[tuple[float, float, float]]:
@@ -186,15 +226,7 @@ def _widening(grid: int, ratio: int) -> list[list[float]]:
 
 
 def _with_neighbours(rows_hW: Tensor) -> Tensor:
-    """Each row between the one before and the one behind it [h, 3, W]; beyond the ends the outermost repeats."""
-    before_hW = torch.cat([rows_hW[:1], rows_hW[:-1]])
-    behind_hW = torch.cat([rows_hW[1:], rows_hW[-1:]])
-    return torch.stack([before_hW, rows_hW, behind_hW], dim=1)
-
-
-def _first_and_end(hit_I: Tensor, index_I: Tensor) -> tuple[Tensor, Tensor]:
-    """First hit and one past the last, as floats: (length, 0) without a hit."""
-    length = float(index_I.shape[0])
-    first = torch.where(hit_I, index_I, length).amin(dim=0)
-    end = torch.where(hit_I, index_I + 1, 0.0).amax(dim=0)
-    return first, end
+    """Each row between the one before and the one behind it [..., h, 3, W]; beyond the ends the outermost repeats."""
+    before_hW = torch.cat([rows_hW[..., :1, :], rows_hW[..., :-1, :]], dim=-2)
+    behind_hW = torch.cat([rows_hW[..., 1:, :], rows_hW[..., -1:, :]], dim=-2)
+    return torch.stack([before_hW, rows_hW, behind_hW], dim=-2)

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from spacecompile.contract import TOLERANCES, BoxRule, ModelSpec, Precision, Tta, Variant
+from spacecompile.contract import TOLERANCES, ModelSpec, Precision, Tta, Variant
 from spacecompile.errors import UsageError
 from spacecompile.export.bundle_writer import SUFFIX, check_output
 from spacecompile.export.certificate import backends_of
@@ -147,9 +147,8 @@ def changed_spec(spec: ModelSpec, changes: Mapping[str, Any]) -> ModelSpec:
     frame_size_px = changes.get("frame_size_px")
     if frame_size_px is not None and "box" not in changes:
         scale_y, scale_x = (new / old for new, old in zip(frame_size_px, spec.frame_size_px, strict=True))
-        left, top, right, bottom = spec.box.margins_px
-        margins_px = (left * scale_x, top * scale_y, right * scale_x, bottom * scale_y)
-        changes = {**changes, "box": BoxRule(threshold=spec.box.threshold, margins_px=margins_px)}
+        box_d4 = spec.box_d4 and spec.box_d4.scaled((scale_x, scale_y))
+        changes = {**changes, "box": spec.box.scaled((scale_x, scale_y)), "box_d4": box_d4}
     return msgspec.structs.replace(spec, **changes)
 
 

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spacecompile.contract import ModelSpec, Progress, no_progress
+from spacecompile.export.boxes import logit
 from spacecompile.export.frames import ParityFrame
-from spacecompile.export.masks import PartsInFrame, logit
+from spacecompile.export.masks import PartsInFrame
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.runtime.backends import RawAnswer
 
@@ -115,12 +116,12 @@ def expected_answers(
 
 
 @contextmanager
-def _recorded_part_logits(reference: SealedGraph) -> Iterator[dict[int, Tensor]]:
-    """The part logits that each thread's last frame led to, by the thread's identity."""
-    seen: dict[int, Tensor] = {}
+def _recorded_part_logits(reference: SealedGraph) -> Iterator[dict[int, tuple[Tensor | None, ...]]]:
+    """What each thread's last frame led to before parts and box, by the thread's identity."""
+    seen: dict[int, tuple[Tensor | None, ...]] = {}
 
-    def record(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen[threading.get_ident()] = inputs[0]
+    def record(_: nn.Module, inputs: tuple[Tensor | None, ...]) -> None:
+        seen[threading.get_ident()] = inputs
 
     hook = reference.to_parts.register_forward_pre_hook(record)
     try:
@@ -130,10 +131,12 @@ def _recorded_part_logits(reference: SealedGraph) -> Iterator[dict[int, Tensor]]
 
 
 @torch.inference_mode()
-def _expected_answer(reference: SealedGraph, part_logits: dict[int, Tensor], frame: ParityFrame) -> ExpectedAnswer:
+def _expected_answer(
+    reference: SealedGraph, part_logits: dict[int, tuple[Tensor | None, ...]], frame: ParityFrame
+) -> ExpectedAnswer:
     class_probs_L, parts_HW, box_xyxy, health = reference(torch.from_numpy(frame.frame_HWC))
-    part_logits_1Khw = part_logits.pop(threading.get_ident())
-    lower, upper = (to_parts(part_logits_1Khw) for to_parts in parts_at_band_ends(reference.to_parts))
+    before_parts = part_logits.pop(threading.get_ident())
+    lower, upper = (to_parts(*before_parts) for to_parts in parts_at_band_ends(reference.to_parts))
     boxes_B4 = torch.stack([box_xyxy, lower.box_xyxy, upper.box_xyxy])
     answer = RawAnswer(
         class_probs_L=class_probs_L.numpy(),

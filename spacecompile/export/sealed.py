@@ -9,13 +9,22 @@ Layout legend: H W frame rows and columns, C channels (RGB), L classes, K parts,
 from __future__ import annotations
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 
 from spacecompile.contract import ModelSpec, Tta
 from spacecompile.errors import UsageError
+from spacecompile.export.boxes import logit
 from spacecompile.export.frontend import FrameToInput
-from spacecompile.export.masks import PartsInFrame, logit
-from spacecompile.export.views import d4_views, merged_class_probs, merged_part_logits, undone, view_disagreement
+from spacecompile.export.masks import PartsInFrame
+from spacecompile.network.views import (
+    d4_views,
+    merged_class_probs,
+    merged_part_logits,
+    undone,
+    undone_sides,
+    view_disagreement,
+)
 
 
 class SealedGraph(nn.Module):
@@ -27,7 +36,8 @@ class SealedGraph(nn.Module):
         """Wrap a network.
 
         Args:
-            network: Maps an input batch to class logits and part logits; in evaluation mode.
+            network: Maps an input batch to class logits, part logits and perhaps the box head's residuals; in
+                evaluation mode.
             spec: Of this network: a rewritten one may take another input and give shifted part logits, which its own
                 spec says.
             tta: Test-time augmentation inside the graph.
@@ -41,7 +51,8 @@ class SealedGraph(nn.Module):
         self.part_logit_offset = spec.part_logit_offset
         self.to_input = FrameToInput(spec)
         self.network = network
-        self.to_parts = PartsInFrame(spec)
+        self.box_rule = spec.box_of(tta)
+        self.to_parts = PartsInFrame(replace(spec, box=self.box_rule))
         threshold_logits = torch.tensor([logit(threshold) for threshold in spec.part_thresholds])
         self.register_buffer("threshold_logits_1K11", threshold_logits.reshape(1, -1, 1, 1))
         self.eval()
@@ -61,14 +72,17 @@ class SealedGraph(nn.Module):
         frame_mean, frame_max = self.to_input.mean_and_max(input_NCHW)
         if self.tta != "none":
             input_NCHW = d4_views(input_NCHW)
-        class_logits_NL, part_logits_NKhw = self.network(input_NCHW)
+        class_logits_NL, part_logits_NKhw, *residuals = self.network(input_NCHW)
+        residuals_N4 = residuals[0] if self.box_rule.residual else None
         class_probs_L = merged_class_probs(class_logits_NL, self.tta)
-        disagreement = torch.zeros(())
+        disagreement, view_logits_NKhw = torch.zeros(()), None
         if self.tta != "none":
             part_logits_NKhw = undone(part_logits_NKhw)
+            view_logits_NKhw = part_logits_NKhw if self.box_rule.views == "median" else None
+            residuals_N4 = None if residuals_N4 is None else undone_sides(residuals_N4)
             disagreement = view_disagreement(part_logits_NKhw, self.threshold_logits_1K11)
             part_logits_NKhw = merged_part_logits(part_logits_NKhw, self.tta, offset=self.part_logit_offset)
-        parts_HW, box_xyxy, parts_px, logit_max = self.to_parts(part_logits_NKhw)
+        parts_HW, box_xyxy, parts_px, logit_max = self.to_parts(part_logits_NKhw, residuals_N4, view_logits_NKhw)
         signals = [frame_mean, frame_max, *parts_px.unbind(), torch.sigmoid(logit_max)]
         return class_probs_L, parts_HW, box_xyxy, torch.stack([*signals, disagreement])
 

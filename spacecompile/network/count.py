@@ -29,10 +29,10 @@ class _WithInputSizedMasks(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, input_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-        class_logits_NL, part_logits_NKhw = self.network(input_NCHW)
+    def forward(self, input_NCHW: Tensor) -> tuple[Tensor, ...]:
+        class_logits_NL, part_logits_NKhw, *residuals = self.network(input_NCHW)
         size_px = input_NCHW.shape[2:]
-        return class_logits_NL, functional.interpolate(part_logits_NKhw, size_px, mode="bilinear")
+        return class_logits_NL, functional.interpolate(part_logits_NKhw, size_px, mode="bilinear"), *residuals
 
 
 def cost_of(network: nn.Module, input_size_px: tuple[int, int]) -> Cost:

@@ -1,6 +1,7 @@
 """The multi-task network: one shared encoder, a classifier on its deepest features, a decoder for the part masks.
 
-Layout legend: N batch, C channels, H W input rows and columns, L classes, K parts, h w decoder rows and columns.
+Layout legend: N batch, C channels, H W input rows and columns, L classes, K parts, h w decoder rows and columns,
+S places of the deepest features.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
+import torch
 from torch import Tensor, nn
 
-from spacecompile.contract import PARTS, ModelSpec
+from spacecompile.contract import PARTS, BoxHead, ModelSpec
 from spacecompile.errors import CheckpointError
 from spacecompile.network.encoder_index import BUILD_ERRORS
 
@@ -22,8 +24,38 @@ _OURS = frozenset(("self", "kwargs", "encoder_name", "encoder_depth", "encoder_w
 """Arguments of smp's classes that are no decoder options: the spec says them in fields of its own."""
 
 
+class BoxResidualHead(nn.Module):
+    """How far each side of the craft lies outside of the mask's box, from the encoder's deepest features.
+
+    Each side looks for its own places: what it says is a mean over them with learnt weights, because the mean over the
+    whole frame, of which a craft covers a few percent, would say little.
+    """
+
+    def __init__(self, feature_channels: int, shape: BoxHead) -> None:
+        """Build the head; before training it says zero everywhere."""
+        super().__init__()
+        self.bound = shape.bound
+        self.reduce = nn.Conv2d(feature_channels, shape.channels, kernel_size=1)
+        self.where = nn.Conv2d(shape.channels, 4, kernel_size=1)
+        self.much = nn.Conv2d(shape.channels, 4, kernel_size=1)
+        nn.init.zeros_(self.much.weight)
+        assert self.much.bias is not None  # as built above
+        nn.init.zeros_(self.much.bias)
+
+    def forward(self, features_NChw: Tensor) -> Tensor:
+        """Look at the deepest features.
+
+        Returns:
+            [N, 4], growth to the left, top, right and bottom as a share of the box's width or height, within the bound.
+        """
+        reduced_NChw = torch.relu(self.reduce(features_NChw))
+        weights_N4S = torch.softmax(self.where(reduced_NChw).flatten(2), dim=2)
+        residuals_N4 = (weights_N4S * self.much(reduced_NChw).flatten(2)).sum(dim=2)
+        return self.bound * torch.tanh(residuals_N4)
+
+
 class MultiTaskNetwork(nn.Module):
-    """Class logits and part logits of one batch of inputs.
+    """Class logits, part logits and perhaps box residuals of one batch of inputs.
 
     The children keep the names that `segmentation_models_pytorch` gives them, so that a bare smp state dict loads
     unchanged. Part logits leave at the decoder's own resolution: the sealed graph upsamples them once, straight to
@@ -48,20 +80,26 @@ class MultiTaskNetwork(nn.Module):
         self.decoder: nn.Module = model.decoder
         self.segmentation_head: nn.Module = model.segmentation_head
         self.classification_head: nn.Module = model.classification_head
+        self.box_head: nn.Module | None = None
+        if spec.box_head is not None:
+            self.box_head = BoxResidualHead(model.encoder.out_channels[-1], spec.box_head)
 
-    def forward(self, input_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, input_NCHW: Tensor) -> tuple[Tensor, ...]:
         """Run the network.
 
         Args:
             input_NCHW: Normalised float input.
 
         Returns:
-            Class logits [N, L] and part logits [N, K, h, w] before any upsampling.
+            Class logits [N, L], part logits [N, K, h, w] before any upsampling and, where the spec has a box head, its
+            residuals [N, 4].
         """
         features = self.encoder(input_NCHW)
         class_logits_NL: Tensor = self.classification_head(features[-1])
         part_logits_NKhw: Tensor = self.segmentation_head(self.decoder(features))
-        return class_logits_NL, part_logits_NKhw
+        if self.box_head is None:
+            return class_logits_NL, part_logits_NKhw
+        return class_logits_NL, part_logits_NKhw, self.box_head(features[-1])
 
 
 def _smp_model(spec: ModelSpec) -> Any:

@@ -11,7 +11,7 @@ from spacecompile.network.model import MultiTaskNetwork
 
 
 @torch.inference_mode()
-def run_once(network: MultiTaskNetwork, input_size_px: tuple[int, int], *, seed: int = 0) -> tuple[Tensor, Tensor]:
+def run_once(network: MultiTaskNetwork, input_size_px: tuple[int, int], *, seed: int = 0) -> tuple[Tensor, ...]:
     """Run a network on one random input in float32.
 
     Args:
@@ -20,7 +20,7 @@ def run_once(network: MultiTaskNetwork, input_size_px: tuple[int, int], *, seed:
         seed: Of the input's standard normal values.
 
     Returns:
-        Class logits [1, L] and part logits [1, K, h, w].
+        Class logits [1, L], part logits [1, K, h, w] and, with a box head, its residuals [1, 4].
 
     Raises:
         CheckpointError: If smp or timm refuses the size.
@@ -28,7 +28,7 @@ def run_once(network: MultiTaskNetwork, input_size_px: tuple[int, int], *, seed:
     spec = network.spec
     input_1CHW = torch.randn(1, 3, *input_size_px, generator=torch.Generator().manual_seed(seed))
     try:
-        outputs: tuple[Tensor, Tensor] = network(input_1CHW)
+        outputs: tuple[Tensor, ...] = network(input_1CHW)
     except BUILD_ERRORS as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(

@@ -1,24 +1,38 @@
-"""Calibration of the box rule: which threshold, and how far each side grows.
+"""Calibration of the box rule: threshold, support, softness, and how far each side grows.
 
 A box from mask pixels is biased: a thin boom or the blurred edge of a coarse mask falls below the mask's threshold, so
-the box ends too early. The bias is measured on training frames and undone with four numbers.
+the box ends too early, and labels may be looser than the mask. Both are measured on training frames and undone.
+Which rule is best is decided by cross-validation, so that one with more numbers does not win by having them.
 
 Layout legend: N frames, x y frame columns and rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import Literal, get_args
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from spacecompile.contract import BoxRule
 from spacecompile.metrics import box_iou, detection_score
-from spacecompile.train.evaluate import BoxProfile, FrameAnswer, box_from_profile
+from spacecompile.train.box_profile import OUTWARDS_XYXY, BoxProfile, box_from_profile, grown_box, tight_box
+from spacecompile.train.evaluate import FrameAnswer
 
-THRESHOLDS = (0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
+THRESHOLDS = (0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15)
+SUPPORTS_PX = (2, 3, 4, 6, 8)
+SOFTNESSES = (0.1, 0.25, 0.5)
+FOLDS = 4
+
+Margins = Literal["none", "constant", "affine"]
+"""Of each side: no growth; so many pixels; so many pixels and a share of the box's size."""
+
+_REWEIGHTINGS = 30
+_Margins4 = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +48,19 @@ class BoxCase:
     true_box_xyxy: tuple[float, float, float, float]
 
 
+@dataclass(frozen=True, kw_only=True)
+class CalibratedRule:
+    """A rule, and what speaks for it.
+
+    Attributes:
+        rule: With margins fitted on all cases.
+        s_det_folds: With margins that were fitted on other cases than those they were judged on.
+    """
+
+    rule: BoxRule
+    s_det_folds: float
+
+
 def cases_from_answers(answers: Iterable[FrameAnswer]) -> list[BoxCase]:
     """Keep of each answer only what the calibration needs."""
     return [BoxCase(profile=answer.profile, true_box_xyxy=answer.truth.box_xyxy) for answer in answers]
@@ -46,52 +73,170 @@ def detection_score_of(rule: BoxRule, cases: Sequence[BoxCase], frame_size_px: t
     )
 
 
-def calibrated_box_rule(cases: Sequence[BoxCase], *, frame_size_px: tuple[int, int], start: BoxRule) -> BoxRule:
-    """Find threshold and margins that give the best `s_det`.
+def hard_rules() -> tuple[BoxRule, ...]:
+    """The outermost pixels, at every threshold."""
+    return tuple(BoxRule(threshold=threshold) for threshold in THRESHOLDS)
+
+
+def supported_rules() -> tuple[BoxRule, ...]:
+    """The outermost rows and columns with several pixels."""
+    return tuple(BoxRule(threshold=threshold, support_px=px) for px, threshold in product(SUPPORTS_PX, THRESHOLDS))
+
+
+def soft_rules() -> tuple[BoxRule, ...]:
+    """Soft edges."""
+    return tuple(BoxRule(threshold=threshold, softness=soft) for soft, threshold in product(SOFTNESSES, THRESHOLDS))
+
+
+def trajectory_folds(groups: Sequence[str], folds: int = FOLDS) -> NDArray[np.int64]:
+    """Fold of each frame, such that neighbours stay together.
+
+    Frames of one class follow each other along trajectories and resemble each other, so that each class is cut into as
+    many runs as there are folds, instead of dealt out: a frame is then never judged by what its neighbours taught.
+
+    Args:
+        groups: Class of each frame, in the order of the data set.
+        folds: How many.
+    """
+    totals = {group: groups.count(group) for group in set(groups)}
+    seen = dict.fromkeys(totals, 0)
+    fold_N = np.zeros(len(groups), np.int64)
+    for index, group in enumerate(groups):
+        fold_N[index] = seen[group] * folds // totals[group]
+        seen[group] += 1
+    return fold_N
+
+
+def calibrated_box_rule(
+    cases: Sequence[BoxCase],
+    *,
+    frame_size_px: tuple[int, int],
+    start: BoxRule,
+    rules: Sequence[BoxRule] | None = None,
+    fold_N: NDArray[np.int64] | None = None,
+) -> BoxRule:
+    """Find the rule and the margins that give the best `s_det`; see `calibrated` for the arguments."""
+    rules = hard_rules() if rules is None else rules
+    return calibrated(cases, frame_size_px=frame_size_px, start=start, rules=rules, fold_N=fold_N).rule
+
+
+def calibrated(
+    cases: Sequence[BoxCase],
+    *,
+    frame_size_px: tuple[int, int],
+    start: BoxRule,
+    rules: Sequence[BoxRule],
+    fold_N: NDArray[np.int64] | None = None,
+) -> CalibratedRule:
+    """Find the rule and the margins that give the best `s_det` on frames that the margins were not fitted on.
 
     Args:
         cases: Of training frames; none from the validation split.
         frame_size_px: (height, width) of the spec's frame, in whose pixels margins are given.
         start: Kept unless another rule is better on the cases.
+        rules: To try, each with every kind of margins.
+        fold_N: Fold of each case; runs of neighbours if not given.
     """
     if not cases:
-        return start
-    best, best_score = start, detection_score_of(start, cases, frame_size_px)
-    for threshold in THRESHOLDS:
-        rule = BoxRule(threshold=threshold, margins_px=_margins_px(threshold, cases, frame_size_px))
-        score = detection_score_of(rule, cases, frame_size_px)
-        if score > best_score:
-            best, best_score = rule, score
+        return CalibratedRule(rule=start, s_det_folds=0.0)
+    fold_N = np.arange(len(cases)) * FOLDS // len(cases) if fold_N is None else fold_N
+    best = CalibratedRule(rule=start, s_det_folds=detection_score_of(start, cases, frame_size_px))
+    for rule in rules:
+        fit = _Fit(rule, cases, frame_size_px)
+        for margins in get_args(Margins):
+            score = fit.score_over_folds(margins, fold_N)
+            if score > best.s_det_folds:
+                everything_N = np.ones(len(cases), bool)
+                best = CalibratedRule(rule=fit.rule_with(margins, everything_N), s_det_folds=score)
     return best
 
 
-def _margins_px(
-    threshold: float, cases: Sequence[BoxCase], frame_size_px: tuple[int, int]
-) -> tuple[float, float, float, float]:
-    """Growth per side: the median of what lacks, in spec pixels.
+class _Fit:
+    """A rule's bare boxes of all cases, in pixels of the spec's frame, and what they lack.
 
-    The median is weighted by 1 / extent, because the same error costs a small box more IoU. Sides of the truth that
-    lie on the frame's edge are left out: clipping puts them right whatever the margin.
+    Where the rule takes the median of the boxes of views, there are as many boxes per case.
     """
-    bare = BoxRule(threshold=threshold)
-    lacks_N4, weights_N4 = [], []
-    for case in cases:
-        box_xyxy = box_from_profile(case.profile, bare, frame_size_px)
-        if not box_xyxy.any():
-            continue
-        true_xyxy = np.asarray(case.true_box_xyxy, np.float64)
-        size_xyxy = np.array([case.profile.columns_W.size, case.profile.rows_H.size] * 2, np.float64)
-        scale_xyxy = np.array([frame_size_px[1], frame_size_px[0]] * 2) / size_xyxy
-        extent_xyxy = np.tile(true_xyxy[2:] - true_xyxy[:2], 2)
-        is_inside = (true_xyxy > 0) & (true_xyxy < size_xyxy)
-        lacks_N4.append((true_xyxy - box_xyxy) * np.array([-1, -1, 1, 1]) * scale_xyxy)
-        weights_N4.append(is_inside / np.maximum(extent_xyxy * scale_xyxy, 1))
-    if not lacks_N4:
-        return (0.0, 0.0, 0.0, 0.0)
-    left, top, right, bottom = (
-        _weighted_median(np.array(lacks_N4)[:, side], np.array(weights_N4)[:, side]) for side in range(4)
-    )
-    return left, top, right, bottom
+
+    def __init__(self, rule: BoxRule, cases: Sequence[BoxCase], frame_size_px: tuple[int, int]) -> None:
+        self.rule, self.frame_size_px = rule, frame_size_px
+        takes_views = rule.views == "median" and all(case.profile.views for case in cases)
+        bare = [list(_bare_boxes(case.profile, rule, frame_size_px, views=takes_views)) for case in cases]
+        self.bare_NV4 = np.array(bare)
+        self.true_N4 = np.array([_in_spec(case.true_box_xyxy, case.profile, frame_size_px) for case in cases])
+        self.is_found_NV: NDArray[np.bool_] = np.any(self.bare_NV4, axis=2)
+        middle_N14 = np.median(self.bare_NV4, axis=1, keepdims=True)
+        limits_xyxy = np.array([frame_size_px[1], frame_size_px[0]] * 2, np.float64)
+        # Sides of the truth that lie on the frame's edge say nothing: clipping puts them right whatever the margin.
+        is_inside_N4 = (self.true_N4 > 0) & (self.true_N4 < limits_xyxy)
+        extents_N4 = np.tile(self.true_N4[:, 2:] - self.true_N4[:, :2], 2)
+        # The same error costs a small box more IoU.
+        self.weights_N4 = is_inside_N4 * middle_N14.any(axis=2) / np.maximum(extents_N4, 1)
+        self.lacks_N4 = (self.true_N4 - middle_N14[:, 0]) * OUTWARDS_XYXY
+        self.extents_N4 = np.tile(middle_N14[:, 0, 2:] - middle_N14[:, 0, :2], 2)
+
+    def score_over_folds(self, margins: Margins, fold_N: NDArray[np.int64]) -> float:
+        """`s_det` where each fold is judged with margins of the others; of all where there is one fold only."""
+        ious_N: NDArray[np.float64] = np.zeros(len(fold_N))
+        folds = np.unique(fold_N)
+        for fold in folds:
+            is_judged_N: NDArray[np.bool_] = np.equal(fold_N, fold)
+            rule = self.rule_with(margins, ~is_judged_N if len(folds) > 1 else is_judged_N)
+            ious_N[is_judged_N] = self._ious(rule)[is_judged_N]
+        return detection_score(ious_N)
+
+    def rule_with(self, margins: Margins, is_used_N: NDArray[np.bool_]) -> BoxRule:
+        """The rule with margins that fit some of the cases."""
+        if margins == "none":
+            return self.rule
+        lines = [self._line(margins, side, is_used_N) for side in range(4)]
+        margins_px, shares = zip(*lines, strict=True)
+        return replace(self.rule, margins_px=margins_px, margin_shares=shares)
+
+    def _line(self, margins: Margins, side: int, is_used_N: NDArray[np.bool_]) -> tuple[float, float]:
+        """Constant and share of one side: weighted least absolute error, which few bad boxes can't move."""
+        is_used_N = is_used_N & (self.weights_N4[:, side] > 0)
+        lacks_N, weights_N = self.lacks_N4[is_used_N, side], self.weights_N4[is_used_N, side]
+        constant = _weighted_median(lacks_N, weights_N)
+        extents_N = self.extents_N4[is_used_N, side]
+        if margins == "constant" or np.unique(extents_N).size < 3:
+            return constant, 0.0
+        terms_N2 = np.stack([np.ones_like(extents_N), extents_N], axis=1)
+        line_2 = np.array([constant, 0.0])
+        for _ in range(_REWEIGHTINGS):
+            roots_N = np.sqrt(weights_N / np.maximum(np.abs(lacks_N - terms_N2 @ line_2), 1e-3))
+            line_2 = np.linalg.lstsq(terms_N2 * roots_N[:, None], lacks_N * roots_N, rcond=None)[0]
+        return float(line_2[0]), float(line_2[1])
+
+    def _ious(self, rule: BoxRule) -> NDArray[np.float64]:
+        margins_px, shares = np.asarray(rule.margins_px), np.asarray(rule.margin_shares)
+        grown_NV4 = grown_box(self.bare_NV4, margins_px, shares, self.frame_size_px) * self.is_found_NV[..., None]
+        return box_ious(np.median(grown_NV4, axis=1), self.true_N4)
+
+
+def _bare_boxes(
+    profile: BoxProfile, rule: BoxRule, frame_size_px: tuple[int, int], *, views: bool
+) -> Iterator[NDArray[np.float64]]:
+    height_px, width_px = profile.size_px
+    scaled = rule.scaled((width_px / frame_size_px[1], height_px / frame_size_px[0]))
+    for view in profile.views if views else (profile,):
+        yield _in_spec(tight_box(view, scaled), profile, frame_size_px)
+
+
+def _in_spec(
+    box_xyxy: Iterable[float] | NDArray[np.float64], profile: BoxProfile, frame_size_px: tuple[int, int]
+) -> NDArray[np.float64]:
+    height_px, width_px = profile.size_px
+    return np.asarray(box_xyxy, np.float64) * ([frame_size_px[1] / width_px, frame_size_px[0] / height_px] * 2)
+
+
+def box_ious(boxes_N4: NDArray[np.float64], true_N4: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`metrics.box_iou` of many pairs at once."""
+    common_N2 = np.minimum(boxes_N4[:, 2:], true_N4[:, 2:]) - np.maximum(boxes_N4[:, :2], true_N4[:, :2])
+    common_N = np.maximum(common_N2, 0).prod(axis=1)
+    areas_N, true_areas_N = (np.maximum(box[:, 2:] - box[:, :2], 0).prod(axis=1) for box in (boxes_N4, true_N4))
+    is_box_N = (areas_N > 0) & (true_areas_N > 0)
+    unions_N = np.where(is_box_N, areas_N + true_areas_N - common_N, 1.0)
+    return np.where(is_box_N, common_N / unions_N, 0.0)
 
 
 def _weighted_median(values_N: NDArray[np.float64], weights_N: NDArray[np.float64]) -> float:

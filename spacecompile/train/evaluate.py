@@ -5,7 +5,6 @@ Layout legend: N frames, L classes, K parts, H W frame rows and columns, h w dec
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,27 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from spacecompile.contract import BoxRule, Cost, ModelSpec, Progress, no_progress
 from spacecompile.metrics import ScoreMeter, Scores
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.network.preprocess import normalised
+from spacecompile.train.box_profile import BoxProfile, box_from_profile, frame_logits, logit, profile_of
 from spacecompile.train.dataset import ValidationFrame, ValidationFrames
 from spacecompile.train.device import DevicePlan
-
-
-@dataclass(frozen=True, kw_only=True)
-class BoxProfile:
-    """What a box needs of the part logits: their maxima along both axes of the frame.
-
-    Attributes:
-        rows_H: Largest part logit of each frame row.
-        columns_W: Likewise of each column.
-    """
-
-    rows_H: NDArray[np.float32]
-    columns_W: NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,54 +39,27 @@ class FrameAnswer:
     profile: BoxProfile
 
 
-def logit(probability: float) -> float:
-    """The logit that a probability threshold is: comparing before the sigmoid saves computing it."""
-    return math.log(probability / (1 - probability))
-
-
-def box_from_profile(profile: BoxProfile, rule: BoxRule, frame_size_px: tuple[int, int]) -> NDArray[np.float64]:
-    """Smallest box around every pixel above the rule's threshold, grown by its margins and clipped to the frame.
-
-    Args:
-        profile: Of a frame of any size.
-        rule: Margins in pixels of a frame of `frame_size_px`; they are scaled to the profile's frame.
-        frame_size_px: (height, width) that the rule is for.
-
-    Returns:
-        Half-open xyxy in pixels of the profile's frame; all zero when no pixel is above the threshold.
-    """
-    threshold = logit(rule.threshold)
-    rows = np.flatnonzero(profile.rows_H > threshold)
-    columns = np.flatnonzero(profile.columns_W > threshold)
-    if not (rows.size and columns.size):
-        return np.zeros(4)
-    height_px, width_px = profile.rows_H.size, profile.columns_W.size
-    scale_xyxy = np.array([width_px / frame_size_px[1], height_px / frame_size_px[0]] * 2)
-    growth_xyxy = np.array([-1, -1, 1, 1]) * np.asarray(rule.margins_px) * scale_xyxy
-    box_xyxy = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64) + growth_xyxy
-    limit_xyxy = np.array([width_px, height_px, width_px, height_px], np.float64)
-    clipped_xyxy: NDArray[np.float64] = np.clip(box_xyxy, 0, limit_xyxy)
-    return clipped_xyxy
-
-
 def answer_from_logits(
-    class_logits_L: Tensor, part_logits_Khw: Tensor, *, truth: ValidationFrame, spec: ModelSpec
+    class_logits_L: Tensor,
+    part_logits_Khw: Tensor,
+    residuals_4: Tensor | None = None,
+    *,
+    truth: ValidationFrame,
+    spec: ModelSpec,
+    supports_px: Sequence[int] = (),
 ) -> FrameAnswer:
     """Upsample the part logits once, straight to the frame, and threshold them there."""
-    logits_KHW = functional.interpolate(
-        part_logits_Khw[None].float(), truth.parts_HW.shape, mode="bilinear", align_corners=False
-    )[0]
+    logits_KHW = frame_logits(part_logits_Khw[None], spec, truth.parts_HW.shape)[0]
     parts_HW = sum(
         (logits_KHW[part] > logit(threshold)).to(torch.uint8) << part
         for part, threshold in enumerate(spec.part_thresholds)
     )
     assert isinstance(parts_HW, Tensor)  # a spec has two parts, so the sum is never the integer 0
-    strongest_HW = logits_KHW.amax(0)
     return FrameAnswer(
         truth=truth,
         class_index=int(class_logits_L.argmax()),
         parts_HW=parts_HW.cpu().numpy(),
-        profile=BoxProfile(rows_H=strongest_HW.amax(1).cpu().numpy(), columns_W=strongest_HW.amax(0).cpu().numpy()),
+        profile=profile_of(logits_KHW, supports_px=supports_px, residuals_4=residuals_4),
     )
 
 
@@ -110,6 +69,7 @@ def answers(
     *,
     plan: DevicePlan,
     batch_size: int,
+    supports_px: Sequence[int] = (),
     step: str = "validate",
     progress: Progress = no_progress,
 ) -> Iterator[FrameAnswer]:
@@ -120,6 +80,7 @@ def answers(
         frames: To answer.
         plan: Device and precision.
         batch_size: Inputs per forward pass.
+        supports_px: That box rules may ask for, beside one pixel.
         step: Name for the progress.
         progress: Told after every batch.
     """
@@ -127,9 +88,10 @@ def answers(
     network.eval()
     try:
         for batch in frames.batches(batch_size):
-            class_logits_NL, part_logits_NKhw = _logits(network, batch, plan)
+            outputs = _outputs(network, batch, plan)
             for index, truth in enumerate(batch):
-                yield answer_from_logits(class_logits_NL[index], part_logits_NKhw[index], truth=truth, spec=spec)
+                of_frame = (output[index] for output in outputs)
+                yield answer_from_logits(*of_frame, truth=truth, spec=spec, supports_px=supports_px)
             done += len(batch)
             progress(step, done, len(frames))
     finally:
@@ -137,12 +99,12 @@ def answers(
 
 
 @torch.no_grad()
-def _logits(network: MultiTaskNetwork, batch: list[ValidationFrame], plan: DevicePlan) -> tuple[Tensor, Tensor]:
+def _outputs(network: MultiTaskNetwork, batch: list[ValidationFrame], plan: DevicePlan) -> tuple[Tensor, ...]:
     input_NCHW = torch.stack([frame.input_CHW for frame in batch]).to(plan.device)
     input_NCHW = normalised(input_NCHW, network.spec.mean, network.spec.std)
     with plan.autocast():
-        class_logits_NL, part_logits_NKhw = network(input_NCHW.contiguous(memory_format=torch.channels_last))
-    return class_logits_NL.float(), part_logits_NKhw.float()
+        outputs = network(input_NCHW.contiguous(memory_format=torch.channels_last))
+    return tuple(output.float() for output in outputs)
 
 
 def score_rules(
@@ -172,7 +134,10 @@ def score_rules(
         One record per rule; they differ in `s_det` and what follows from it.
     """
     spec, meters = network.spec, [ScoreMeter(classes=network.spec.classes) for _ in rules]
-    for answer in answers(network, frames, plan=plan, batch_size=batch_size, step=step, progress=progress):
+    supports_px = sorted({rule.support_px for rule in rules if rule.support_px > 1})
+    for answer in answers(
+        network, frames, plan=plan, batch_size=batch_size, supports_px=supports_px, step=step, progress=progress
+    ):
         truth = answer.truth
         for rule, meter in zip(rules, meters, strict=True):
             box_xyxy = box_from_profile(answer.profile, rule, spec.frame_size_px)

@@ -30,9 +30,9 @@ class TrainingForward(nn.Module):
         self.is_fused = type(network.decoder) is SegformerDecoder
 
     def forward(self, input_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """As `MultiTaskNetwork.forward`, up to rounding."""
+        """As `MultiTaskNetwork.forward`, up to rounding and without a box head, which is trained by itself."""
         if not self.is_fused:
-            class_logits_NL, part_logits_NKhw = self.network(input_NCHW)
+            class_logits_NL, part_logits_NKhw, *_ = self.network(input_NCHW)
             return class_logits_NL, part_logits_NKhw
         features = self.network.encoder(input_NCHW)
         class_logits_NL = self.network.classification_head(features[-1])

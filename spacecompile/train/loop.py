@@ -23,6 +23,7 @@ from spacecompile.metrics import Scores
 from spacecompile.network.checkpoint import save_checkpoint
 from spacecompile.network.preprocess import normalised
 from spacecompile.train.augment import SETTINGS, augmented
+from spacecompile.train.box_losses import warmed_up
 from spacecompile.train.dataset import Batch, TrainingFrames, ValidationFrames, silenced
 from spacecompile.train.device import DevicePlan
 from spacecompile.train.evaluate import score_rules
@@ -34,7 +35,7 @@ from spacecompile.train.state import TrainingState, save_state
 EPOCH_SEED_STRIDE = 1_000_003
 """Prime, so that runs with neighbouring seeds share no epoch's order."""
 
-LOSS_NAMES = ("loss", "dice", "bce", "cls")
+LOSS_NAMES = ("loss", "dice", "bce", "cls", "box")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class StepReport:
     Attributes:
         epoch, epochs: From 1.
         step, steps: Within the epoch, from 1.
-        losses: Means over the epoch so far: loss, dice, bce, cls.
+        losses: Means over the epoch so far: loss, dice, bce, cls, box.
         lr: Of decoder and heads.
         frames_per_s: Over the epoch so far.
         run_share: Part of the whole run that is done, 0 to 1.
@@ -175,7 +176,8 @@ def _run_epoch(state: TrainingState, inputs: LoopInputs, callbacks: Callbacks) -
             step=state.steps_done, warmup_steps=recipe.warmup_epochs * steps, progress=_run_share(state, steps)
         )
         set_lr(state.optimizer, recipe, factor)
-        for name, value in _train_step(state, batch, inputs.plan, generator).items():
+        box_weight = warmed_up(recipe.box_loss_weight, _run_share(state, steps))
+        for name, value in _train_step(state, batch, inputs.plan, generator, box_weight=box_weight).items():
             sums[name] += value
         _check_finite(sums, state, inputs.output)
         spent_s = time.perf_counter() - start_s
@@ -216,9 +218,11 @@ def _run_epoch(state: TrainingState, inputs: LoopInputs, callbacks: Callbacks) -
     )
 
 
-def _train_step(state: TrainingState, batch: Batch, plan: DevicePlan, generator: torch.Generator) -> dict[str, float]:
+def _train_step(
+    state: TrainingState, batch: Batch, plan: DevicePlan, generator: torch.Generator, *, box_weight: float
+) -> dict[str, float]:
     """One optimizer step; the losses as plain numbers."""
-    losses = _losses(state, batch, plan, generator)
+    losses = _losses(state, batch, plan, generator, box_weight=box_weight)
     state.optimizer.zero_grad(set_to_none=True)
     scaled: Tensor = state.scaler.scale(losses.total)
     scaled.backward()  # type: ignore[no-untyped-call]
@@ -228,11 +232,13 @@ def _train_step(state: TrainingState, batch: Batch, plan: DevicePlan, generator:
     state.scaler.update()
     if state.averaged:
         state.averaged.update(state.network, state.steps_done + 1)
-    values = torch.stack([losses.total, losses.dice, losses.bce, losses.cls]).tolist()
+    values = torch.stack([losses.total, losses.dice, losses.bce, losses.cls, losses.box]).tolist()
     return dict(zip(LOSS_NAMES, values, strict=True))
 
 
-def _losses(state: TrainingState, batch: Batch, plan: DevicePlan, generator: torch.Generator) -> Losses:
+def _losses(
+    state: TrainingState, batch: Batch, plan: DevicePlan, generator: torch.Generator, *, box_weight: float
+) -> Losses:
     spec, recipe = state.network.spec, state.recipe
     pixels_NCHW = batch.pixels_NCHW.to(plan.device).float()
     if recipe.augment != "none":
@@ -248,6 +254,7 @@ def _losses(state: TrainingState, batch: Batch, plan: DevicePlan, generator: tor
         class_N=batch.class_N.to(plan.device),
         coverage_NKHW=pixels_NCHW[:, 3:] / 255,
         recipe=recipe,
+        box_weight=box_weight,
     )
 
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spacecompile.contract import BoxRule, ModelSpec
-from spacecompile.export.masks import PartsInFrame, logit
+from spacecompile.export.boxes import logit
+from spacecompile.export.masks import PartsInFrame
 
 
 def parts_of(logits: Tensor, **fields: Any) -> tuple[NDArray[np.uint8], list[float], list[float], float]:
@@ -29,13 +30,35 @@ def plain(logits: Tensor, spec: ModelSpec) -> tuple[NDArray[np.uint8], list[floa
         logits = resize(logits, spec.input_size_px, mode="bilinear", align_corners=True)
     probs_KHW = torch.sigmoid(resize(logits, spec.frame_size_px, mode="bilinear"))[0].numpy()
     masks_KHW = probs_KHW > np.array(spec.part_thresholds, np.float32)[:, None, None]
-    rows, columns = np.nonzero(probs_KHW.max(0) > spec.box.threshold)
-    if not rows.size:
-        return masks_KHW[0] + 2 * masks_KHW[1], [0.0] * 4
-    left, top, right, bottom = spec.box.margins_px
-    height, width = spec.frame_size_px
-    box = [columns.min() - left, rows.min() - top, columns.max() + 1 + right, rows.max() + 1 + bottom]
-    return masks_KHW[0] + 2 * masks_KHW[1], np.clip(box, 0, [width, height, width, height]).tolist()
+    return masks_KHW[0] + 2 * masks_KHW[1], plain_box(probs_KHW.max(0), spec)
+
+
+def plain_box(probs_HW: NDArray[np.float32], spec: ModelSpec) -> list[float]:
+    rule, (height, width) = spec.box, spec.frame_size_px
+    above_HW = probs_HW > rule.threshold
+    columns, rows = (np.flatnonzero(above_HW.sum(axis) >= rule.support_px) for axis in (0, 1))
+    if not (columns.size and rows.size):
+        return [0.0] * 4
+    left, top, right, bottom = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    if rule.softness:
+        (left, right), (top, bottom) = (soft_ends(probs_HW.max(axis), rule) for axis in (0, 1))
+    growth = np.array(rule.margins_px) + np.array(rule.margin_shares) * ([right - left, bottom - top] * 2)
+    box = np.array([left, top, right, bottom]) + growth * [-1, -1, 1, 1]
+    return np.clip(box, 0, [width, height, width, height]).tolist()
+
+
+def soft_ends(probs: NDArray[np.float32], rule: BoxRule) -> tuple[float, float]:
+    """The sums of products as the literature writes them, one after the other, in float64."""
+    probs = np.clip(probs.astype(np.float64), 1e-12, 1 - 1e-12)
+    counts = 1 / (1 + np.exp(-(np.log(probs / (1 - probs)) - logit(rule.threshold)) / rule.softness))
+    ends = []
+    for along in (counts, counts[::-1]):
+        total, product = 0.0, 1.0
+        for count in along:
+            product *= 1 - count
+            total += product
+        ends.append(total)
+    return ends[0], len(counts) - ends[1]
 
 
 @pytest.mark.parametrize(
@@ -54,6 +77,24 @@ def plain(logits: Tensor, spec: ModelSpec) -> tuple[NDArray[np.uint8], list[floa
         ),
         pytest.param((16, 16), {"part_thresholds": (0.2, 0.7)}, id="a threshold per part"),
         pytest.param((16, 16), {"box": BoxRule(threshold=0.9, margins_px=(1, 2.5, 3, 4))}, id="box rule of its own"),
+        pytest.param(
+            (16, 16),
+            {
+                "frame_size_px": (128, 128),
+                "box": BoxRule(margin_shares=(0.1, -0.05, 0.2, 0.02), margins_px=(1, 0, 0, 2)),
+            },
+            id="shares",
+        ),
+        pytest.param((16, 16), {"frame_size_px": (128, 128), "box": BoxRule(support_px=12)}, id="support"),
+        pytest.param((16, 16), {"frame_size_px": (100, 90), "box": BoxRule(support_px=9)}, id="support, not whole"),
+        pytest.param(
+            (16, 16), {"frame_size_px": (128, 128), "box": BoxRule(threshold=0.3, softness=0.5)}, id="soft edges"
+        ),
+        pytest.param(
+            (16, 16),
+            {"frame_size_px": (100, 90), "box": BoxRule(softness=0.02, margins_px=(1, 2, 3, 4))},
+            id="edges nearly hard",
+        ),
     ],
 )
 @pytest.mark.parametrize("seed", range(3))
@@ -68,7 +109,7 @@ def test_parts_and_box_equal_a_plain_resize_and_numpy(
     parts_HW, box_xyxy, parts_px, _ = parts_of(logits, **fields)
     # Where torch adds four products in another order, a pixel on the threshold may fall to the other side.
     assert np.count_nonzero(parts_HW != expected_HW) <= 1
-    assert box_xyxy == pytest.approx(expected_box, abs=1e-4)
+    assert box_xyxy == pytest.approx(expected_box, abs=1e-2 if spec.box.softness else 1e-4)
     assert parts_px == [np.count_nonzero(parts_HW & 1), np.count_nonzero(parts_HW & 2)]
     assert 0 < parts_px[0] < parts_HW.size
 
@@ -135,3 +176,54 @@ def test_the_box_always_holds_exactly_the_set_pixels(rows: list[int], columns: l
     parts_HW, box_xyxy, _, _ = parts_of(logits, frame_size_px=(128, 128))
     set_rows, set_columns = np.nonzero(parts_HW)
     assert box_xyxy == [set_columns.min(), set_rows.min(), set_columns.max() + 1, set_rows.max() + 1]
+
+
+def test_stray_pixels_below_the_support_make_no_box_and_move_none() -> None:
+    logits = torch.full((1, 2, 64, 64), -3.0)
+    logits[0, 0, 2, 60] = logits[0, 1, 61, 5] = 3.0
+    for support_px, box in ((1, [5, 2, 61, 62]), (2, [0, 0, 0, 0])):
+        assert parts_of(logits, box=BoxRule(support_px=support_px))[1] == box
+    logits[0, 0, 10:30, 20:40] = 3.0
+    assert parts_of(logits, box=BoxRule(support_px=2))[1] == [20, 10, 40, 30]
+
+
+def test_a_row_of_enough_pixels_without_such_a_column_is_no_box() -> None:
+    logits = torch.full((1, 2, 64, 64), -3.0)
+    logits[0, 0, 10, 20:30] = 3.0
+    assert parts_of(logits, box=BoxRule(support_px=5, margins_px=(4, 4, 4, 4)))[1] == [0, 0, 0, 0]
+
+
+def test_support_of_one_pixel_costs_no_pass_over_the_frame() -> None:
+    """As many operations at frame size as without a box rule of its own; more support takes more."""
+
+    def frame_sized(rule: BoxRule) -> int:
+        parts = PartsInFrame(ModelSpec(input_size_px=(64, 64), frame_size_px=(128, 128), box=rule))
+        graph = torch.export.export(parts, (torch.randn(1, 2, 16, 16),)).graph
+        return sum(getattr(node.meta.get("val"), "numel", int)() == 128 * 128 for node in graph.nodes)
+
+    plain_rule = frame_sized(BoxRule())
+    assert frame_sized(BoxRule(threshold=0.3, margin_shares=(0.1,) * 4, softness=0.5)) == plain_rule
+    assert frame_sized(BoxRule(support_px=2)) > plain_rule
+
+
+@pytest.mark.parametrize("grid_px", [(16, 16), (20, 20)], ids=["whole ratio", "resized"])
+@pytest.mark.parametrize(
+    "rule", [BoxRule(), BoxRule(support_px=3), BoxRule(softness=0.3)], ids=["hard", "support", "soft"]
+)
+def test_the_median_box_is_that_of_the_views_own_boxes(grid_px: tuple[int, int], rule: BoxRule) -> None:
+    spec = ModelSpec(input_size_px=(64, 64), frame_size_px=(128, 128), box=rule)
+    views_VKhw = 3 * torch.randn(8, 2, *grid_px, generator=torch.Generator().manual_seed(3)) - 5
+    views_VKhw[:, :, 5:9, 4:11] += torch.linspace(2, 9, 8)[:, None, None, None]
+    to_parts = PartsInFrame(spec)
+    boxes_V4 = np.stack([to_parts(view_1Khw).box_xyxy.numpy() for view_1Khw in views_VKhw.chunk(8)])
+    assert len({tuple(box) for box in boxes_V4.tolist()}) > 3
+    given = to_parts(views_VKhw.mean(0, keepdim=True), None, views_VKhw).box_xyxy
+    np.testing.assert_allclose(given, np.median(boxes_V4, axis=0), atol=1e-3)
+
+
+def test_residuals_grow_each_side_by_their_share_of_the_box() -> None:
+    logits = torch.full((1, 2, 64, 64), -3.0)
+    logits[0, 0, 10:30, 20:30] = 3.0
+    spec = ModelSpec(input_size_px=(64, 64), frame_size_px=(64, 64), box=BoxRule(margins_px=(1, 0, 0, 0)))
+    residuals_14 = torch.tensor([[0.1, 0.2, -0.3, 0.25]])
+    assert PartsInFrame(spec)(logits, residuals_14).box_xyxy.tolist() == pytest.approx([18, 6, 27, 35])

@@ -4,17 +4,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from torch import nn
 
-from spacecompile.contract import HEALTH_SIGNALS, BoxRule, ModelSpec, Tta
+from spacecompile.contract import HEALTH_SIGNALS, BoxHead, BoxRule, ModelSpec, Tta
 from spacecompile.errors import UsageError
 from spacecompile.export.frames import adversarial_frames
+from spacecompile.export.legality import illegal_nodes
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.export.to_onnx import export_onnx
 from spacecompile.network.checkpoint import load_checkpoint
+from spacecompile.network.model import BoxResidualHead
 from spacecompile.runtime.backends.onnxruntime_ import OnnxRuntimeBackend
 
 INPUT_SIZE_PX = (64, 64)
@@ -51,14 +55,35 @@ def answer(graph: SealedGraph, frame_HWC: NDArray[np.uint8]) -> tuple[NDArray[An
             },
             id="not square, aligned corners, its own thresholds and margins",
         ),
+        pytest.param(
+            "none",
+            {"frame_size_px": (128, 128), "box": BoxRule(threshold=0.3, softness=0.4, margin_shares=(0.1,) * 4)},
+            id="soft edges, margins by share",
+        ),
+        pytest.param("none", {"frame_size_px": (128, 128), "box": BoxRule(support_px=9)}, id="support"),
+        pytest.param(
+            "d4",
+            {"frame_size_px": (128, 128), "box_d4": BoxRule(views="median", threshold=0.4, softness=0.2)},
+            id="d4, median of soft boxes",
+        ),
+        pytest.param(
+            "d4-median",
+            {
+                "frame_size_px": (200, 168),
+                "box_d4": BoxRule(views="median", support_px=4, residual=True),
+                "box_head": BoxHead(channels=4),
+            },
+            id="d4, median of boxes with support and residuals, ratios that are not whole",
+        ),
     ],
 )
 def test_the_exported_file_answers_as_the_module_does(
     small_network: nn.Module, tta: Tta, fields: dict[str, Any]
 ) -> None:
     spec = ModelSpec(**({"input_size_px": INPUT_SIZE_PX} | fields))
-    graph = SealedGraph(small_network, spec, tta)
+    graph = SealedGraph(with_residuals(small_network) if spec.box_head else small_network, spec, tta)
     model_bytes = export_onnx(graph, spec.frame_size_px, facts={})
+    assert not illegal_nodes(onnx.load_from_string(model_bytes))
     backend = OnnxRuntimeBackend(model_bytes, threads=1, spinning=False)
     compiled = openvino_model(model_bytes)
     frames = [random_frame(spec.frame_size_px), *(frame.frame_HWC for frame in adversarial_frames(spec.frame_size_px))]
@@ -69,6 +94,26 @@ def test_the_exported_file_answers_as_the_module_does(
         given = compiled(frame_HWC)
         check_close(tuple(given[name] for name in ("class_probs", "parts", "box_xyxy", "health")), expected)
     assert 0 < np.count_nonzero(answer(graph, frames[0])[1]) < frames[0][..., 0].size
+
+
+class WithResiduals(nn.Module):
+    """A network of the tests with a box head on the input itself."""
+
+    def __init__(self, network: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.network, self.head = network, head
+
+    def forward(self, input_NCHW: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return *self.network(input_NCHW), self.head(input_NCHW)
+
+
+def with_residuals(network: nn.Module) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        head = BoxResidualHead(3, BoxHead(channels=4, bound=0.5))
+        nn.init.normal_(head.much.weight)
+        nn.init.normal_(head.much.bias)
+    return WithResiduals(network, head).eval()
 
 
 def openvino_model(model_bytes: bytes) -> Any:
@@ -133,6 +178,20 @@ def test_with_d4_a_turned_frame_gets_the_turned_answer(small_network: nn.Module,
     np.testing.assert_allclose(turned_box_xyxy, [top, 128 - right, bottom, 128 - left], atol=1)
     np.testing.assert_allclose(turned_health, health, rtol=1e-3, atol=2)
     assert health[5] > 0.01
+
+
+def test_with_d4_and_a_box_head_a_turned_frame_gets_the_turned_box(small_network: nn.Module) -> None:
+    rule = BoxRule(residual=True, margins_px=(-20.0,) * 4)
+    for views in ("mask", "median"):
+        box_d4 = replace(rule, views=views)
+        spec = ModelSpec(input_size_px=INPUT_SIZE_PX, frame_size_px=(128, 128), box_d4=box_d4, box_head=BoxHead())
+        graph = SealedGraph(with_residuals(small_network), spec, "d4")
+        frame_HWC = random_frame((128, 128), seed=3)
+        left, top, right, bottom = answer(graph, frame_HWC)[2]
+        turned_box_xyxy = answer(graph, np.rot90(frame_HWC))[2]
+        np.testing.assert_allclose(turned_box_xyxy, [top, 128 - right, bottom, 128 - left], atol=1)
+        assert 0 < left < right < 128
+        assert left != pytest.approx(20, abs=1)  # the residual moved it
 
 
 def test_without_d4_the_network_does_not_turn_with_its_frame(small_network: nn.Module) -> None:

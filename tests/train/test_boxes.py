@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from spacecompile.contract import BoxRule
+from spacecompile.train.box_profile import BoxProfile, box_from_profile
 from spacecompile.train.boxes import BoxCase, calibrated_box_rule, detection_score_of
-from spacecompile.train.evaluate import BoxProfile, box_from_profile
 
 FRAME_SIZE_PX = (200, 300)
 

@@ -8,7 +8,7 @@ import torch
 from msgspec.structs import replace
 from torch import nn
 
-from spacecompile.export.masks import logit
+from spacecompile.export.boxes import logit
 from spacecompile.export.rewrite.base import Pass
 from spacecompile.network.model import MultiTaskNetwork
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from spacecompile.network.model import MultiTaskNetwork
 
-OUTPUT_NAMES = ("class logits", "part logits")
+OUTPUT_NAMES = ("class logits", "part logits", "box residuals")
+"""Of a network; the last where it has a box head."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +54,12 @@ def relative_errors(before: nn.Module, after: nn.Module, settings: ProofSettings
         settings: Of the proof.
 
     Returns:
-        One number per entry of `OUTPUT_NAMES`; infinity when shapes differ or a value is not finite.
+        One number per output, by its name; infinity when shapes differ or a value is not finite.
     """
     input_NCHW = proof_input(before, settings)
-    expected, seen = before(input_NCHW), after(_as_taken_by(after, before, input_NCHW))
-    outputs = zip(OUTPUT_NAMES, _true_logits(before, *expected), _true_logits(after, *seen), strict=True)
+    expected = _true_logits(before, *before(input_NCHW))
+    seen = _true_logits(after, *after(_as_taken_by(after, before, input_NCHW)))
+    outputs = zip(OUTPUT_NAMES[: len(expected)], expected, seen, strict=True)
     return {name: _relative_error(*pair) for name, *pair in outputs}
 
 
@@ -74,10 +76,12 @@ def _as_taken_by(taker: nn.Module, giver: nn.Module, input_NCHW: Tensor) -> Tens
     return (input_NCHW * std_C11 + mean_C11 - wanted_mean_C11) / wanted_std_C11
 
 
-def _true_logits(network: nn.Module, class_logits_NL: Tensor, part_logits_NKhw: Tensor) -> tuple[Tensor, Tensor]:
+def _true_logits(
+    network: nn.Module, class_logits_NL: Tensor, part_logits_NKhw: Tensor, *residuals: Tensor
+) -> tuple[Tensor, ...]:
     """What the network gives, without the shift of part logits that its spec names."""
     offset = network.spec.part_logit_offset if isinstance(network, MultiTaskNetwork) else 0.0
-    return class_logits_NL, part_logits_NKhw + offset
+    return class_logits_NL, part_logits_NKhw + offset, *residuals
 
 
 def _relative_error(expected: Tensor, seen: Tensor) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from spacecompile.contract import BoxRule, Tta
-from spacecompile.export.masks import logit
+from spacecompile.export.boxes import logit
 from spacecompile.export.rewrite import rewrite_network
 from spacecompile.export.rewrite.base import in_float64
 from spacecompile.export.rewrite.part_threshold import FoldPartThreshold

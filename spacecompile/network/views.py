@@ -1,5 +1,7 @@
 """Test-time augmentation inside the graph: the eight D4 views of one square input, and their merging.
 
+Calibration asks for the same views.
+
 A view is a picture mirrored up-down, left-right, both or neither, and then transposed or not. Every one of the eight
 symmetries of the square is written so exactly once.
 
@@ -33,6 +35,19 @@ def undone(part_logits_NKhw: Tensor) -> Tensor:
     return torch.cat(
         [torch.flip(view, axes) if axes else view for view, axes in zip(posed, axes_of_views, strict=True)]
     )
+
+
+def undone_sides(sides_N4: Tensor) -> Tensor:
+    """What each view says of left, top, right and bottom, turned back to the picture's own pose."""
+    left, top, right, bottom = range(4)
+    orders = []
+    for is_transposed in (False, True):
+        for axes in _MIRRORED_AXES:
+            order = [left, bottom, right, top] if 2 in axes else [left, top, right, bottom]
+            if 3 in axes:
+                order = [order[right], order[top], order[left], order[bottom]]
+            orders.append([side ^ 1 for side in order] if is_transposed else order)
+    return torch.gather(sides_N4, 1, torch.tensor(orders))
 
 
 def merged_class_probs(class_logits_NL: Tensor, tta: Tta) -> Tensor:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from spacecompile.contract import Tta
-from spacecompile.export.views import (
+from spacecompile.network.views import (
     d4_views,
     merged_class_probs,
     merged_part_logits,
     undone,
+    undone_sides,
     view_disagreement,
 )
 
@@ -42,6 +43,20 @@ def test_the_views_are_the_symmetries_of_the_square() -> None:
 def test_undoing_gives_every_view_the_pose_of_the_picture() -> None:
     picture = random(1, 2, 6, 6)
     assert torch.equal(undone(d4_views(picture)), picture.expand(8, -1, -1, -1))
+
+
+def test_undoing_gives_the_sides_of_every_view_the_pose_of_the_picture() -> None:
+    """Each side is told from the others by how far it is from the picture's border."""
+    picture = torch.zeros(1, 1, 12, 12)
+    picture[..., 2:7, 1:9] = 1  # 1 left, 2 above, 3 right, 5 below
+
+    def gaps(view_1SS: Tensor) -> list[float]:
+        rows, columns = (torch.nonzero(view_1SS[0].amax(axis)).flatten().tolist() for axis in (1, 0))
+        return [columns[0], rows[0], 11 - columns[-1], 11 - rows[-1]]
+
+    sides = torch.tensor([gaps(view) for view in d4_views(picture)])
+    assert len({tuple(row) for row in sides.tolist()}) == 8
+    assert undone_sides(sides).tolist() == [[1, 2, 3, 5]] * 8
 
 
 def test_a_network_that_turns_with_its_input_answers_alike_on_all_views() -> None:

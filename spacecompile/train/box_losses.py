@@ -1,0 +1,116 @@
+"""Losses on boxes: for the box head, and through the mask for the whole network.
+
+Layout legend: N frames, K parts, H W input rows and columns, I rows or columns.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_EXPONENT_MAX = 30.0
+_LEAST_AREA = 1e-7
+
+
+def giou(boxes_N4: Tensor, true_N4: Tensor) -> Tensor:
+    """Generalised intersection over union of pairs of boxes [N], -1 to 1.
+
+    Rezatofighi et al., Generalized Intersection over Union, CVPR 2019. Boxes that do not meet still have a gradient.
+
+    Args:
+        boxes_N4: xyxy; the first corner not behind the second.
+        true_N4: Likewise.
+    """
+    low_N2, high_N2 = torch.maximum(boxes_N4[:, :2], true_N4[:, :2]), torch.minimum(boxes_N4[:, 2:], true_N4[:, 2:])
+    common_N = (high_N2 - low_N2).clamp(min=0).prod(dim=1)
+    areas_N, true_areas_N = ((box[:, 2:] - box[:, :2]).prod(dim=1) for box in (boxes_N4, true_N4))
+    union_N = areas_N + true_areas_N - common_N
+    hull_low_N2 = torch.minimum(boxes_N4[:, :2], true_N4[:, :2])
+    hull_high_N2 = torch.maximum(boxes_N4[:, 2:], true_N4[:, 2:])
+    hull_N = (hull_high_N2 - hull_low_N2).prod(dim=1)
+    return common_N / (union_N + _LEAST_AREA) - (hull_N - union_N) / (hull_N + _LEAST_AREA)
+
+
+def box_loss(boxes_N4: Tensor, true_N4: Tensor) -> Tensor:
+    """1 - GIoU plus the mean distance of the sides as a share of the true box, averaged over frames.
+
+    Args:
+        boxes_N4: xyxy in any unit.
+        true_N4: In the same; none empty.
+    """
+    size_N2 = (true_N4[:, 2:] - true_N4[:, :2]).clamp(min=_LEAST_AREA)
+    distance_N = ((boxes_N4 - true_N4).abs() / size_N2.repeat(1, 2)).mean(dim=1)
+    return (1 - giou(boxes_N4, true_N4) + distance_N).mean()
+
+
+def soft_box(logits_NKHW: Tensor) -> Tensor:
+    """Box of part logits whose sides follow every logit that could move them [N, 4], xyxy in pixels.
+
+    A column counts with probability p, the sigmoid of its largest logit; the left side is where the first is expected
+    that does, x1 = sum_k prod_{j<=k} (1 - p_j), and the others likewise from their own ends.
+    """
+    strongest_NHW = logits_NKHW.amax(dim=1)
+    left_N, right_N = _soft_ends(strongest_NHW.amax(dim=1))
+    top_N, bottom_N = _soft_ends(strongest_NHW.amax(dim=2))
+    return torch.stack([left_N, top_N, right_N, bottom_N], dim=1)
+
+
+def _soft_ends(logits_NI: Tensor) -> tuple[Tensor, Tensor]:
+    # The product of 1 - p as a sum of softplus: a product of small numbers would lose its gradient.
+    weights_NI = torch.nn.functional.softplus(logits_NI.clamp(max=_EXPONENT_MAX))
+    first_N = torch.exp(-weights_NI.cumsum(dim=1)).sum(dim=1)
+    behind_N = torch.exp(-weights_NI.flip(1).cumsum(dim=1)).sum(dim=1)
+    return first_N, logits_NI.shape[1] - behind_N
+
+
+def mask_box_loss(logits_NKHW: Tensor, coverage_NKHW: Tensor) -> Tensor:
+    """Loss of the boxes that part logits make, against those of the true parts; 0 where a batch shows no craft.
+
+    Args:
+        logits_NKHW: At the coverage's size.
+        coverage_NKHW: True share of each pixel that each part covers, 0 to 1.
+    """
+    true_N4, is_there_N = covered_box(coverage_NKHW)
+    boxes_N4 = soft_box(logits_NKHW)
+    if not bool(is_there_N.any()):
+        return boxes_N4.sum() * 0
+    boxes_N4, true_N4 = boxes_N4[is_there_N], true_N4[is_there_N].to(boxes_N4.dtype)
+    # A mask that is empty so far has its ends crossed; GIoU wants them in order, and L1 pulls them apart.
+    low_N2, high_N2 = boxes_N4[:, :2], torch.maximum(boxes_N4[:, :2], boxes_N4[:, 2:])
+    return box_loss(torch.cat([low_N2, high_N2], dim=1), true_N4) + _crossing(boxes_N4, true_N4)
+
+
+def _crossing(boxes_N4: Tensor, true_N4: Tensor) -> Tensor:
+    """How far ends have crossed, as a share of the true box: what the clamp above hides from the other losses."""
+    size_N2 = (true_N4[:, 2:] - true_N4[:, :2]).clamp(min=_LEAST_AREA)
+    return ((boxes_N4[:, :2] - boxes_N4[:, 2:]).clamp(min=0) / size_N2).mean()
+
+
+def covered_box(coverage_NKHW: Tensor) -> tuple[Tensor, Tensor]:
+    """The box of the pixels that are covered by half or more.
+
+    Returns:
+        xyxy [N, 4] in pixels, and whether there is any such pixel [N].
+    """
+    is_craft_NHW = coverage_NKHW.amax(dim=1) >= 0.5
+    ends = []
+    for axis in (1, 2):
+        hit_NI = is_craft_NHW.any(dim=axis)
+        index_I = torch.arange(hit_NI.shape[1], device=hit_NI.device)
+        first_N = torch.where(hit_NI, index_I, hit_NI.shape[1]).amin(dim=1)
+        ends.append((first_N, torch.where(hit_NI, index_I + 1, 0).amax(dim=1)))
+    (left_N, right_N), (top_N, bottom_N) = ends
+    box_N4 = torch.stack([left_N, top_N, right_N, bottom_N], dim=1).to(coverage_NKHW.dtype)
+    return box_N4, is_craft_NHW.flatten(1).any(dim=1)
+
+
+def warmed_up(weight: float, run_share: float, *, start: float = 0.3, full: float = 0.5) -> float:
+    """Weight of the box loss: nothing before the masks mean something, then a ramp.
+
+    Args:
+        weight: At the end of the ramp.
+        run_share: Part of the run that is done, 0 to 1.
+        start: Where the ramp begins.
+        full: Where it ends.
+    """
+    return weight * min(1.0, max(0.0, (run_share - start) / (full - start)))
