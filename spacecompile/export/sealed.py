@@ -15,7 +15,7 @@ from spacecompile.contract import ModelSpec, Tta
 from spacecompile.errors import UsageError
 from spacecompile.export.frontend import FrameToInput
 from spacecompile.export.masks import PartsInFrame, logit
-from spacecompile.export.views import d4_views, merged_class_probs, merged_part_logits, undone, view_disagreement
+from spacecompile.network.views import d4_views, merged_class_probs, merged_part_logits, undone, view_disagreement
 
 
 class SealedGraph(nn.Module):

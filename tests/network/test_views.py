@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spacecompile.contract import Tta
-from spacecompile.export.views import (
+from spacecompile.network.views import (
     d4_views,
     merged_class_probs,
     merged_part_logits,
