@@ -12,7 +12,9 @@ _COMPILE_MODULES = (
 )
 _MODULES = {
     "compile": _COMPILE_MODULES,
-    "train": _COMPILE_MODULES,
+    "train": (*_COMPILE_MODULES, "jinja2", "matplotlib"),
+    "distributed": ("lightning_fabric",),
+    "tensorboard": ("tensorboard",),
     "render": ("embreex", "trimesh"),
     "report": ("jinja2", "matplotlib"),
     "tensorrt": ("tensorrt",),

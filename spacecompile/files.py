@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from spacecompile.errors import OutputError
 
@@ -70,6 +70,15 @@ def write_file(path: Path, content: bytes | str, *, remedy: str = FULL_DISK_REME
     """
     with replacing(path, remedy=remedy) as partial_path:
         partial_path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def flush_to_disk(stream: IO[bytes]) -> None:
+    """Wait until a file is on the disk, before it takes another's place: a power cut then leaves one of the two whole.
+
+    A disk that is full only when the data reaches it, as on network file systems, is found here too.
+    """
+    stream.flush()
+    os.fsync(stream.fileno())
 
 
 def remove_partial_files(folder: Path) -> None:

@@ -1,30 +1,21 @@
-"""Figures of the report as inline SVG that follows the page's light or dark colours. Needs the `report` extra.
-
-matplotlib draws with marker colours; each is replaced by a CSS variable of the page, so that one figure serves
-both schemes. Text stays text, in the page's font.
-"""
+"""Figures of the report, see `figures`. Needs the `report` extra."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Mapping, Sequence
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from spacecompile.benchmarks.records import Latency, Ratio
+from spacecompile.figures import GRID as _GRID
+from spacecompile.figures import INK as _INK
+from spacecompile.figures import MUTED as _MUTED
+from spacecompile.figures import SERIES as _SERIES
+from spacecompile.figures import series_color as _color
+from spacecompile.figures import svg as _svg
+from spacecompile.figures import wide_figure as _figure
 
-# Marker colour in the drawing -> variable in the page.
-_INK, _MUTED, _GRID = "#010101", "#020202", "#030303"
-_SERIES = ("#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005", "#0a0006")
-_VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--line"} | {
-    color: f"--series-{index}" for index, color in enumerate(_SERIES, start=1)
-}
-
-_WIDTH_IN = 9.2
 _JITTER_SEED = 0
 
 
@@ -82,18 +73,6 @@ def ratio_chart(ratios: Sequence[tuple[str, Ratio]]) -> str:
     return _svg(figure, "ratios")
 
 
-def _figure(height_in: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
-    axes = figure.add_subplot()
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_GRID)
-    axes.tick_params(axis="both", which="both", length=0, colors=_INK, labelsize=10)
-    axes.xaxis.label.set_color(_MUTED)
-    axes.yaxis.label.set_color(_MUTED)
-    return figure, axes
-
-
 def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
     axes.set_xscale("log")
     axes.set_xlim(0.87 * min(values), 1.13 * max(values))
@@ -115,27 +94,3 @@ def _sparse(value: float, _position: float) -> str:
     """Labels between the powers of ten: 2, 3 and 5 of each."""
     leading = round(value / 10 ** np.floor(np.log10(value)), 6)
     return f"{value:,g}" if leading in (2, 3, 5) else ""
-
-
-def _color(index: int) -> str:
-    return _SERIES[index % len(_SERIES)]
-
-
-def _svg(figure: Figure, name: str) -> str:
-    """The figure as markup for the inside of an HTML page."""
-    stream = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10}):
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    markup = stream.getvalue()
-    # The prolog, the metadata and the namespaces are of no use inside HTML, and are addresses.
-    markup = markup[markup.index("<svg") :]
-    markup = re.sub(r"<metadata>.*?</metadata>", "", markup, flags=re.DOTALL)
-    markup = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", markup).replace("xlink:href", "href")
-    markup = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', markup, count=1)
-    # Ids count per file, and several figures share one page.
-    markup = re.sub(r'\bid="', f'id="{name}-', markup)
-    markup = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", markup)
-    markup = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px var(--font)", markup)
-    for color, variable in _VARIABLES.items():
-        markup = markup.replace(color, f"var({variable})")
-    return markup.strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Iterator
@@ -23,11 +24,12 @@ from spacecompile.extras import require_extra
 if TYPE_CHECKING:
     from spacecompile.train.loop import EpochReport, StepReport
     from spacecompile.train.run import TrainJob, TrainReport
+    from spacecompile.train.world import Launch
 
 RECIPE_FLAGS = (
     *("epochs", "batch_size", "lr", "encoder_lr_scale", "weight_decay", "warmup_epochs", "clip", "augment"),
     *("zoom", "zoom_until", "label_smoothing", "ema", "seed", "amp", "time_limit_min", "class_weight"),
-    "box_loss_weight",
+    *("dice_weight", "bce_weight", "lovasz_weight", "box_loss_weight", "teacher", "teacher_weight"),
 )
 SPEC_FLAGS = ("imgsz", "frame", "mean", "std", "dropout", "classes")
 FRAMES_FLAGS = ("val_frames", "limit_frames")
@@ -56,10 +58,17 @@ def train(
             help="none; light: flips, turns, small rotations; medium: also scale, exposure, noise; heavy: more."
         ),
     ] = "light",
+    dice_weight: Annotated[float, typer.Option(help="Weight of the Dice loss on the parts.")] = 1.0,
+    bce_weight: Annotated[float, typer.Option(help="Weight of the cross-entropy on the parts' pixels.")] = 1.0,
+    lovasz_weight: Annotated[float, typer.Option(help="Weight of the Lovasz hinge on the parts; 0 for none.")] = 0.0,
     class_weight: Annotated[float, typer.Option(help="Weight of the classification loss.")] = 1.0,
     box_loss_weight: Annotated[
         float, typer.Option(help="Weight of a loss on the mask's box, after 30 % of the run; 0 for none.")
     ] = 0.0,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Checkpoint to imitate as well: its answers, averaged over eight D4 views.")
+    ] = None,
+    teacher_weight: Annotated[float, typer.Option(help="Weight of the distance to the teacher's answers.")] = 1.0,
     zoom: Annotated[
         float,
         typer.Option(help="Share of views cut around the craft at the start, falling to 0; 1 helps from scratch."),
@@ -88,6 +97,9 @@ def train(
     time_limit_min: Annotated[
         float, typer.Option(help="Minutes of training; the learning rate then follows the clock. 0 for none.")
     ] = 0.0,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write event files to OUTPUT/tensorboard as well.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an earlier run and the JSON file.")] = False,
     json: Annotated[
         str | None, typer.Option("--json", help="Write the result as JSON to FILE, or - for stdout.")
@@ -97,7 +109,7 @@ def train(
 
     The defaults are the published recipe, which starts from pretrained weights. Nothing is downloaded here: from
     scratch, use --encoder-lr-scale 1 --zoom 1 and a learning rate near 5e-4. Interrupt at any time and go on with
-    --resume.
+    --resume. Under torchrun all processes train one network; each takes its share of --batch-size.
 
     Example: spacecompile train --data frames -o runs/first --imgsz 256 --encoder-lr-scale 1 --ema 0.998
     """
@@ -109,6 +121,7 @@ def train(
     _check_choice("cache", cache, ("auto", "ram", "none"))
     _refuse_changes_on_resume(ctx, resume=resume)
     modules.torch.set_num_threads(threads or modules.torch.get_num_threads())
+    launch, is_first = _launch_of_torchrun(modules)
     recipe = modules.Recipe(
         epochs=epochs,
         batch_size=batch_size,
@@ -125,8 +138,12 @@ def train(
         seed=seed,
         amp=amp,
         time_limit_min=time_limit_min,
+        dice_weight=dice_weight,
+        bce_weight=bce_weight,
+        lovasz_weight=lovasz_weight,
         class_weight=class_weight,
         box_loss_weight=box_loss_weight,
+        teacher_weight=teacher_weight,
     )
     job = modules.TrainJob(
         data=data,
@@ -142,9 +159,12 @@ def train(
         val_frames=val_frames,
         limit_frames=limit_frames,
         command=_command(ctx),
+        teacher=teacher,
+        launch=launch,
+        tensorboard=tensorboard,
     )
-    report = _run(job)
-    if json is not None:
+    report = _run(job, is_first=is_first)
+    if json is not None and is_first:
         console.emit_json(_result(report), json)
 
 
@@ -154,8 +174,17 @@ def _training_modules() -> Any:
 
     from spacecompile.train.recipe import Recipe
     from spacecompile.train.run import TrainJob
+    from spacecompile.train.world import Launch
 
-    return SimpleNamespace(torch=torch, Recipe=Recipe, TrainJob=TrainJob)
+    return SimpleNamespace(torch=torch, Recipe=Recipe, TrainJob=TrainJob, Launch=Launch)
+
+
+def _launch_of_torchrun(modules: Any) -> tuple[Launch | None, bool]:
+    """How torchrun started this process, if it did, and whether it is the one that talks and writes."""
+    if not modules.torch.distributed.is_torchelastic_launched():
+        return None, True
+    processes, total = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    return modules.Launch(processes=processes, nodes=total // processes), os.environ["RANK"] == "0"
 
 
 def _refuse_changes_on_resume(ctx: typer.Context, *, resume: bool) -> None:
@@ -165,19 +194,20 @@ def _refuse_changes_on_resume(ctx: typer.Context, *, resume: bool) -> None:
         raise UsageError(f"--resume keeps the recipe, network and frames of the run; leave out {flags}, or start anew.")
 
 
-def _run(job: TrainJob) -> TrainReport:
+def _run(job: TrainJob, *, is_first: bool) -> TrainReport:
     from spacecompile.train.loop import Callbacks
     from spacecompile.train.run import train as run_training
 
     start_s, state_before = time.perf_counter(), _state_of(job.output)
-    with _shown() as view:
+    with _shown(is_first=is_first) as view:
         callbacks = Callbacks(on_step=view.on_step, on_epoch=view.on_epoch)
         try:
             report = run_training(job, callbacks=callbacks, progress=view.on_progress)
         except KeyboardInterrupt as error:
             has_state = _state_of(job.output) not in (None, None if job.resume else state_before)
             raise _interrupted(job, has_state=has_state) from error
-    _say_result(report, wall_s=time.perf_counter() - start_s)
+    if is_first:
+        _say_result(report, wall_s=time.perf_counter() - start_s)
     return report
 
 
@@ -188,9 +218,10 @@ def _say(text: str) -> None:
 
 @dataclass
 class _View:
-    """One moving bar, and one lasting line per epoch."""
+    """One moving bar, and one lasting line per epoch, from the first process only."""
 
     bars: Progress
+    is_first: bool
 
     def __post_init__(self) -> None:
         self._tasks: dict[str, Any] = {}
@@ -201,6 +232,8 @@ class _View:
         self._update(f"epoch {report.epoch}/{report.epochs}", report.step, report.steps, note)
 
     def on_epoch(self, report: EpochReport) -> None:
+        if not self.is_first:
+            return
         scores = " ".join(f"{name} {getattr(report.scores, name):.4f}" for name in ("s_cls", "s_det", "s_seg", "s_acc"))
         losses = " ".join(f"{name} {value:.4f}" for name, value in report.losses.items())
         mark = " best" if report.is_best else ""
@@ -221,10 +254,12 @@ class _View:
 
 
 @contextmanager
-def _shown() -> Iterator[_View]:
+def _shown(*, is_first: bool) -> Iterator[_View]:
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[note]}"))
-    with Progress(*columns, TimeRemainingColumn(), console=console.stderr, transient=True) as bars:
-        yield _View(bars)
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console.stderr, transient=True, disable=not is_first
+    ) as bars:
+        yield _View(bars, is_first=is_first)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -293,6 +328,7 @@ def _say_result(report: TrainReport, *, wall_s: float) -> None:
         f"s_cls {scores.s_cls:.4f}  s_det {scores.s_det:.4f} (before calibration {report.s_det_before:.4f})  "
         f"s_seg {scores.s_seg:.4f}  s_acc {scores.s_acc:.4f}  s_final {scores.s_final:.4f}  on {scores.frames} frames"
     )
+    _say(f"page: {report.checkpoint.with_name('report.html')}")
     _say(f"next: [bold]spacecompile build {console.quoted(report.checkpoint)}[/]")
 
 

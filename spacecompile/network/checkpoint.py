@@ -23,7 +23,7 @@ from torch import Tensor
 
 from spacecompile.contract import CHECKPOINT_FORMAT, ModelSpec
 from spacecompile.errors import CheckpointError, UsageError
-from spacecompile.files import replacing
+from spacecompile.files import flush_to_disk, replacing
 from spacecompile.network.adopt import adopt
 from spacecompile.network.foreign import foreign_weights
 from spacecompile.network.identify import NETWORK_FIELDS
@@ -89,6 +89,7 @@ def save_checkpoint(path: Path, network: MultiTaskNetwork, *, training: dict[str
             # By its descriptor: torch.save writes a file's name into the archive.
             with partial_path.open("wb") as stream:
                 torch.save(content, stream)
+                flush_to_disk(stream)
 
 
 def _stored(value: Tensor, *, half: bool) -> Tensor:

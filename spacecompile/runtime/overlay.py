@@ -29,16 +29,30 @@ def draw_overlay(frame_HWC: NDArray[np.uint8], answer: Answer) -> Image.Image:
         frame_HWC: RGB frame that the answer is about; unchanged.
         answer: Its answer.
     """
+    image = draw_marks(frame_HWC, answer.parts_HW, answer.box_xyxy)
+    box_xyxy = _drawable(answer.box_xyxy, image.size)
+    _plate(ImageDraw.Draw(image), _plate_lines(answer, has_box=box_xyxy is not None), box_xyxy, image.size)
+    return image
+
+
+def draw_marks(
+    frame_HWC: NDArray[np.uint8], parts_HW: NDArray[np.uint8], box_xyxy: NDArray[np.floating]
+) -> Image.Image:
+    """The frame with tinted, outlined parts and the box, without words.
+
+    Args:
+        frame_HWC: RGB; unchanged.
+        parts_HW: Bit 0 body, bit 1 panel.
+        box_xyxy: Half-open, in frame pixels; an empty one is not drawn.
+    """
     canvas_HWC = frame_HWC.copy()
     line_px = max(1, round(min(frame_HWC.shape[:2]) / 512))
-    for mask_HW, color in ((answer.body_HW, BODY_RGB), (answer.panel_HW, PANEL_RGB)):
-        _tint(canvas_HWC, mask_HW, color, line_px)
+    for part, color in enumerate((BODY_RGB, PANEL_RGB)):
+        _tint(canvas_HWC, (parts_HW >> part & 1).view(np.bool_), color, line_px)
     image = Image.fromarray(canvas_HWC)
-    draw = ImageDraw.Draw(image)
-    box_xyxy = _drawable(answer.box_xyxy, image.size)
-    if box_xyxy is not None:
-        draw.rectangle(box_xyxy, outline=BOX_RGB, width=line_px)
-    _plate(draw, _plate_lines(answer, has_box=box_xyxy is not None), box_xyxy, image.size)
+    corners_xyxy = _drawable(box_xyxy, image.size)
+    if corners_xyxy is not None:
+        ImageDraw.Draw(image).rectangle(corners_xyxy, outline=BOX_RGB, width=line_px)
     return image
 
 
@@ -64,7 +78,7 @@ def _eroded(mask_HW: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
     return inner_HW
 
 
-def _drawable(box_xyxy: NDArray[np.float32], size_px: tuple[int, int]) -> tuple[int, int, int, int] | None:
+def _drawable(box_xyxy: NDArray[np.floating], size_px: tuple[int, int]) -> tuple[int, int, int, int] | None:
     """The corners, inclusive, of the pixels that a half-open box touches, or None for an empty box."""
     x_min, y_min, x_max, y_max = box_xyxy.tolist()
     if x_max <= x_min or y_max <= y_min:

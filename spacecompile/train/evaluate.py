@@ -5,7 +5,7 @@ Layout legend: N frames, L classes, K parts, H W frame rows and columns, h w dec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,11 +133,29 @@ def score_rules(
     Returns:
         One record per rule; they differ in `s_det` and what follows from it.
     """
-    spec, meters = network.spec, [ScoreMeter(classes=network.spec.classes) for _ in rules]
     supports_px = sorted({rule.support_px for rule in rules if rule.support_px > 1})
-    for answer in answers(
+    found = answers(
         network, frames, plan=plan, batch_size=batch_size, supports_px=supports_px, step=step, progress=progress
-    ):
+    )
+    return scores_from_answers(found, rules, spec=network.spec, cost=cost)
+
+
+def scores_from_answers(
+    found: Iterable[FrameAnswer], rules: Sequence[BoxRule], *, spec: ModelSpec, cost: Cost
+) -> list[Scores]:
+    """Score answers under several box rules.
+
+    Args:
+        found: With their truths.
+        rules: To compare.
+        spec: Of the network that answered.
+        cost: For the efficiency scores.
+
+    Returns:
+        One record per rule; they differ in `s_det` and what follows from it.
+    """
+    meters = [ScoreMeter(classes=spec.classes) for _ in rules]
+    for answer in found:
         truth = answer.truth
         for rule, meter in zip(rules, meters, strict=True):
             box_xyxy = box_from_profile(answer.profile, rule, spec.frame_size_px)

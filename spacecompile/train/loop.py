@@ -7,35 +7,36 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import msgspec
 import torch
-from torch import Tensor
 
 from spacecompile.contract import Cost
-from spacecompile.errors import UsageError
+from spacecompile.errors import DivergedError, UsageError
 from spacecompile.files import write_file
 from spacecompile.metrics import Scores
 from spacecompile.network.checkpoint import save_checkpoint
-from spacecompile.network.preprocess import normalised
-from spacecompile.train.augment import SETTINGS, augmented
 from spacecompile.train.box_losses import warmed_up
-from spacecompile.train.dataset import Batch, TrainingFrames, ValidationFrames, silenced
+from spacecompile.train.dataset import Batch, TrainingFrames, ValidationFrames
 from spacecompile.train.device import DevicePlan
 from spacecompile.train.evaluate import score_rules
 from spacecompile.train.fused import TrainingForward
-from spacecompile.train.losses import Losses, multi_task_losses
+from spacecompile.train.objective import Objective
 from spacecompile.train.optimise import lr_factor, set_lr
 from spacecompile.train.state import TrainingState, save_state
+from spacecompile.train.step import require_finite_weights, train_step
+from spacecompile.train.teacher import Teacher
+from spacecompile.train.world import World
 
 EPOCH_SEED_STRIDE = 1_000_003
 """Prime, so that runs with neighbouring seeds share no epoch's order."""
 
-LOSS_NAMES = ("loss", "dice", "bce", "cls", "box")
+RANK_SEED_STRIDE = 7_368_787
+"""Prime likewise: the processes of one run augment their frames differently."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class StepReport:
     Attributes:
         epoch, epochs: From 1.
         step, steps: Within the epoch, from 1.
-        losses: Means over the epoch so far: loss, dice, bce, cls, box.
+        losses: Means over the epoch so far: `loss`, then its terms.
         lr: Of decoder and heads.
         frames_per_s: Over the epoch so far.
         run_share: Part of the whole run that is done, 0 to 1.
@@ -92,6 +93,8 @@ class LoopInputs:
         plan: Device and precision.
         cost: For the scores.
         output: Folder for `last.pt`, `best.pt` and `history.jsonl`.
+        world: The processes that train together.
+        teacher: To imitate, if there is one.
     """
 
     train_frames: TrainingFrames
@@ -99,6 +102,8 @@ class LoopInputs:
     plan: DevicePlan
     cost: Cost
     output: Path
+    world: World
+    teacher: Teacher | None = None
 
 
 def run_epochs(state: TrainingState, inputs: LoopInputs, callbacks: Callbacks) -> None:
@@ -108,23 +113,55 @@ def run_epochs(state: TrainingState, inputs: LoopInputs, callbacks: Callbacks) -
         UsageError: If the training diverged; the files of the last good epoch are left as they are.
         OutputError: If a file can't be written.
     """
-    recipe = state.recipe
+    recipe, is_first = state.recipe, inputs.world.is_first
+    objective = Objective(
+        spec=state.network.spec,
+        recipe=recipe,
+        plan=inputs.plan,
+        forward=inputs.world.wrapped(TrainingForward(state.network)),
+        teacher=inputs.teacher,
+    )
+    if state.history and is_first:  # a kill between the state and its history leaves the history one epoch behind
+        _write_history(state, inputs.output)
     while state.epochs_done < recipe.epochs and not _is_over(state):
-        report = _run_epoch(state, inputs, callbacks)
+        try:
+            report = _run_epoch(state, inputs, objective, callbacks)
+            require_finite_weights(state)
+        except DivergedError as error:
+            _stop_diverged(error, state, inputs.output)
         state.epochs_done += 1
         state.history.append(json.loads(msgspec.json.encode(report)))
         if report.is_best:
             state.best_s_acc = report.scores.s_acc
-            facts = {"epoch": report.epoch, "scores": json.loads(msgspec.json.encode(report.scores))}
-            save_checkpoint(inputs.output / "best.pt", state.evaluated, training=facts)
-        try:
-            save_state(inputs.output / "last.pt", state)
-        except BaseException:
-            if state.epochs_done == 1:  # best weights without a state could be neither resumed nor begun again
-                (inputs.output / "best.pt").unlink(missing_ok=True)
-            raise
-        write_file(inputs.output / "history.jsonl", "".join(json.dumps(line) + "\n" for line in state.history))
+        if is_first:
+            _save(state, inputs.output, report)
         callbacks.on_epoch(report)
+
+
+def _save(state: TrainingState, output: Path, report: EpochReport) -> None:
+    """Weights first: a kill before the state is there repeats the epoch, which gives the same weights again."""
+    if report.is_best:
+        facts = {"epoch": report.epoch, "scores": json.loads(msgspec.json.encode(report.scores))}
+        save_checkpoint(output / "best.pt", state.evaluated, training=facts)
+    try:
+        save_state(output / "last.pt", state)
+    except BaseException:
+        if state.epochs_done == 1:  # best weights without a state could be neither resumed nor begun again
+            (output / "best.pt").unlink(missing_ok=True)
+        raise
+    _write_history(state, output)
+
+
+def _write_history(state: TrainingState, output: Path) -> None:
+    write_file(output / "history.jsonl", "".join(json.dumps(line) + "\n" for line in state.history))
+
+
+def _stop_diverged(error: DivergedError, state: TrainingState, output: Path) -> NoReturn:
+    kept = f"{output / 'last.pt'} holds epoch {state.epochs_done}" if state.epochs_done else "no epoch was finished"
+    raise DivergedError(
+        f"training diverged in epoch {state.epochs_done + 1}: {error}. Lower --lr (now "
+        f"{state.recipe.lr:g}) or --clip (now {state.recipe.clip_norm:g}) and start anew; {kept}."
+    ) from error
 
 
 def steps_per_epoch(state: TrainingState, train_frames: TrainingFrames) -> int:
@@ -159,32 +196,30 @@ def _craft_share(state: TrainingState, steps: int) -> float:
     return recipe.zoom * max(0.0, 1 - _run_share(state, steps) / recipe.zoom_until) if recipe.zoom_until else 0.0
 
 
-def _run_epoch(state: TrainingState, inputs: LoopInputs, callbacks: Callbacks) -> EpochReport:
-    recipe, epoch = state.recipe, state.epochs_done + 1
-    steps = steps_per_epoch(state, inputs.train_frames)
-    generator = torch.Generator().manual_seed(recipe.seed * EPOCH_SEED_STRIDE + epoch)
-    torch.manual_seed(recipe.seed * EPOCH_SEED_STRIDE + epoch)  # dropout and stochastic depth draw from here
-    order_N = torch.randperm(len(inputs.train_frames), generator=generator)
-    start_s, elapsed_before_s = time.perf_counter(), state.elapsed_s
-    sums, report = dict.fromkeys(LOSS_NAMES, 0.0), None
+def _run_epoch(state: TrainingState, inputs: LoopInputs, objective: Objective, callbacks: Callbacks) -> EpochReport:
+    recipe, world, start_s, elapsed_before_s = state.recipe, inputs.world, time.perf_counter(), state.elapsed_s
+
+    def clock_s() -> float:  # one for all processes, since it may end the run
+        return world.from_first(lambda: time.perf_counter() - start_s)
+
     state.network.train()
-    batches = inputs.train_frames.batches(
-        order_N, recipe.batch_size, craft_share=_craft_share(state, steps), generator=generator
-    )
+    sums: dict[str, float] = {}
+    steps, report = steps_per_epoch(state, inputs.train_frames), None
+    batches, generator = _epoch_batches(state, inputs, steps)
     for step, batch in enumerate(batches, 1):
         factor = lr_factor(
             step=state.steps_done, warmup_steps=recipe.warmup_epochs * steps, progress=_run_share(state, steps)
         )
         set_lr(state.optimizer, recipe, factor)
         box_weight = warmed_up(recipe.box_loss_weight, _run_share(state, steps))
-        for name, value in _train_step(state, batch, inputs.plan, generator, box_weight=box_weight).items():
-            sums[name] += value
-        _check_finite(sums, state, inputs.output)
-        spent_s = time.perf_counter() - start_s
+        losses = train_step(state, objective, batch, world=world, generator=generator, box_weight=box_weight)
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + value
+        spent_s = clock_s()
         state.steps_done += 1
         state.elapsed_s = elapsed_before_s + spent_s
         report = StepReport(
-            epoch=epoch,
+            epoch=state.epochs_done + 1,
             epochs=recipe.epochs,
             step=step,
             steps=steps,
@@ -197,17 +232,10 @@ def _run_epoch(state: TrainingState, inputs: LoopInputs, callbacks: Callbacks) -
         if _is_over(state):
             break
     assert report is not None  # steps_per_epoch is at least 1
-    (scores,) = score_rules(
-        state.evaluated,
-        inputs.val_frames,
-        (state.network.spec.box,),
-        cost=inputs.cost,
-        plan=inputs.plan,
-        batch_size=recipe.batch_size,
-    )
-    state.elapsed_s = elapsed_before_s + time.perf_counter() - start_s
+    scores = world.from_first(lambda: _validated(state, inputs))
+    state.elapsed_s = elapsed_before_s + clock_s()
     return EpochReport(
-        epoch=epoch,
+        epoch=report.epoch,
         epochs=recipe.epochs,
         losses=report.losses,
         scores=scores,
@@ -218,51 +246,31 @@ def _run_epoch(state: TrainingState, inputs: LoopInputs, callbacks: Callbacks) -
     )
 
 
-def _train_step(
-    state: TrainingState, batch: Batch, plan: DevicePlan, generator: torch.Generator, *, box_weight: float
-) -> dict[str, float]:
-    """One optimizer step; the losses as plain numbers."""
-    losses = _losses(state, batch, plan, generator, box_weight=box_weight)
-    state.optimizer.zero_grad(set_to_none=True)
-    scaled: Tensor = state.scaler.scale(losses.total)
-    scaled.backward()  # type: ignore[no-untyped-call]
-    state.scaler.unscale_(state.optimizer)
-    torch.nn.utils.clip_grad_norm_(state.network.parameters(), state.recipe.clip_norm)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    if state.averaged:
-        state.averaged.update(state.network, state.steps_done + 1)
-    values = torch.stack([losses.total, losses.dice, losses.bce, losses.cls, losses.box]).tolist()
-    return dict(zip(LOSS_NAMES, values, strict=True))
-
-
-def _losses(
-    state: TrainingState, batch: Batch, plan: DevicePlan, generator: torch.Generator, *, box_weight: float
-) -> Losses:
-    spec, recipe = state.network.spec, state.recipe
-    pixels_NCHW = batch.pixels_NCHW.to(plan.device).float()
-    if recipe.augment != "none":
-        pixels_NCHW = augmented(pixels_NCHW, SETTINGS[recipe.augment], generator)
-    input_NCHW = normalised(pixels_NCHW[:, :3], spec.mean, spec.std)
-    with plan.autocast():
-        class_logits_NL, part_logits_NKhw = TrainingForward(state.network)(
-            input_NCHW.contiguous(memory_format=torch.channels_last)
-        )
-    return multi_task_losses(
-        class_logits_NL,
-        silenced(part_logits_NKhw, batch.has_parts_N),
-        class_N=batch.class_N.to(plan.device),
-        coverage_NKHW=pixels_NCHW[:, 3:] / 255,
-        recipe=recipe,
-        box_weight=box_weight,
+def _epoch_batches(state: TrainingState, inputs: LoopInputs, steps: int) -> tuple[Iterator[Batch], torch.Generator]:
+    """This process's share of the epoch's batches, and the source of the augmentation's random numbers."""
+    recipe, world = state.recipe, inputs.world
+    seed = recipe.seed * EPOCH_SEED_STRIDE + state.epochs_done + 1
+    generator = torch.Generator().manual_seed(seed)
+    order_N = torch.randperm(len(inputs.train_frames), generator=generator)
+    if world.rank:
+        generator.manual_seed(seed + world.rank * RANK_SEED_STRIDE)
+    torch.manual_seed(seed + world.rank * RANK_SEED_STRIDE)  # dropout and stochastic depth draw from here
+    batches = inputs.train_frames.batches(
+        world.order_of(order_N, recipe.batch_size),
+        world.share_of(recipe.batch_size),
+        craft_share=_craft_share(state, steps),
+        generator=generator,
     )
+    return batches, generator
 
 
-def _check_finite(sums: dict[str, Any], state: TrainingState, output: Path) -> None:
-    bad = [name for name, value in sums.items() if not -1e30 < value < 1e30]
-    if bad:
-        kept = f"{output / 'last.pt'} holds epoch {state.epochs_done}" if state.epochs_done else "no epoch was finished"
-        raise UsageError(
-            f"training diverged in epoch {state.epochs_done + 1}: {bad[-1]} is not finite. Lower --lr (now "
-            f"{state.recipe.lr:g}) or --clip (now {state.recipe.clip_norm:g}) and start anew; {kept}."
-        )
+def _validated(state: TrainingState, inputs: LoopInputs) -> Scores:
+    (scores,) = score_rules(
+        state.evaluated,
+        inputs.val_frames,
+        (state.network.spec.box,),
+        cost=inputs.cost,
+        plan=inputs.plan,
+        batch_size=state.recipe.batch_size,
+    )
+    return scores

@@ -28,6 +28,8 @@ class Recipe(Record):
         zoom_until: Part of the run after which only whole frames are shown.
         dice_weight, bce_weight, class_weight: Of the three losses.
         box_loss_weight: Of the auxiliary loss on the mask's box, reached after half of the run; 0 for none.
+        lovasz_weight: Of the Lovasz hinge on the parts, beside Dice and cross-entropy; 0 for none.
+        teacher_weight: Of the distance to a teacher's answers, where the run has a teacher.
         label_smoothing: Of the classifier's targets.
         ema: Decay per step of the averaged weights that are validated and kept; 0 for none.
         seed: Of the weights, the order of the frames and the augmentation.
@@ -49,6 +51,8 @@ class Recipe(Record):
     bce_weight: float = 1.0
     class_weight: float = 1.0
     box_loss_weight: float = 0.0
+    lovasz_weight: float = 0.0
+    teacher_weight: float = 1.0
     label_smoothing: float = 0.0
     ema: float = 0.0
     seed: int = 0
@@ -64,7 +68,7 @@ class Recipe(Record):
         positive = ("epochs", "batch_size", "lr", "clip_norm")
         not_negative = (
             *("encoder_lr_scale", "weight_decay", "warmup_epochs", "time_limit_min", "seed"),
-            *("dice_weight", "bce_weight", "class_weight", "box_loss_weight"),
+            *("dice_weight", "bce_weight", "class_weight", "lovasz_weight", "box_loss_weight", "teacher_weight"),
         )
         fractions = ("label_smoothing", "ema")
         shares = ("zoom", "zoom_until")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from spacecompile.contract import BoxRule, Cost, ModelSpec, Progress, no_progres
 from spacecompile.data.labels import classes_of
 from spacecompile.data.spark import LabelledFrame, read_split, spread
 from spacecompile.errors import CheckpointError, OutputError, UsageError
+from spacecompile.extras import require_extra
 from spacecompile.files import PARTIAL_PREFIX, remove_partial_files, write_file
 from spacecompile.metrics import Scores
 from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
@@ -29,15 +31,20 @@ from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.train.boxes import calibrated_box_rule, cases_from_answers
 from spacecompile.train.dataset import Cache, TrainingFrames, ValidationFrames
 from spacecompile.train.device import DevicePlan, plan_device
-from spacecompile.train.evaluate import answers, score_rules
+from spacecompile.train.evaluate import answers, scores_from_answers
+from spacecompile.train.gallery import Gallery
+from spacecompile.train.logs import LOG_FOLDER, event_log
 from spacecompile.train.loop import Callbacks, LoopInputs, run_epochs, steps_per_epoch
+from spacecompile.train.page import PAGE_NAME, render_page
 from spacecompile.train.recipe import Recipe
 from spacecompile.train.state import TrainingState, load_state, new_state
+from spacecompile.train.teacher import Teacher, load_teacher
+from spacecompile.train.world import Launch, World, join
 
 log = logging.getLogger(__name__)
 
 CALIBRATION_FRAMES = 512
-RUN_FILES = ("last.pt", "best.pt", "model.pt", "history.jsonl", "train.json")
+RUN_FILES = ("last.pt", "best.pt", "model.pt", "history.jsonl", "train.json", PAGE_NAME)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +65,9 @@ class TrainJob:
         val_frames: Frames to validate on after each epoch, spread over the split; 0 for all.
         limit_frames: Training frames to use, spread over the split; 0 for all.
         command: That the user typed, for the records.
+        teacher: Checkpoint to imitate. When resuming, the run's own is used.
+        launch: How torchrun started this process; None when it trains alone.
+        tensorboard: Write event files into the run's folder.
     """
 
     data: Path
@@ -73,6 +83,9 @@ class TrainJob:
     val_frames: int = 0
     limit_frames: int = 0
     command: str = ""
+    teacher: Path | None = None
+    launch: Launch | None = None
+    tensorboard: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +119,11 @@ def train(job: TrainJob, *, callbacks: Callbacks | None = None, progress: Progre
         DataError: If the data can't be read or its classes don't fit.
         OutputError: If the output exists, or can't be written.
         CheckpointError: If `init` or the state to resume is unusable.
-        UsageError: If a setting makes no sense, or the training diverged.
+        UsageError: If a setting makes no sense.
+        DivergedError: If loss, gradient or weights are no longer finite; the last good epoch stays on the disk.
+        MissingPartError: If several processes or event files are asked for and their extra is not installed.
+
+    With several processes, all of them get the same report; the first writes the files.
     """
     # Decaying moments and averages reach denormal numbers, which a CPU handles slowly. The mode is the whole process's.
     torch.set_flush_denormal(True)
@@ -117,34 +134,56 @@ def train(job: TrainJob, *, callbacks: Callbacks | None = None, progress: Progre
 
 
 def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainReport:
+    if job.tensorboard:
+        require_extra("tensorboard", "train --tensorboard")
     all_train_frames, val_frames = read_split(job.data, "train"), read_split(job.data, "val")
-    state, plan = _prepared_state(_with_class_map(job, all_train_frames))
+    world = join(job.launch, job.device)
+    state, plan = _prepared_state(_with_class_map(job, all_train_frames), world)
     train_frames = spread(all_train_frames, state.limit_frames or None)
     spec = state.network.spec
-    cost = cost_of(MultiTaskNetwork(spec), spec.input_size_px)
+    world.share_of(state.recipe.batch_size)  # refuses an uneven share before any folder is made
     inputs = LoopInputs(
         train_frames=TrainingFrames(
             train_frames,
             classes=spec.classes,
             input_size_px=spec.input_size_px,
             craft_views=state.recipe.zoom > 0,
-            cache=job.cache,
+            cache=job.cache if world.size == 1 or job.cache != "auto" else "none",
             processes=job.workers,
         ),
         val_frames=_validation_frames(spread(val_frames, state.val_frames or None), spec, job.cache),
         plan=plan,
-        cost=cost,
+        cost=cost_of(MultiTaskNetwork(spec), spec.input_size_px),
         output=job.output,
+        world=world,
+        teacher=_teacher(state, plan),
     )
     log.info("%d training and %d validation frames, on %s", len(train_frames), len(val_frames), plan.name)
     if missing := set(spec.classes) - {frame.class_name for frame in train_frames}:
         log.warning("no training frame shows %s; these classes can't be learned", ", ".join(sorted(missing)))
     steps_per_epoch(state, inputs.train_frames)  # refuses too few frames before any folder is made
-    _prepare_output(job, state.command)
-    run_epochs(state, inputs, callbacks)
-    facts = _facts(state, plan, frames=len(train_frames))
+    if world.is_first:
+        _prepare_output(job, state.command)
+    with event_log(job.output / LOG_FOLDER if job.tensorboard and world.is_first else None, state.steps_done) as logged:
+        run_epochs(state, inputs, logged(callbacks))
+    facts = _facts(state, inputs, frames=len(train_frames))
     facts["broken_files"] = [entry.reason for entry in inputs.train_frames.broken]
-    return _finish(job, state, facts, _Finals(plan=plan, cost=cost, train=train_frames, val=val_frames), progress)
+    finals = _Finals(plan=plan, cost=inputs.cost, train=train_frames, val=val_frames)
+    return world.from_first(lambda: _finish(job, state, facts, finals, progress))
+
+
+def _teacher(state: TrainingState, plan: DevicePlan) -> Teacher | None:
+    if not state.teacher:
+        return None
+    spec = state.network.spec
+    teacher, state.teacher_sha256 = load_teacher(
+        Path(state.teacher),
+        classes=spec.classes,
+        input_size_px=spec.input_size_px,
+        plan=plan,
+        sha256=state.teacher_sha256,
+    )
+    return teacher
 
 
 def _validation_frames(frames: Sequence[LabelledFrame], spec: ModelSpec, cache: Cache) -> ValidationFrames:
@@ -157,19 +196,23 @@ def _validation_frames(frames: Sequence[LabelledFrame], spec: ModelSpec, cache: 
     )
 
 
-def _prepared_state(job: TrainJob) -> tuple[TrainingState, DevicePlan]:
-    if job.resume and (job.force or job.init):
-        raise UsageError("--resume goes on with a run as it is; it can't be combined with --force or --init.")
+def _prepared_state(job: TrainJob, world: World) -> tuple[TrainingState, DevicePlan]:
+    if job.resume and (job.force or job.init or job.teacher):
+        raise UsageError(
+            "--resume goes on with a run as it is; it can't be combined with --force, --init or --teacher."
+        )
+    device = world.device_of(job.device)
     if job.resume:
         # The run's own recipe says whether mixed precision is wanted.
         stored = load_state(job.output / "last.pt", plan_device("cpu", amp=False))
-        plan = plan_device(job.device, amp=stored.recipe.amp)
+        plan = plan_device(device, amp=stored.recipe.amp)
         return load_state(job.output / "last.pt", plan), plan
     _refuse_existing(job)
-    plan = plan_device(job.device, amp=job.recipe.amp)
+    plan = plan_device(device, amp=job.recipe.amp)
     torch.manual_seed(job.recipe.seed)
     state = new_state(_initial_network(job), job.recipe, plan)
     state.command, state.limit_frames, state.val_frames = job.command, job.limit_frames, job.val_frames
+    state.teacher = str(job.teacher.resolve()) if job.teacher else ""
     return state, plan
 
 
@@ -186,7 +229,8 @@ def _refuse_existing(job: TrainJob) -> None:
 def _holds_something(output: Path) -> bool:
     """Whether a folder has anything beyond what a run leaves that was stopped before there was a state to resume."""
     names = {path.name for path in output.iterdir() if not path.name.startswith(PARTIAL_PREFIX)}
-    if names != {"train.json"}:
+    # A kill between the first epoch's weights and its state leaves weights that can't be resumed.
+    if "train.json" not in names or names - {"train.json", "best.pt", LOG_FOLDER}:
         return bool(names)
     try:
         facts = json.loads((output / "train.json").read_text(encoding="utf-8"))
@@ -228,6 +272,8 @@ def _prepare_output(job: TrainJob, command: str) -> None:
         if not job.resume:
             for name in RUN_FILES:
                 (job.output / name).unlink(missing_ok=True)
+            if (job.output / LOG_FOLDER).is_dir():
+                shutil.rmtree(job.output / LOG_FOLDER)
     except OSError as error:
         raise OutputError(
             f"can't use output folder {job.output}: {error.strerror}. Choose another --output."
@@ -236,7 +282,8 @@ def _prepare_output(job: TrainJob, command: str) -> None:
     write_file(job.output / "train.json", json.dumps({"command": command, "finished": False}) + "\n")
 
 
-def _facts(state: TrainingState, plan: DevicePlan, *, frames: int) -> dict[str, Any]:
+def _facts(state: TrainingState, inputs: LoopInputs, *, frames: int) -> dict[str, Any]:
+    plan = inputs.plan
     return {
         "command": state.command,
         "recipe": json.loads(msgspec.json.encode(state.recipe)),
@@ -247,6 +294,8 @@ def _facts(state: TrainingState, plan: DevicePlan, *, frames: int) -> dict[str, 
         "device": plan.name,
         "amp": str(plan.autocast_dtype).removeprefix("torch.") if plan.autocast_dtype else "float32",
         "threads": torch.get_num_threads(),
+        "processes": inputs.world.size,
+        **({"teacher_sha256": state.teacher_sha256} if state.teacher else {}),
         "versions": {
             "spacecompile": __version__,
             "python": platform.python_version(),
@@ -277,9 +326,9 @@ def _finish(
     plain = network.spec.box
     rule = _calibrated(network, finals, plan, progress)
     val_frames = _validation_frames(finals.val, network.spec, "none")
-    before, scores = score_rules(
-        network, val_frames, (plain, rule), cost=finals.cost, plan=plan, step="final scores", progress=progress
-    )
+    gallery = Gallery(spec=network.spec, rule=rule)
+    found = answers(network, val_frames, plan=plan, batch_size=16, step="final scores", progress=progress)
+    before, scores = scores_from_answers(gallery.passing(found), (plain, rule), spec=network.spec, cost=finals.cost)
     network.spec = _changed(network.spec, {"box": rule})
     facts = {
         **facts,
@@ -294,6 +343,7 @@ def _finish(
     path = job.output / "model.pt"
     save_checkpoint(path, network, training=facts, half=True)
     facts["spec"] = json.loads(msgspec.json.encode(network.spec))
+    write_file(job.output / PAGE_NAME, render_page(facts=facts, history=state.history, scores=scores, gallery=gallery))
     facts["finish_s"] = round(time.perf_counter() - start_s, 1)
     write_file(job.output / "train.json", json.dumps({**facts, "finished": True}, indent=2) + "\n")
     return TrainReport(

@@ -13,7 +13,7 @@ import torch
 
 from spacecompile.contract import ModelSpec
 from spacecompile.errors import CheckpointError
-from spacecompile.files import replacing
+from spacecompile.files import flush_to_disk, replacing
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.train.device import DevicePlan
 from spacecompile.train.optimise import AveragedWeights, optimizer_of
@@ -38,6 +38,7 @@ class TrainingState:
         history: One JSON object per epoch.
         command: That the run was started with.
         limit_frames, val_frames: Of the job that started the run; 0 for all.
+        teacher, teacher_sha256: Path and content of the teacher's checkpoint; empty without.
     """
 
     recipe: Recipe
@@ -53,6 +54,8 @@ class TrainingState:
     command: str = ""
     limit_frames: int = 0
     val_frames: int = 0
+    teacher: str = ""
+    teacher_sha256: str = ""
 
     @property
     def evaluated(self) -> MultiTaskNetwork:
@@ -86,16 +89,19 @@ def save_state(path: Path, state: TrainingState) -> None:
         "averaged": state.averaged.network.state_dict() if state.averaged else None,
         "optimizer": state.optimizer.state_dict(),
         "scaler": state.scaler.state_dict(),
-        **{name: getattr(state, name) for name in _PLAIN},
+        **{name: getattr(state, name) for name in (*_PLAIN, *_LATER)},
     }
     with replacing(path, errors=(RuntimeError,)) as partial_path, partial_path.open("wb") as stream:
         torch.save(content, stream)
+        flush_to_disk(stream)
 
 
 _PLAIN = (
     *("epochs_done", "steps_done", "elapsed_s", "best_s_acc", "history"),
     *("command", "limit_frames", "val_frames"),
 )
+_LATER = ("teacher", "teacher_sha256")
+"""Added after the format: states without them mean the default."""
 
 
 def load_state(path: Path, plan: DevicePlan) -> TrainingState:
@@ -119,6 +125,8 @@ def load_state(path: Path, plan: DevicePlan) -> TrainingState:
         state.scaler.load_state_dict(content["scaler"])
         for name in _PLAIN:
             setattr(state, name, content[name])
+        for name in _LATER:
+            setattr(state, name, content.get(name, getattr(state, name)))
     except (
         *(RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError),
         *(IndexError, AttributeError, AssertionError, pickle.UnpicklingError),

@@ -47,7 +47,9 @@ def test_total_is_the_weighted_sum_and_all_logits_get_gradients() -> None:
         coverage_NKHW=torch.rand(4, 2, 64, 64, generator=generator),
         recipe=recipe,
     )
-    assert losses.total.item() == pytest.approx((0.5 * losses.dice + 2 * losses.bce + 3 * losses.cls).item())
+    assert losses.total.item() == pytest.approx(
+        (0.5 * losses.terms["dice"] + 2 * losses.terms["bce"] + 3 * losses.terms["cls"]).item()
+    )
     losses.total.backward()  # type: ignore[no-untyped-call]
     for logits in (class_logits_NL, part_logits_NKhw):
         assert logits.grad is not None
@@ -63,4 +65,4 @@ def test_losses_of_half_precision_logits_are_float32() -> None:
         recipe=Recipe(),
     )
     assert losses.total.dtype == torch.float32
-    assert losses.cls.item() == pytest.approx(torch.tensor(10.0).log().item())
+    assert losses.terms["cls"].item() == pytest.approx(torch.tensor(10.0).log().item())
