@@ -14,6 +14,7 @@ _MODULES = {
     "compile": _COMPILE_MODULES,
     "train": _COMPILE_MODULES,
     "render": ("embreex", "trimesh"),
+    "hub": ("huggingface_hub",),
     "report": ("jinja2", "matplotlib"),
     "tensorrt": ("tensorrt",),
     "tensorrt-rtx": ("tensorrt_rtx",),
