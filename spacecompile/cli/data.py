@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from spacecompile.cli import console
 from spacecompile.cli.values import size_px_from_text
-from spacecompile.errors import UsageError
+from spacecompile.errors import DataError, UsageError
 from spacecompile.extras import require_extra
 from spacecompile.files import check_destination, write_file
 
@@ -66,7 +66,11 @@ def check(
     if json is not None:
         console.emit_json(facts, json)
     # After the whole list was shown: `train` would stop there too.
-    refuse_too_many(facts.broken, facts.frames + len(facts.broken), name=f"the {split} split of {data}")
+    try:
+        refuse_too_many(facts.broken, facts.frames + len(facts.broken), name=f"the {split} split of {data}")
+    except DataError as error:
+        error.has_document = json == "-"
+        raise
 
 
 def _say_facts(facts: SplitFacts, *, data: Path, split: str, sheet: Path | None) -> None:
@@ -103,7 +107,7 @@ def _values(values: Spread, digits: int) -> str:
     low, p05, median, p95, high = (
         f"{value:.{digits}f}" for value in (values.min, values.p05, values.median, values.p95, values.max)
     )
-    return f"{median} ({p05} to {p95}, at most {low} to {high})"
+    return median if low == high else f"{median} (mostly {p05} to {p95}, all {low} to {high})"
 
 
 @app.command("coco")
@@ -211,7 +215,7 @@ def bench(
         "input_size_px": list(size_px),
         "batch_size": batch_size,
         "processors": usable_processors(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
     }
     if json is not None:
         console.emit_json({**facts, "decode": rates, "augment": augmented}, json)

@@ -204,7 +204,7 @@ def _box_margins(
         if facts.mask_box_xyxy is None:
             continue
         label_4, mask_4 = np.array(frame.box_xyxy, float), np.array(facts.mask_box_xyxy, float)
-        margins.append((label_4 - mask_4) * np.array([-1, -1, 1, 1]))
+        margins.append([*(mask_4 - label_4)[:2], *(label_4 - mask_4)[2:]])
         common_2 = np.maximum(np.minimum(label_4[2:], mask_4[2:]) - np.maximum(label_4[:2], mask_4[:2]), 0)
         areas = [float(np.prod(box_4[2:] - box_4[:2])) for box_4 in (label_4, mask_4)]
         ious.append(float(common_2.prod()) / (sum(areas) - float(common_2.prod())))

@@ -35,6 +35,7 @@ SPARK_2026: Final = "CVI2-UniLU/SPARK-2026"
 
 ARCHIVE_SUFFIXES: Final = (".zip", ".tar", ".tar.gz", ".tgz")
 FACTS_NAME: Final = "hub.json"
+_HTTP_LIBRARIES: Final = ("httpx", "httpx2", "requests")
 _UNPACKED_SUFFIX: Final = ".unpacked"
 
 
@@ -141,14 +142,23 @@ def _translated(repo: str, output: Path) -> Iterator[None]:
             "`hf auth login`."
         ) from error
     except (HfHubHTTPError, OfflineModeIsEnabled, ConnectionError) as error:
-        raise DataError(
-            f"{repo} can't be fetched ({_first_line(error)}). Check the network and give the command again: what was "
-            "fetched is kept."
-        ) from error
+        raise _unreachable(repo, error) from error
     except OSError as error:
         if error.errno is None:
-            raise DataError(f"{repo} can't be fetched ({_first_line(error)}). Check the network.") from error
+            raise _unreachable(repo, error) from error
         raise OutputError(f"can't write {output}: {error.strerror}. Check the folder and its free space.") from error
+    except Exception as error:
+        # The hub's client lets its HTTP library's errors through, and which library that is depends on its version.
+        if type(error).__module__.partition(".")[0] not in _HTTP_LIBRARIES:
+            raise
+        raise _unreachable(repo, error) from error
+
+
+def _unreachable(repo: str, error: BaseException) -> DataError:
+    return DataError(
+        f"{repo} can't be fetched ({_first_line(error)}). Check the network and give the command again: what was "
+        "fetched is kept."
+    )
 
 
 def _first_line(error: BaseException) -> str:

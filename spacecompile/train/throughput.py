@@ -17,7 +17,7 @@ from spacecompile.train.augment import SETTINGS, augmented_with_boxes
 from spacecompile.train.dataset import Batch, TrainingFrames
 from spacecompile.train.recipe import Augmentation
 
-_ENDLESS_BATCHES = 100_000
+_BATCHES_MAX = 4_000
 
 
 class DecodeRate(Record):
@@ -84,15 +84,18 @@ def decode_rate(
         raise UsageError(f"duration is {duration_s}; it must be above zero. Check --duration.")
     store = TrainingFrames(frames, classes=classes, input_size_px=input_size_px, cache="none", processes=processes)
     generator = torch.Generator().manual_seed(0)
-    order_N = torch.randint(len(frames), (batch_size * _ENDLESS_BATCHES,), generator=generator)
+    order_N = torch.randint(len(frames), (batch_size * _BATCHES_MAX,), generator=generator)
     step = f"decode, {f'{processes} processes' if processes else 'threads'}"
     asked_s = time.perf_counter()
     batches = iter(store.batches(order_N, batch_size))
-    batch, started_s, counted = next(batches), time.perf_counter(), 0
-    while (spent_s := time.perf_counter() - started_s) < duration_s or not counted:
-        batch = next(batches)
+    batch = next(batches)  # what it takes is told apart
+    started_s, counted = time.perf_counter(), 0
+    for batch in batches:
+        spent_s = time.perf_counter() - started_s
         counted += len(batch.class_N)
         progress(step, min(round(10 * spent_s), round(10 * duration_s)), round(10 * duration_s))
+        if spent_s > duration_s:
+            break
     rate = DecodeRate(
         processes=processes,
         frames_per_s=round(counted / (time.perf_counter() - started_s), 2),
