@@ -16,6 +16,7 @@ _MODULES = {
     "distributed": ("lightning_fabric",),
     "tensorboard": ("tensorboard",),
     "render": ("embreex", "trimesh"),
+    "hub": ("huggingface_hub",),
     "report": ("jinja2", "matplotlib"),
     "tensorrt": ("tensorrt",),
     "tensorrt-rtx": ("tensorrt_rtx",),

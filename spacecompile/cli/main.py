@@ -18,6 +18,7 @@ from spacecompile.cli import console
 from spacecompile.cli.bench import bench
 from spacecompile.cli.build import build
 from spacecompile.cli.console import stderr
+from spacecompile.cli.data import app as data_app
 from spacecompile.cli.demo import demo
 from spacecompile.cli.doctor import doctor
 from spacecompile.cli.engine import engine
@@ -70,6 +71,7 @@ def _root(
 # In the order in which a user meets them.
 for command in (doctor, render, train, build, inspect, verify, selftest, engine, predict, eval_, bench, demo):
     app.command(command.__name__.rstrip("_"))(command)
+app.add_typer(data_app)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -64,29 +64,29 @@ class BrokenFiles:
         if broken.path in self._found:
             return
         self._found[broken.path] = broken
-        refuse_too_many(self.found, self._total, name=self._name)
+        refuse_too_many([entry.reason for entry in self.found], self._total, name=self._name)
         if len(self) <= LOGGED_ONE_BY_ONE:
             log.warning("left out of %s: %s", self._name, broken.reason)
         if len(self) == LOGGED_ONE_BY_ONE:
             log.warning("further broken files are only counted; `spacecompile data check` lists them all")
 
 
-def refuse_too_many(broken: Sequence[BrokenFile], total: int, *, name: str) -> None:
+def refuse_too_many(reasons: Sequence[str], total: int, *, name: str) -> None:
     """Refuse a set of which `FATAL_SHARE` or more is broken.
 
     Args:
-        broken: Found so far.
+        reasons: What is wrong with each broken frame found so far.
         total: Frames in the set, broken ones included.
         name: Of the set.
 
     Raises:
         DataError: Naming the first few.
     """
-    if not broken or len(broken) < FATAL_SHARE * total:
+    if not reasons or len(reasons) < FATAL_SHARE * total:
         return
-    named = "; ".join(entry.reason for entry in broken[:NAMED_IN_MESSAGE])
-    more = f"; and {len(broken) - NAMED_IN_MESSAGE} more" if len(broken) > NAMED_IN_MESSAGE else ""
+    named = "; ".join(reasons[:NAMED_IN_MESSAGE])
+    more = f"; and {len(reasons) - NAMED_IN_MESSAGE} more" if len(reasons) > NAMED_IN_MESSAGE else ""
     raise DataError(
-        f"{len(broken)} of {total} frames of {name} are broken, and {FATAL_SHARE:.0%} is too many: {named}{more}. "
+        f"{len(reasons)} of {total} frames of {name} are broken, and {FATAL_SHARE:.0%} is too many: {named}{more}. "
         "Restore these files, or remove their lines; `spacecompile data check` lists them all."
     )

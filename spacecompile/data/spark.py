@@ -51,6 +51,7 @@ __all__ = [
     "parts_HW_from_mask",
     "read_frame_HWC",
     "read_jpeg_note",
+    "read_parts_HW",
     "read_split",
     "spread",
     "write_image",
@@ -137,6 +138,28 @@ def parts_HW_from_mask(mask: Path | str | NDArray[np.uint8]) -> NDArray[np.uint8
     body_HW = mask_HWC[..., 0] > MASK_THRESHOLD
     panel_HW = mask_HWC[..., 2] > MASK_THRESHOLD
     return (body_HW * np.uint8(BODY_BIT) | panel_HW * np.uint8(PANEL_BIT)).astype(np.uint8)
+
+
+def read_parts_HW(frame: LabelledFrame, size_px: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    """Part bits of a labelled frame; None where its format has no masks.
+
+    Args:
+        frame: With its mask on disk.
+        size_px: (height, width) of the frame.
+
+    Raises:
+        DataError: If the mask is missing or has another size.
+        FrameError: If it is damaged.
+    """
+    if frame.mask_path is None:
+        return None
+    parts_HW = parts_HW_from_mask(frame.mask_path)
+    if parts_HW.shape != size_px:
+        raise DataError(
+            f"{frame.image_path} is {size_px} and its mask {frame.mask_path} is {parts_HW.shape} (height, width). "
+            "Replace the one that is wrong."
+        )
+    return parts_HW
 
 
 def mask_HWC_from_parts(parts_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:

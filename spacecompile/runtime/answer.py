@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spacecompile.contract import PARTS, ModelSpec
+from spacecompile.rle import rle_from_mask
 from spacecompile.runtime.backends import RawAnswer
 from spacecompile.runtime.guard import GuardRule, flags_of, health_by_name, refuse_impossible
-from spacecompile.runtime.rle import rle_from_mask
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from spacecompile.contract import PARTS, Progress, Record, Tolerance, Tta, Variant, no_progress
 from spacecompile.errors import IntegrityError, MissingPartError, ParityError
+from spacecompile.rle import Rle, mask_from_rle, rle_from_mask
 from spacecompile.runtime.answer import Answer
 from spacecompile.runtime.backends.registry import certified_present, entry_named
 from spacecompile.runtime.bundle import Bundle
-from spacecompile.runtime.rle import Rle, mask_from_rle, rle_from_mask
 from spacecompile.runtime.session import Session, load
 
 EXPECTED_PATH = "selftest/expected.json"

@@ -205,7 +205,8 @@ class TrainingFrames:
         self._shown_N[index_N] = torch.tensor(decoded.shown)
         self._boxes_NV4[index_N] = decoded.boxes_NV4
         if not self.in_memory:
-            return decoded.pixels_NVCHW[torch.arange(len(group)), view_N]
+            places = {index: place for place, index in enumerate(decoded.indices)}  # a frame may come twice in a batch
+            return decoded.pixels_NVCHW[[places[index] for index in group.tolist()], view_N]
         self._kept_NVCHW[index_N] = decoded.pixels_NVCHW
         for index in decoded.indices:
             self._is_kept[index] = True

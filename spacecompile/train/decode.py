@@ -17,7 +17,7 @@ from torch import Tensor
 from spacecompile.contract import PARTS
 from spacecompile.data.broken import BrokenFile
 from spacecompile.data.labels import LabelledFrame
-from spacecompile.data.spark import parts_HW_from_mask, read_frame_HWC
+from spacecompile.data.spark import read_frame_HWC, read_parts_HW
 from spacecompile.errors import DataError, FrameError
 from spacecompile.network.preprocess import input_from_frame
 
@@ -70,15 +70,8 @@ def parts_and_frame(frame: LabelledFrame) -> tuple[NDArray[np.uint8], NDArray[np
         FrameError: If a file is damaged.
     """
     frame_HWC = read_frame_HWC(frame.image_path)
-    if frame.mask_path is None:
-        return np.zeros(frame_HWC.shape[:2], np.uint8), frame_HWC
-    parts_HW = parts_HW_from_mask(frame.mask_path)
-    if frame_HWC.shape[:2] != parts_HW.shape:
-        raise DataError(
-            f"{frame.image_path} is {frame_HWC.shape[:2]} and its mask {frame.mask_path} is {parts_HW.shape} "
-            "(height, width). Replace the one that is wrong."
-        )
-    return parts_HW, frame_HWC
+    parts_HW = read_parts_HW(frame, frame_HWC.shape[:2])
+    return np.zeros(frame_HWC.shape[:2], np.uint8) if parts_HW is None else parts_HW, frame_HWC
 
 
 def views_from_files(frame: LabelledFrame, input_size_px: tuple[int, int], *, craft_growth: float | None) -> Views:

@@ -17,9 +17,9 @@ from PIL import Image
 
 from spacecompile.cli.main import main
 from spacecompile.errors import OutputError
+from spacecompile.rle import mask_from_rle
 from spacecompile.runtime.bundle import open_bundle
 from spacecompile.runtime.frames import FrameReader
-from spacecompile.runtime.rle import mask_from_rle
 from spacecompile.runtime.session import load
 
 MakeFrames = Callable[..., Path]

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from spacecompile.contract import ModelSpec
+from spacecompile.rle import mask_from_rle
 from spacecompile.runtime.answer import Answer, answer_from_raw
 from spacecompile.runtime.backends import RawAnswer
 from spacecompile.runtime.guard import GuardRule
-from spacecompile.runtime.rle import mask_from_rle
 
 SPEC = ModelSpec(classes=("Cheops", "Soho"), frame_size_px=(96, 128))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from spacecompile.runtime.rle import mask_from_rle, rle_from_mask
+from spacecompile.rle import mask_from_rle, rle_from_mask
 
 
 @pytest.mark.parametrize("size_px", [(1, 1), (7, 5), (96, 128)], ids=str)
