@@ -47,6 +47,7 @@ def bench(
     warmup: Annotated[int, typer.Option(help="Rounds before, at least.")] = 3,
     warmup_seconds: Annotated[float, typer.Option(help="Seconds before, at least.")] = 2.0,
     rate: Annotated[float | None, typer.Option(help="Hand over frames at so many Hz too; counts misses.")] = None,
+    paced_seconds: Annotated[float, typer.Option(help="With --rate: how long.")] = 10.0,
     starts: Annotated[int, typer.Option(help="Processes per variant for load time and memory.")] = 3,
     from_file: Annotated[bool, typer.Option("--from-file/--no-from-file", help="Time image files too.")] = True,
     throughput: Annotated[
@@ -64,8 +65,8 @@ def bench(
 ) -> None:
     """Measure a bundle: budgets, score, and latency against PyTorch and a plain export on the same frames.
 
-    Exits with 6 when a budget is exceeded or can't be judged, after everything is written. Interrupted, it writes what it has, marked as
-    partial.
+    Exits with 6 when a budget is exceeded or can't be judged, after everything is written. Interrupted, it writes what
+    it has, marked as partial.
 
     Example: spacecompile bench net.spacepkg --data frames --report bench.html --json bench.json
     """
@@ -91,6 +92,7 @@ def bench(
             peers=tuple(peer or ()),
             from_file=from_file,
             rate_hz=rate,
+            paced_s=paced_seconds,
             energy=energy,
         ),
         budget=Budget() if budget is None else read_budget(budget),
