@@ -28,7 +28,7 @@ from spacecompile.benchmarks.peer_table import (
     open_peers,
 )
 from spacecompile.benchmarks.peers import CompiledPeer, CudaEagerPeer, EagerPeer, plain_smp_network
-from spacecompile.benchmarks.peers_plain import cuda_onnxruntime, cuda_tensorrt
+from spacecompile.benchmarks.peers_plain import cuda_onnxruntime, cuda_tensorrt, export_plain
 from spacecompile.benchmarks.torch_reference import TorchReference
 from spacecompile.errors import MissingPartError, UsageError
 from spacecompile.network.checkpoint import LoadedCheckpoint, load_checkpoint
@@ -150,6 +150,11 @@ def test_ttach_s_eight_views_agree_with_those_of_the_sealed_graph(
     plain = compare(given_by(peers["pytorch-eager"]), expected, tolerance_for(loaded.spec))
     # Without the views the probabilities are others: the test would notice if ttach's were left out.
     assert plain.class_probs_max > 10 * agreement.class_probs_max
+
+
+def test_a_checkpoint_is_exported_once_for_all_engines(loaded: LoadedCheckpoint) -> None:
+    assert export_plain(loaded) is export_plain(loaded)
+    assert export_plain(dataclasses.replace(loaded)) is not export_plain(loaded)
 
 
 def test_swapped_channels_would_be_noticed(
