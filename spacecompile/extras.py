@@ -18,6 +18,7 @@ _MODULES = {
     "render": ("embreex", "trimesh"),
     "hub": ("huggingface_hub",),
     "report": ("jinja2", "matplotlib"),
+    "bench": ("psutil", "pynvml"),
     "tensorrt": ("tensorrt",),
     "tensorrt-rtx": ("tensorrt_rtx",),
 }
