@@ -189,7 +189,7 @@ def test_the_median_of_boxes_ignores_three_views_that_are_far_off() -> None:
     assert found.rule == BoxRule(views="median")
     assert found.s_det_folds == 1.0
     grown = BoxRule(views="median", margins_px=(1, 2, 3, 4))
-    expected = np.array(cases[0].true_box_xyxy) + [-1, -2, 3, 4]
+    expected = np.array(cases[0].true_box_xyxy) + np.array([-1, -2, 3, 4])
     assert box_from_profile(cases[0].profile, grown, FRAME_SIZE_PX).tolist() == expected.tolist()
 
 
