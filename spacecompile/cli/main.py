@@ -17,6 +17,7 @@ from spacecompile._version import __version__
 from spacecompile.cli import console
 from spacecompile.cli.bench import bench
 from spacecompile.cli.build import build
+from spacecompile.cli.calibrate import calibrate
 from spacecompile.cli.console import stderr
 from spacecompile.cli.data import app as data_app
 from spacecompile.cli.demo import demo
@@ -69,7 +70,21 @@ def _root(
 
 
 # In the order in which a user meets them.
-for command in (doctor, render, train, build, inspect, verify, selftest, engine, predict, eval_, bench, demo):
+for command in (
+    doctor,
+    render,
+    train,
+    calibrate,
+    build,
+    inspect,
+    verify,
+    selftest,
+    engine,
+    predict,
+    eval_,
+    bench,
+    demo,
+):
     app.command(command.__name__.rstrip("_"))(command)
 app.add_typer(data_app)
 

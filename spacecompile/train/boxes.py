@@ -32,7 +32,6 @@ Margins = Literal["none", "constant", "affine"]
 """Of each side: no growth; so many pixels; so many pixels and a share of the box's size."""
 
 _REWEIGHTINGS = 30
-_Margins4 = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +148,15 @@ def calibrated(
                 everything_N = np.ones(len(cases), bool)
                 best = CalibratedRule(rule=fit.rule_with(margins, everything_N), s_det_folds=score)
     return best
+
+
+def refitted(
+    rule: BoxRule, cases: Sequence[BoxCase], frame_size_px: tuple[int, int], is_used_N: NDArray[np.bool_]
+) -> BoxRule:
+    """The same rule with margins of the same kind, fitted on some of the cases only."""
+    bare = replace(rule, margins_px=(0.0,) * 4, margin_shares=(0.0,) * 4)
+    margins: Margins = "affine" if any(rule.margin_shares) else "constant" if any(rule.margins_px) else "none"
+    return _Fit(bare, cases, frame_size_px).rule_with(margins, is_used_N)
 
 
 class _Fit:

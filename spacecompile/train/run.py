@@ -244,7 +244,9 @@ def _initial_network(job: TrainJob) -> MultiTaskNetwork:
         return MultiTaskNetwork(_changed(ModelSpec(), job.spec_changes))
     loaded = load_checkpoint(job.init)
     # Whatever its logits were made for: from here on they are trained and judged with half-pixel upsampling.
-    ours = {"box": BoxRule(), "mask_upsampling": "half_pixel"}
+    # A box head belongs to the features that it was trained on.
+    ours = {"box": BoxRule(), "box_d4": None, "box_head": None, "mask_upsampling": "half_pixel"}
+    loaded.network.box_head = None
     network = MultiTaskNetwork(_changed(loaded.spec, {**ours, **job.spec_changes}))
     try:
         network.load_state_dict(loaded.network.state_dict())

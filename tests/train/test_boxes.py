@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from spacecompile.contract import BoxRule
-from spacecompile.train.box_profile import BoxProfile, box_from_profile
-from spacecompile.train.boxes import BoxCase, calibrated_box_rule, detection_score_of
+from spacecompile.metrics import box_iou
+from spacecompile.train.box_profile import BoxProfile, box_from_profile, profile_of
+from spacecompile.train.boxes import (
+    BoxCase,
+    box_ious,
+    calibrated,
+    calibrated_box_rule,
+    detection_score_of,
+    hard_rules,
+    refitted,
+    soft_rules,
+    supported_rules,
+    trajectory_folds,
+)
 
 FRAME_SIZE_PX = (200, 300)
 
@@ -84,3 +97,105 @@ def test_margins_never_leave_the_frame() -> None:
 
 def test_no_pixel_above_the_threshold_is_an_empty_box() -> None:
     assert not box_from_profile(case((5, 5, 5, 5)).profile, BoxRule(margins_px=(9.0,) * 4), FRAME_SIZE_PX).any()
+
+
+def test_margins_grow_with_the_box_where_the_bias_does() -> None:
+    cases = [
+        case((x, y, right, bottom), lacks=(round(0.1 * (right - x)), 2, 0, round(0.2 * (bottom - y)) + 1))
+        for x, y, right, bottom in boxes(60)
+    ]
+    rule = calibrated_box_rule(cases, frame_size_px=FRAME_SIZE_PX, start=BoxRule())
+    # Shares of the box that is seen, which is the true one less what it lacks.
+    assert rule.margin_shares == pytest.approx((0.1 / 0.9, 0, 0, 0.2 / 0.8), abs=0.03)
+    assert detection_score_of(rule, cases, FRAME_SIZE_PX) > 0.99
+    constant = refitted(BoxRule(margins_px=(1.0,) * 4), cases, FRAME_SIZE_PX, np.ones(60, bool))
+    assert detection_score_of(constant, cases, FRAME_SIZE_PX) < 0.99
+
+
+def picture(box: tuple[int, int, int, int], *, stray: tuple[int, int] | None = None) -> BoxCase:
+    """A craft's logits, and perhaps one bright pixel far from it."""
+    x, y, right, bottom = box
+    logits = torch.full((2, *FRAME_SIZE_PX), -9.0)
+    logits[0, y:bottom, x:right] = 9.0
+    if stray is not None:
+        logits[1, stray[1], stray[0]] = 9.0
+    return BoxCase(profile=profile_of(logits, supports_px=(2, 3, 4, 6, 8)), true_box_xyxy=box)
+
+
+def test_support_keeps_stray_pixels_out() -> None:
+    cases = [picture(box, stray=(5, 5) if index % 2 else None) for index, box in enumerate(boxes(16))]
+    found = {
+        name: calibrated(cases, frame_size_px=FRAME_SIZE_PX, start=BoxRule(), rules=rules)
+        for name, rules in (("hard", hard_rules()), ("supported", supported_rules()))
+    }
+    assert found["hard"].s_det_folds < 0.8
+    assert found["supported"].s_det_folds == 1.0
+    assert found["supported"].rule == BoxRule(support_px=2)
+
+
+def test_support_follows_the_size_of_the_frame() -> None:
+    """Twice as many pixels in the spec's frame are as many in a file of half its size."""
+    seen = picture((50, 60, 90, 100), stray=(5, 5))
+    twice_px = (2 * FRAME_SIZE_PX[0], 2 * FRAME_SIZE_PX[1])
+    for support_px, left in ((2, 5), (4, 50)):
+        assert box_from_profile(seen.profile, BoxRule(support_px=support_px), twice_px)[0] == left
+
+
+def test_soft_edges_find_sides_between_pixels() -> None:
+    """The logit falls by one per pixel across each side, which lies a quarter of a pixel behind the last centre."""
+    rows_H, columns_W = np.arange(200) + 0.5, np.arange(300) + 0.5
+    cases = []
+    for x, y, right, bottom in boxes(24):
+        sides = (x + 0.25, y + 0.25, right + 0.25, bottom + 0.25)
+        profile = BoxProfile(
+            rows_H=np.minimum(rows_H - sides[1], sides[3] - rows_H).clip(-9, 9).astype(np.float32),
+            columns_W=np.minimum(columns_W - sides[0], sides[2] - columns_W).clip(-9, 9).astype(np.float32),
+        )
+        cases.append(BoxCase(profile=profile, true_box_xyxy=sides))
+    hard, soft = (
+        np.array([box_from_profile(case.profile, rule, FRAME_SIZE_PX) - case.true_box_xyxy for case in cases])
+        for rule in (BoxRule(), BoxRule(softness=0.1))
+    )
+    assert np.abs(soft).max() < np.abs(hard).max()
+    assert calibrated(cases, frame_size_px=FRAME_SIZE_PX, start=BoxRule(), rules=soft_rules()).s_det_folds == 1.0
+
+
+def test_a_rule_is_judged_by_frames_that_its_margins_were_not_fitted_on() -> None:
+    """Each run of neighbours has a bias of its own: margins of the others can't undo it."""
+    cases = [case(box, lacks=(3 * (index // 10),) * 4) for index, box in enumerate(boxes(40))]
+    found = calibrated(cases, frame_size_px=FRAME_SIZE_PX, start=BoxRule(), rules=hard_rules())
+    assert found.s_det_folds < detection_score_of(found.rule, cases, FRAME_SIZE_PX)
+    mixed_N = np.arange(40) % 4
+    assert (
+        calibrated(cases, frame_size_px=FRAME_SIZE_PX, start=BoxRule(), rules=hard_rules(), fold_N=mixed_N).s_det_folds
+        > found.s_det_folds
+    )
+
+
+def test_folds_keep_neighbours_of_a_class_together() -> None:
+    folds = trajectory_folds(["a", "b"] * 8, folds=4)
+    assert folds.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3]
+    assert trajectory_folds(["a", "b", "c"], folds=4).tolist() == [0, 0, 0]
+
+
+def test_the_median_of_boxes_ignores_three_views_that_are_far_off() -> None:
+    bad = picture((5, 5, 299, 199)).profile
+    cases = []
+    for box in boxes(12):
+        views = (picture(box).profile,) * 5 + (bad,) * 3
+        merged = BoxProfile(rows_H=bad.rows_H, columns_W=bad.columns_W, views=views)
+        cases.append(BoxCase(profile=merged, true_box_xyxy=box))
+    found = calibrated(cases, frame_size_px=FRAME_SIZE_PX, start=BoxRule(), rules=(BoxRule(), BoxRule(views="median")))
+    assert found.rule == BoxRule(views="median")
+    assert found.s_det_folds == 1.0
+    grown = BoxRule(views="median", margins_px=(1, 2, 3, 4))
+    expected = np.array(cases[0].true_box_xyxy) + np.array([-1, -2, 3, 4])
+    assert box_from_profile(cases[0].profile, grown, FRAME_SIZE_PX).tolist() == expected.tolist()
+
+
+def test_many_ious_are_those_of_the_score() -> None:
+    given, truths = np.array(boxes(30), float), np.array(boxes(31)[1:], float)
+    given[3] = 0
+    expected = [box_iou(*pair) for pair in zip(given, truths, strict=True)]
+    assert box_ious(given, truths) == pytest.approx(expected)
+    assert min(expected) == 0 < max(expected)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
 from spacecompile.contract import SPARK_CLASSES, BoxRule, Cost, ModelSpec
 from spacecompile.data.spark import read_frame_HWC, read_split
@@ -20,6 +21,12 @@ from spacecompile.train.evaluate import answers, score_rules
 
 COST = Cost(params=3_454_060, macs_fvcore=4_482_700_000, macs_torch=4_411_600_000)
 RULE = BoxRule(threshold=0.35, margins_px=(1.5, 0.0, 2.25, 3.0))
+RULES = (
+    RULE,
+    BoxRule(margin_shares=(0.05, 0.1, -0.02, 0.0), margins_px=(0.0, 1.0, 0.0, 0.0)),
+    BoxRule(threshold=0.4, support_px=6),
+    BoxRule(threshold=0.45, softness=0.3),
+)
 
 
 def lively_network(spec: ModelSpec) -> MultiTaskNetwork:
@@ -40,9 +47,12 @@ def test_answers_equal_those_of_the_sealed_graph(tiny_data: Path, input_size_px:
     network = lively_network(spec)
     frames = read_split(tiny_data, "val")[:5]
     store = ValidationFrames(frames, classes=spec.classes, input_size_px=input_size_px, frame_size_px=(96, 96))
-    found = list(answers(network, store, plan=plan_device("cpu", amp=False), batch_size=2))
+    plan = plan_device("cpu", amp=False)
+    found = list(answers(network, store, plan=plan, batch_size=2, supports_px=(6,)))
     assert network.training  # as it was before
-    sealed = SealedGraph(network.eval(), spec)
+    network.eval()
+    graphs = {rule: SealedGraph(network, replace(spec, box=rule)) for rule in RULES}
+    sealed = graphs[RULE]
     assert len(found) == len(frames)
     set_pixels = 0
     for frame, answer in zip(frames, found, strict=True):
@@ -51,6 +61,10 @@ def test_answers_equal_those_of_the_sealed_graph(tiny_data: Path, input_size_px:
         assert answer.class_index == int(probs_L.argmax())
         assert min(parts_iou(answer.parts_HW, parts_HW.numpy())) > 0.999
         assert np.allclose(box_from_profile(answer.profile, RULE, (96, 96)), box_xyxy.numpy(), atol=1e-3)
+        for rule, graph in graphs.items():
+            with torch.no_grad():
+                box_xyxy = graph(torch.tensor(read_frame_HWC(frame.image_path)))[2]
+            assert np.allclose(box_from_profile(answer.profile, rule, (96, 96)), box_xyxy.numpy(), atol=2e-2)
         set_pixels += np.count_nonzero(answer.parts_HW)
     assert 0 < set_pixels < 5 * 96 * 96
 

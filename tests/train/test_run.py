@@ -9,13 +9,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
-from spacecompile.contract import BoxRule
+from spacecompile.contract import BoxHead, BoxRule, ModelSpec
 from spacecompile.data.spark import read_split
 from spacecompile.errors import CheckpointError, DataError, OutputError, UsageError
 from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
+from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.train.dataset import Batch, TrainingFrames, ValidationFrames
 from spacecompile.train.device import plan_device
 from spacecompile.train.evaluate import score_rules
@@ -271,3 +273,25 @@ def test_craft_views_fade_out_as_the_run_goes_on(
     recipe = Recipe(epochs=4, batch_size=8, lr=1e-3, zoom=0.8, zoom_until=0.5)
     train(tiny_job(tiny_data, tmp_path / "run", recipe=recipe, limit_frames=8, val_frames=1))
     assert shares == pytest.approx([0.8, 0.4, 0.0, 0.0])
+
+
+def test_the_box_loss_begins_after_thirty_percent_of_the_run(tiny_data: Path, tmp_path: Path) -> None:
+    recipe = msgspec.structs.replace(RECIPE, box_loss_weight=0.5, epochs=4)
+    losses: list[tuple[float, dict[str, float]]] = []
+    callbacks = Callbacks(on_epoch=lambda report: losses.append((report.epoch / report.epochs, report.losses)))
+    train(tiny_job(tiny_data, tmp_path / "run", recipe=recipe), callbacks=callbacks)
+    assert [share for share, values in losses if values["box"] > 0] == [0.5, 0.75, 1.0]
+    last = losses[-1][1]
+    assert last["loss"] == pytest.approx(last["dice"] + last["bce"] + last["cls"] + 0.5 * last["box"], rel=1e-4)
+
+
+def test_training_from_a_checkpoint_with_a_box_head_starts_without_it(tiny_data: Path, tmp_path: Path) -> None:
+    spec = ModelSpec(**SPEC_CHANGES, box_head=BoxHead(), box=BoxRule(residual=True))  # type: ignore[arg-type]
+    save_checkpoint(tmp_path / "start.pt", MultiTaskNetwork(spec), training={})
+    job = tiny_job(
+        tiny_data, tmp_path / "run", init=tmp_path / "start.pt", recipe=msgspec.structs.replace(RECIPE, epochs=1)
+    )
+    train(job)
+    loaded = load_checkpoint(tmp_path / "run" / "model.pt")
+    assert loaded.spec.box_head is None
+    assert not loaded.spec.box.residual
