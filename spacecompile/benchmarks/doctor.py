@@ -28,7 +28,7 @@ from spacecompile.runtime.threads import container_quota, usable_cores, usable_p
 Purpose = Literal["run", "build", "train", "bench", "tensorrt", "tensorrt-rtx"]
 State = Literal["ok", "missing", "broken", "note"]
 
-EXTRAS = ("compile", "render", "train", "report", "openvino", "tensorrt", "tensorrt-rtx")
+EXTRAS = ("compile", "render", "report", "train", "distributed", "tensorboard", "openvino", "tensorrt", "tensorrt-rtx")
 _BASE = ("Python", "base install", "backend onnxruntime")
 _NEEDS: dict[str, tuple[str, ...]] = {
     "run": (),
