@@ -28,7 +28,10 @@ from spacecompile.runtime.threads import container_quota, usable_cores, usable_p
 Purpose = Literal["run", "build", "train", "bench", "tensorrt", "tensorrt-rtx"]
 State = Literal["ok", "missing", "broken", "note"]
 
-EXTRAS = ("compile", "render", "train", "bench", "report", "openvino", "tensorrt", "tensorrt-rtx")
+EXTRAS = (
+    *("compile", "render", "train", "distributed", "tensorboard", "bench", "report"),
+    *("openvino", "tensorrt", "tensorrt-rtx"),
+)
 _BASE = ("Python", "base install", "backend onnxruntime")
 _NEEDS: dict[str, tuple[str, ...]] = {
     "run": (),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +24,9 @@ from spacecompile.train.evaluate import FrameAnswer
 WORST_FRAMES = 8
 PICTURE_SIDE_PX = 480
 PICTURE_QUALITY = 88
+WINDOW_GROWTH = 1.5
+WINDOW_SHARE_MIN = 0.15
+"""Smallest side of a picture's window over the frame's: a closer view would only show blur."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +107,7 @@ class Gallery:
 
 
 def picture(judged: JudgedFrame, *, of_truth: bool) -> str:
-    """A frame with the answer or the truth drawn on it, as base64 of a JPEG.
+    """The part of a frame around both boxes with the answer or the truth drawn on it, as base64 of a JPEG.
 
     Args:
         judged: The frame.
@@ -112,10 +115,40 @@ def picture(judged: JudgedFrame, *, of_truth: bool) -> str:
     """
     parts_HW = judged.true_parts_HW if of_truth else judged.parts_HW
     box_xyxy = judged.true_box_xyxy if of_truth else judged.box_xyxy
-    scale = PICTURE_SIDE_PX / max(parts_HW.shape)
-    size_px = (round(parts_HW.shape[1] * scale), round(parts_HW.shape[0] * scale))
-    drawn_HW = np.asarray(Image.fromarray(parts_HW).resize(size_px, Image.Resampling.NEAREST))
-    frame_HWC = np.asarray(Image.fromarray(judged.frame_HWC).resize(size_px, Image.Resampling.BILINEAR))
+    height_px, width_px = parts_HW.shape
+    window_xyxy = window_around([judged.box_xyxy, judged.true_box_xyxy], (height_px, width_px))
+    scale = PICTURE_SIDE_PX / float((window_xyxy[2:] - window_xyxy[:2]).max())
+    left, top, right, bottom = window_xyxy
+    size_px = (round((right - left) * scale), round((bottom - top) * scale))
+    frame = Image.fromarray(judged.frame_HWC)
+    part = np.array([frame.width / width_px, frame.height / height_px] * 2)
+    frame_HWC = np.asarray(frame.resize(size_px, Image.Resampling.BICUBIC, box=tuple(window_xyxy * part)))
+    drawn_HW = np.asarray(
+        Image.fromarray(parts_HW).resize(size_px, Image.Resampling.NEAREST, box=(left, top, right, bottom))
+    )
+    drawn_xyxy = (box_xyxy - np.tile(window_xyxy[:2], 2)) * scale
     stream = io.BytesIO()
-    draw_marks(frame_HWC, drawn_HW, box_xyxy * scale).save(stream, format="JPEG", quality=PICTURE_QUALITY)
+    # Without subsampling, which would wash out the coloured lines.
+    draw_marks(frame_HWC, drawn_HW, drawn_xyxy).save(stream, format="JPEG", quality=PICTURE_QUALITY, subsampling=0)
     return base64.b64encode(stream.getvalue()).decode()
+
+
+def window_around(boxes_xyxy: Sequence[NDArray[np.float64]], frame_size_px: tuple[int, int]) -> NDArray[np.float64]:
+    """A square, where the frame allows one, that holds all boxes with some room, inside the frame.
+
+    Args:
+        boxes_xyxy: In frame pixels; empty ones don't count.
+        frame_size_px: (height, width).
+
+    Returns:
+        xyxy in frame pixels, not rounded; the whole frame when every box is empty.
+    """
+    limits_xy = np.array([frame_size_px[1], frame_size_px[0]], np.float64)
+    there = [box for box in boxes_xyxy if (box[2:] > box[:2]).all()]
+    if not there:
+        return np.concatenate([np.zeros(2), limits_xy])
+    low_xy, high_xy = np.min([box[:2] for box in there], 0), np.max([box[2:] for box in there], 0)
+    side_px = max(WINDOW_GROWTH * float((high_xy - low_xy).max()), WINDOW_SHARE_MIN * float(limits_xy.max()))
+    sides_xy = np.minimum(side_px, limits_xy)
+    start_xy = np.clip((low_xy + high_xy - sides_xy) / 2, 0, limits_xy - sides_xy)
+    return np.concatenate([start_xy, start_xy + sides_xy])

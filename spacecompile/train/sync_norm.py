@@ -12,9 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.distributed import get_world_size
-from torch.distributed.nn.functional import all_reduce
+from torch import Tensor, distributed
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -48,7 +46,7 @@ def _batch_norm(
     axes = [axis for axis in range(input_NC.ndim) if axis != 1]
     shape = [-1 if axis == 1 else 1 for axis in range(input_NC.ndim)]
     values = input_NC.float()
-    count = values.numel() // values.shape[1] * get_world_size()
+    count = values.numel() // values.shape[1] * distributed.get_world_size()
     mean_C = _summed(values.sum(axes)) / count
     centred = values - mean_C.reshape(shape)
     var_C = _summed(centred.square().sum(axes)) / count
@@ -64,7 +62,26 @@ def _batch_norm(
     return normed.to(input_NC.dtype)
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """All processes' sum. Each process's value is in every process's sum, so gradients are summed as well.
+
+    torch's own differentiable collectives are deprecated or private.
+    """
+
+    @staticmethod
+    def forward(context: Any, values: Tensor) -> Tensor:  # noqa: ARG004 - the signature is torch's
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004
+        (gradient,) = gradients
+        total = gradient.contiguous().clone()
+        distributed.all_reduce(total)
+        return total
+
+
 def _summed(values: Tensor) -> Tensor:
-    """Sum over the processes, which can be differentiated."""
-    total: Tensor = all_reduce(values)  # type: ignore[no-untyped-call]
+    total: Tensor = _SumOverProcesses.apply(values)
     return total

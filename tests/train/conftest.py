@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from spacecompile.contract import SPARK_CLASSES
+from spacecompile.contract import SPARK_CLASSES, ModelSpec
 from spacecompile.data import spark
+from spacecompile.network.checkpoint import save_checkpoint
+from spacecompile.network.model import MultiTaskNetwork
 
 
 def write_tiny_split(root: Path, split: str, *, frames: int, size_px: int, seed: int) -> None:
@@ -54,3 +56,22 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny_split(root, "train", frames=40, size_px=96, seed=1)
     write_tiny_split(root, "val", frames=10, size_px=96, seed=2)
     return root
+
+
+@pytest.fixture(scope="session")
+def still_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small quick network with the classes of `tiny_data`, 64x64 input, in which nothing is drawn at random."""
+    spec = ModelSpec(
+        architecture="Unet",
+        encoder="tu-test_resnet",
+        encoder_depth=4,
+        decoder_options={"decoder_channels": [32, 16, 16, 8]},
+        dropout=0.0,
+        input_size_px=(64, 64),
+        frame_size_px=(96, 96),
+    )
+    path = tmp_path_factory.mktemp("checkpoints") / "still.pt"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_checkpoint(path, MultiTaskNetwork(spec).eval(), training={})
+    return path

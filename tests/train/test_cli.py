@@ -61,6 +61,10 @@ def test_a_run_says_what_it_made_and_what_comes_next(tiny_data: Path, capsys: py
         pytest.param(["--resume"], 2, "nothing to resume", id="nothing to resume"),
         pytest.param(["--resume", "--lr", "1", "--imgsz", "64"], 2, "--lr, --imgsz", id="resume with another recipe"),
         pytest.param(["--resume", "--limit-frames", "9"], 2, "--limit-frames", id="resume with other frames"),
+        pytest.param(["--resume", "--teacher", "t.pt"], 2, "leave out --teacher", id="resume with a teacher"),
+        pytest.param(["--resume", "--lovasz-weight", "1"], 2, "--lovasz-weight", id="resume with other losses"),
+        pytest.param(["--teacher", "missing.pt", *SMALL], 2, "missing.pt", id="no teacher"),
+        pytest.param(["--bce-weight", "-1"], 2, "--bce-weight", id="loss with a negative weight"),
         pytest.param(["--json", "missing/train.json"], 2, "--json", id="result that can't be written"),
         pytest.param(["--lr", "1e30", *SMALL], 2, "diverged", id="divergence"),
     ],
@@ -73,6 +77,22 @@ def test_what_is_wrong_is_said_in_one_sentence(
     assert seen in captured.err
     assert "Traceback" not in captured.err
     assert not Path("run/model.pt").exists()
+
+
+def test_a_teacher_weights_and_event_files_are_taken_as_typed(
+    tiny_data: Path, still_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "--data", str(tiny_data), "-o", "run", "--epochs", "1", *SMALL, "--limit-frames", "8"]
+    start = ["--init", str(still_checkpoint), "--teacher", str(still_checkpoint), "--teacher-weight", "0.5"]
+    assert main([*arguments, *start, "--lovasz-weight", "0.25", "--dice-weight", "2", "--tensorboard"]) == 0
+    error = capsys.readouterr().err
+    for name in ("lovasz", "teacher", "page: run/report.html"):
+        assert name in error
+    training = load_checkpoint(Path("run/model.pt")).training
+    recipe = training["recipe"]
+    assert (recipe["lovasz_weight"], recipe["dice_weight"], recipe["teacher_weight"]) == (0.25, 2.0, 0.5)
+    assert training["teacher_sha256"] == load_checkpoint(still_checkpoint).sha256
+    assert list(Path("run/tensorboard").glob("events.out.tfevents*"))
 
 
 def test_a_run_is_never_overwritten_by_accident(tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:

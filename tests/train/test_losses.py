@@ -1,11 +1,11 @@
-"""Losses: zero where the answer is right, equal weight for small and large craft, gradients everywhere."""
+"""Losses: zero where the answer is right, equal weight for small and large craft, gradients everywhere, teachers."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from spacecompile.train.losses import dice_loss, multi_task_losses
+from spacecompile.train.losses import SoftTargets, dice_loss, lovasz_loss, multi_task_losses, teacher_loss
 from spacecompile.train.recipe import Recipe
 
 
@@ -66,3 +66,41 @@ def test_losses_of_half_precision_logits_are_float32() -> None:
     )
     assert losses.total.dtype == torch.float32
     assert losses.terms["cls"].item() == pytest.approx(torch.tensor(10.0).log().item())
+
+
+def test_lovasz_of_hard_answers_is_one_minus_iou_of_wrong_and_right_pixels() -> None:
+    """With logits of +1 and -1 the hinge is 0 or 2, so the loss is twice 1 - IoU, per frame and part."""
+    coverage_NKHW = torch.zeros(2, 1, 8, 8)
+    coverage_NKHW[0, 0, :4] = 1.0  # 32 pixels
+    coverage_NKHW[1, 0, :, :2] = 0.6  # 16 pixels, half covered or more
+    answered_NKHW = torch.zeros(2, 1, 8, 8)
+    answered_NKHW[0, 0, 2:6] = 1.0  # 16 common, 48 either
+    answered_NKHW[1, 0, :, :2] = 1.0
+    loss = lovasz_loss(answered_NKHW * 2 - 1, coverage_NKHW)
+    assert loss.item() == pytest.approx((2 * (1 - 16 / 48) + 0) / 2, abs=1e-6)
+
+
+def test_lovasz_is_a_term_only_with_a_weight_and_counts_by_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    arguments: dict[str, torch.Tensor] = {
+        "class_logits_NL": torch.randn(2, 10, generator=generator),
+        "part_logits_NKhw": torch.randn(2, 2, 8, 8, generator=generator),
+        "class_N": torch.tensor([0, 1]),
+        "coverage_NKHW": torch.rand(2, 2, 32, 32, generator=generator),
+    }
+    without = multi_task_losses(**arguments, recipe=Recipe())  # type: ignore[arg-type]
+    with_it = multi_task_losses(**arguments, recipe=Recipe(lovasz_weight=0.25))  # type: ignore[arg-type]
+    assert set(without.terms) == {"dice", "bce", "cls"}
+    added = (with_it.total - without.total).item()
+    assert added == pytest.approx(0.25 * with_it.terms["lovasz"].item(), rel=1e-4)
+    assert added > 0
+
+
+def test_a_student_that_says_what_its_teacher_says_has_no_loss_and_any_other_has() -> None:
+    generator = torch.Generator().manual_seed(0)
+    class_logits_NL = torch.randn(3, 10, generator=generator)
+    logits_NKHW = torch.randn(3, 2, 16, 16, generator=generator) * 20  # some beyond what a sigmoid resolves
+    soft = SoftTargets(class_probs_NL=class_logits_NL.softmax(1), part_logits_NKHW=logits_NKHW)
+    assert teacher_loss(class_logits_NL, logits_NKHW.clamp(-30, 30), soft).item() == pytest.approx(0, abs=1e-5)
+    assert teacher_loss(class_logits_NL.flip(1), logits_NKHW, soft).item() > 0.1
+    assert teacher_loss(class_logits_NL, -logits_NKHW, soft).item() > 0.1

@@ -22,6 +22,8 @@ from spacecompile.train.recipe import Recipe
         pytest.param({"seed": -1}, "--seed", id="negative seed"),
         pytest.param({"ema": 1.0}, "--ema", id="averaged weights that never move"),
         pytest.param({"label_smoothing": 1.0}, "--label-smoothing", id="no label left"),
+        pytest.param({"lovasz_weight": -1.0}, "--lovasz-weight", id="negative weight"),
+        pytest.param({"teacher_weight": float("nan")}, "--teacher-weight", id="weight that is no number"),
         pytest.param({"time_limit_min": -1.0}, "--time-limit-min", id="negative time"),
     ],
 )

@@ -1,0 +1,97 @@
+"""Several processes: the same batches, the same losses, one set of files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from spacecompile import extras
+from spacecompile.errors import MissingPartError, UsageError
+from spacecompile.network.checkpoint import load_checkpoint
+from spacecompile.train.world import Alone, Launch, join
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(2, 4), (3, 6), (4, 4)])
+def test_together_the_processes_see_the_batches_of_one(size: int, batch_size: int) -> None:
+    order_N = torch.randperm(27, generator=torch.Generator().manual_seed(0))
+    shares = []
+    for rank in range(size):
+        world = Alone()
+        world.rank, world.size = rank, size
+        shares.append(world.order_of(order_N, batch_size).reshape(-1, batch_size // size))
+    whole = order_N[: len(order_N) // batch_size * batch_size].reshape(-1, batch_size)
+    assert torch.equal(torch.cat(shares, 1), whole)
+
+
+def test_a_batch_that_can_not_be_shared_out_is_refused() -> None:
+    world = Alone()
+    world.size = 3
+    with pytest.raises(UsageError, match="--batch-size that is a multiple"):
+        world.share_of(8)
+
+
+def test_one_gpu_for_several_processes_is_refused() -> None:
+    with pytest.raises(UsageError, match="--device cuda or cpu"):
+        join(Launch(processes=2, nodes=1), "cuda:1")
+
+
+def test_a_missing_extra_is_said_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
+    with pytest.raises(MissingPartError, match=r"pip install 'spacecompile\[distributed\]'"):
+        join(Launch(processes=2, nodes=1), "cpu")
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_data: Path, still_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The same run in one process and in two."""
+    folder = tmp_path_factory.mktemp("runs")
+    arguments = [
+        *("train", "--data", str(tiny_data), "--init", str(still_checkpoint), "--imgsz", "64", "--frame", "96x96"),
+        *("--dropout", "0", "--epochs", "2", "--batch-size", "8", "--limit-frames", "24", "--augment", "none"),
+        *("--lr", "1e-4", "--encoder-lr-scale", "1", "--ema", "0.9", "--no-amp", "--device", "cpu", "--threads", "1"),
+    ]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, launcher in (("one", []), ("two", launch)):
+        command = [sys.executable, "-W", "error::FutureWarning", *launcher, "-m", "spacecompile", *arguments]
+        done = subprocess.run(
+            [*command, "-o", str(folder / name), "--json", "-"],
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "error::FutureWarning"},
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=folder,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("next: spacecompile build") == 1
+        assert json.loads(done.stdout[done.stdout.index("{") :])["checkpoint"] == str(folder / name / "model.pt")
+    return folder / "one", folder / "two"
+
+
+def lines_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_give_the_losses_of_one(runs: tuple[Path, Path]) -> None:
+    one, two = (lines_of(run) for run in runs)
+    assert len(one) == len(two) == 2
+    for alone, together in zip(one, two, strict=True):
+        assert together["losses"] == pytest.approx(alone["losses"], rel=1e-4)
+        assert together["lr"] == alone["lr"]
+    assert one[1]["losses"]["loss"] < one[0]["losses"]["loss"]
+
+
+def test_two_processes_give_the_weights_of_one(runs: tuple[Path, Path]) -> None:
+    one, two = (torch.load(run / "last.pt", weights_only=True)["averaged"] for run in runs)
+    for name, value in one.items():
+        assert torch.allclose(two[name].float(), value.float(), atol=2e-4), name
+    facts = [load_checkpoint(run / "model.pt").training["processes"] for run in runs]
+    assert facts == [1, 2]
