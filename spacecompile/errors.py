@@ -59,6 +59,10 @@ class CheckpointError(UsageError):
     """A checkpoint that is missing, truncated, foreign or inconsistent."""
 
 
+class DivergedError(UsageError):
+    """A training whose loss, gradient or weights are no longer finite."""
+
+
 class OutputError(UsageError):
     """An output path that exists, is read-only or is full."""
 

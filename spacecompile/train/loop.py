@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from spacecompile.contract import Cost
-from spacecompile.errors import UsageError
+from spacecompile.errors import DivergedError, UsageError
 from spacecompile.files import write_file
 from spacecompile.metrics import Scores
 from spacecompile.network.checkpoint import save_checkpoint
@@ -104,7 +104,7 @@ def run_epochs(state: TrainingState, inputs: LoopInputs, callbacks: Callbacks) -
     """Train until the recipe's epochs or its time are used up, saving after every epoch.
 
     Raises:
-        UsageError: If the training diverged; the files of the last good epoch are left as they are.
+        DivergedError: If the training diverged; the files of the last good epoch are left as they are.
         OutputError: If a file can't be written.
     """
     recipe = state.recipe
@@ -255,7 +255,7 @@ def _check_finite(sums: dict[str, Any], state: TrainingState, output: Path) -> N
     bad = [name for name, value in sums.items() if not -1e30 < value < 1e30]
     if bad:
         kept = f"{output / 'last.pt'} holds epoch {state.epochs_done}" if state.epochs_done else "no epoch was finished"
-        raise UsageError(
+        raise DivergedError(
             f"training diverged in epoch {state.epochs_done + 1}: {bad[-1]} is not finite. Lower --lr (now "
             f"{state.recipe.lr:g}) or --clip (now {state.recipe.clip_norm:g}) and start anew; {kept}."
         )
