@@ -15,6 +15,7 @@ _MODULES = {
     "train": _COMPILE_MODULES,
     "render": ("embreex", "trimesh"),
     "report": ("jinja2", "matplotlib"),
+    "search": (*_COMPILE_MODULES, "jinja2", "matplotlib", "ray", "pandas", "pyarrow"),
     "tensorrt": ("tensorrt",),
     "tensorrt-rtx": ("tensorrt_rtx",),
 }
