@@ -43,6 +43,7 @@ class Outcome(Record):
         elapsed_s: Of training, over all attempts that count.
         frames_per_s: Of the last epoch's training.
         history: `s_acc` after each epoch.
+        restarts: Times that its process or machine was lost and another went on.
     """
 
     candidate: NamedRecipe
@@ -54,6 +55,7 @@ class Outcome(Record):
     elapsed_s: float = 0.0
     frames_per_s: float = 0.0
     history: tuple[float, ...] = ()
+    restarts: int = 0
 
     @property
     def s_efficiency(self) -> float:

@@ -81,6 +81,7 @@ class _Watch(tune.Callback):
 
     def __init__(self, step: str, epochs: Mapping[str, int], progress: Progress) -> None:
         self.trials: list[Any] = []
+        self.unfinished = 0
         self._step, self._epochs, self._progress = step, epochs, progress
         self._done: dict[str, int] = {}
 
@@ -95,6 +96,10 @@ class _Watch(tune.Callback):
     def on_trial_complete(self, *, trial: Any, **_: Any) -> None:  # type: ignore[override]
         """A trial is over, maybe before its last epoch."""
         self._advance(trial, self._epochs[_name_of(trial)])
+
+    def on_step_end(self, *, trials: list[Any], **_: Any) -> None:  # type: ignore[override]
+        """Counts what an interrupt leaves: afterwards Ray calls all of them terminated."""
+        self.unfinished = sum(trial.status not in ("TERMINATED", "ERROR") for trial in trials)
 
     def on_experiment_end(self, trials: list[Any], **_: Any) -> None:
         """All are over, or the user interrupts."""
@@ -155,9 +160,9 @@ def run_all(
         tuner.fit()
     finally:
         _WATCH.reset(token)
-    unfinished = [trial for trial in watch.trials if trial.status not in ("TERMINATED", "ERROR")]
-    if unfinished or len(watch.trials) < len(candidates):
-        raise InterruptedRunError(f"stopped with {len(unfinished)} candidates unfinished; go on with --resume.")
+    missing = watch.unfinished + len(candidates) - len(watch.trials)
+    if missing:
+        raise InterruptedRunError(f"stopped with {missing} candidates unfinished; go on with --resume.")
     by_name = {_name_of(trial): trial for trial in watch.trials}
     return tuple(_outcome(by_name[candidate.name], candidate, costs[candidate.name]) for candidate in candidates)
 
@@ -225,6 +230,7 @@ def _outcome(trial: Any, candidate: NamedRecipe, costs: Costs) -> Outcome:
         elapsed_s=told.elapsed_s,
         frames_per_s=told.frames_per_s,
         history=told.history,
+        restarts=trial.num_failures,
     )
 
 
