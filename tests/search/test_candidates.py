@@ -24,9 +24,7 @@ def test_at_least_15_of_the_posts_combinations_are_built_by_smp() -> None:
 
 def test_all_candidates_share_one_recipe_and_the_sizes_asked_for() -> None:
     spec = {"input_size_px": [96, 96]}
-    candidates = candidates_of(
-        [("Unet", "tu-hgnetv2_b0")], recipe=RECIPE, spec=spec, named=["efficientvit-b1-s16-768"]
-    )
+    candidates = candidates_of([("Unet", "tu-hgnetv2_b0")], recipe=RECIPE, spec=spec, named=["efficientvit-b1-s16-768"])
     assert {candidate.recipe for candidate in candidates} == {RECIPE}
     assert {candidate.model_spec().input_size_px for candidate in candidates} == {(96, 96)}
     assert [candidate.model_spec().encoder for candidate in candidates] == ["tu-hgnetv2_b0", "tu-efficientvit_b1"]

@@ -112,5 +112,3 @@ def test_a_cluster_that_is_not_there_is_named(tmp_path: Path) -> None:
     options = TuneOptions(folder=tmp_path, ray_address="127.0.0.1:1")
     with pytest.raises(MissingPartError, match=r"127\.0\.0\.1:1.*ray start --head"), ray_session(options):
         pytest.fail("connected")
-
-

@@ -86,7 +86,9 @@ def test_costs_are_as_measured(name: str) -> None:
 
 def test_a_file_is_a_recipe_too(tmp_path: Path) -> None:
     path = tmp_path / "best.json"
-    recipe = NamedRecipe(name="mine", spec={"encoder": "tu-test_resnet", "input_size_px": [64, 96]}, recipe=Recipe(lr=1))
+    recipe = NamedRecipe(
+        name="mine", spec={"encoder": "tu-test_resnet", "input_size_px": [64, 96]}, recipe=Recipe(lr=1)
+    )
     path.write_bytes(msgspec.json.encode(recipe))
     assert recipe_named(str(path)) == recipe
     assert recipe.spec_changes() == {"encoder": "tu-test_resnet", "input_size_px": (64, 96)}
