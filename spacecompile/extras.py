@@ -19,6 +19,7 @@ _MODULES = {
     "hub": ("huggingface_hub",),
     "report": ("jinja2", "matplotlib"),
     "bench": ("psutil", "pynvml"),
+    "search": (*_COMPILE_MODULES, "jinja2", "matplotlib", "ray", "pandas", "pyarrow"),
     "tensorrt": ("tensorrt",),
     "tensorrt-rtx": ("tensorrt_rtx",),
 }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 from rich.markup import escape
+from rich.table import Table
 
 from spacecompile.cli import console
 from spacecompile.cli.openmp import wait_passively
@@ -18,6 +19,9 @@ from spacecompile.extras import require_extra
 if TYPE_CHECKING:
     from spacecompile.data.spark import LabelledFrame
     from spacecompile.metrics import Scores
+
+FORWARD_PASSES: dict[Tta, int] = {"none": 1, "d4": 8, "d4-median": 8}
+"""Per frame: D4 has eight views."""
 
 SCORE_NAMES = ("s_cls", "s_det", "s_seg", "s_acc", "s_flops", "s_params", "s_final")
 
@@ -42,6 +46,8 @@ def eval_(
     """Score a checkpoint or a bundle on labelled frames.
 
     A bundle runs on the engine that ships; a checkpoint runs on PyTorch, from raw frame to answer, as the reference.
+    A part that neither mask shows has IoU 1; one that only one of them shows has IoU 0. The score charges one forward
+    pass, as the benchmark does; under D4 the score with all eight charged is printed beside it.
 
     Example: spacecompile eval net.spacepkg --data frames --variant fp32-d4 --json -
     """
@@ -73,7 +79,8 @@ def eval_(
     if json is not None:
         values = {name: getattr(scores, name) for name in SCORE_NAMES}
         counts = {"data": str(data), "split": split, "frames": scores.frames}
-        console.emit_json({**facts, **counts, "scores": values, "per_class": scores.per_class}, json)
+        breakdown = {"charged": _charged(facts, scores), "per_class": scores.per_class, "per_part": scores.per_part}
+        console.emit_json({**facts, **counts, "scores": values, **breakdown}, json)
 
 
 def _bundle_scores(
@@ -102,6 +109,8 @@ def _bundle_scores(
         "variant": choice.variant,
         "backend": f"{choice.backend} {choice.backend_version}",
         "threads": choice.threads,
+        "cost": manifest.cost,
+        "forward_passes": FORWARD_PASSES[bundle.variant(choice.variant).tta],
     }
     return facts, scores
 
@@ -143,8 +152,27 @@ def _checkpoint_scores(
         "variant": "fp32" if tta == "none" else f"fp32-{tta}",
         "backend": reference.engine,
         "threads": torch.get_num_threads(),
+        "cost": reference.cost(),
+        "forward_passes": FORWARD_PASSES[tta],
     }
     return facts, scores
+
+
+def _per_class_table(scores: Scores) -> Table:
+    table = Table("class", "frames", "s_cls", "s_det", "s_seg", box=None, pad_edge=False)
+    for name, row in scores.per_class.items():
+        table.add_row(escape(name), str(row.frames), *(f"{value:.4f}" for value in (row.s_cls, row.s_det, row.s_seg)))
+    parts = "  ".join(f"{part} {iou:.4f}" for part, iou in scores.per_part.items())
+    table.caption = f"IoU per part: {parts}"
+    return table
+
+
+def _charged(facts: dict[str, Any], scores: Scores) -> dict[str, float]:
+    """What the score would be if every forward pass were charged."""
+    from spacecompile.metrics import with_cost
+
+    charged = with_cost(scores, facts["cost"], passes=facts["forward_passes"])
+    return {"s_flops": charged.s_flops, "s_params": charged.s_params, "s_final": charged.s_final}
 
 
 def _say(facts: dict[str, Any], scores: Scores, wall_s: float) -> None:
@@ -152,5 +180,9 @@ def _say(facts: dict[str, Any], scores: Scores, wall_s: float) -> None:
     console.say(
         f"{escape(facts['source'])}, {facts['variant']} on {facts['backend']}, {scores.frames} frames: {values}"
     )
+    if facts["forward_passes"] > 1:
+        s_final = _charged(facts, scores)["s_final"]
+        console.say(f"with all {facts['forward_passes']} forward passes charged: s_final {s_final:.4f}")
+    console.stderr.print(_per_class_table(scores))
     following = "spacecompile bench" if facts["kind"] == "bundle" else "spacecompile build"
     console.say(f"scored in {wall_s:.1f} s. Next: [bold]{following} {escape(facts['source'])}[/]")

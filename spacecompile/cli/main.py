@@ -27,6 +27,7 @@ from spacecompile.cli.eval import eval_
 from spacecompile.cli.inspect import inspect
 from spacecompile.cli.predict import predict
 from spacecompile.cli.render import render
+from spacecompile.cli.search import app as search_app
 from spacecompile.cli.selftest import selftest
 from spacecompile.cli.train import train
 from spacecompile.cli.verify import verify
@@ -87,6 +88,8 @@ for command in (
 ):
     app.command(command.__name__.rstrip("_"))(command)
 app.add_typer(data_app)
+
+app.add_typer(search_app, name="search")
 
 
 def main(arguments: list[str] | None = None) -> int:

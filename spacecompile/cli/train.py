@@ -40,6 +40,9 @@ def train(
     *,
     data: Annotated[Path, typer.Option("--data", help="Folder in the SPARK format with the splits train and val.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="Named recipe, or its .json file: network and numbers that no flag gives.")
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training frames.")] = 30,
     batch_size: Annotated[int, typer.Option(help="Frames per step.")] = 16,
     imgsz: Annotated[str, typer.Option(help="Input size in pixels: SIDE or HEIGHTxWIDTH, multiples of 32.")] = "512",
@@ -122,7 +125,7 @@ def train(
     _refuse_changes_on_resume(ctx, resume=resume)
     modules.torch.set_num_threads(threads or modules.torch.get_num_threads())
     launch, is_first = _launch_of_torchrun(modules)
-    recipe = modules.Recipe(
+    numbers = modules.Recipe(
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,
@@ -145,11 +148,15 @@ def train(
         box_loss_weight=box_loss_weight,
         teacher_weight=teacher_weight,
     )
+    changes = _spec_changes(imgsz=imgsz, frame=frame, mean=mean, std=std, dropout=dropout, classes=classes)
+    if recipe is not None:
+        given = [name for name in (*RECIPE_FLAGS, *SPEC_FLAGS) if _is_given(ctx, name)]
+        numbers, changes = modules.with_recipe(recipe, recipe=numbers, spec_changes=changes, given=given)
     job = modules.TrainJob(
         data=data,
         output=output,
-        recipe=recipe,
-        spec_changes=_spec_changes(imgsz=imgsz, frame=frame, mean=mean, std=std, dropout=dropout, classes=classes),
+        recipe=numbers,
+        spec_changes=changes,
         init=init,
         resume=resume,
         force=force,
@@ -172,11 +179,12 @@ def _training_modules() -> Any:
     """What the command needs of torch and the training stage, imported now and not with the command line."""
     import torch
 
+    from spacecompile.cli.named_recipe import with_recipe
     from spacecompile.train.recipe import Recipe
     from spacecompile.train.run import TrainJob
     from spacecompile.train.world import Launch
 
-    return SimpleNamespace(torch=torch, Recipe=Recipe, TrainJob=TrainJob, Launch=Launch)
+    return SimpleNamespace(torch=torch, Recipe=Recipe, TrainJob=TrainJob, Launch=Launch, with_recipe=with_recipe)
 
 
 def _launch_of_torchrun(modules: Any) -> tuple[Launch | None, bool]:
@@ -188,7 +196,7 @@ def _launch_of_torchrun(modules: Any) -> tuple[Launch | None, bool]:
 
 
 def _refuse_changes_on_resume(ctx: typer.Context, *, resume: bool) -> None:
-    clash = [name for name in (*RECIPE_FLAGS, *SPEC_FLAGS, *FRAMES_FLAGS) if _is_given(ctx, name)]
+    clash = [name for name in ("recipe", *RECIPE_FLAGS, *SPEC_FLAGS, *FRAMES_FLAGS) if _is_given(ctx, name)]
     if resume and clash:
         flags = ", ".join("--" + name.replace("_", "-") for name in clash)
         raise UsageError(f"--resume keeps the recipe, network and frames of the run; leave out {flags}, or start anew.")

@@ -143,7 +143,7 @@ def _ours(content: Mapping[str, Any], path: Path, given: Mapping[str, Any]) -> t
         state_dict, training = content["state_dict"], dict(content.get("training", {}))
     except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
         raise CheckpointError(f"{path} has an unreadable spec: {error}. Train or convert it again.") from error
-    for name in NETWORK_FIELDS:
+    for name in (*NETWORK_FIELDS, "part_head"):
         if given.get(name, getattr(spec, name)) != getattr(spec, name):
             raise UsageError(
                 f"{name} is given as {given[name]!r}, but {path} says itself that it is {getattr(spec, name)!r}. Leave "

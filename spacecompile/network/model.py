@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from spacecompile.contract import PARTS, BoxHead, ModelSpec
 from spacecompile.errors import CheckpointError
 from spacecompile.network.encoder_index import BUILD_ERRORS
+from spacecompile.network.head import SHUFFLE, shuffle_head
 
 _OURS = frozenset(("self", "kwargs", "encoder_name", "encoder_depth", "encoder_weights", "classes", "aux_params"))
 """Arguments of smp's classes that are no decoder options: the spec says them in fields of its own."""
@@ -79,6 +80,8 @@ class MultiTaskNetwork(nn.Module):
         self.encoder: nn.Module = model.encoder
         self.decoder: nn.Module = model.decoder
         self.segmentation_head: nn.Module = model.segmentation_head
+        if spec.part_head == "shuffle":
+            self.segmentation_head = _shuffle_head(model, spec, self.head_upsampling)
         self.classification_head: nn.Module = model.classification_head
         self.box_head: nn.Module | None = None
         if spec.box_head is not None:
@@ -127,6 +130,15 @@ def _smp_model(spec: ModelSpec) -> Any:
         raise CheckpointError(
             f"segmentation_models_pytorch refuses {spec.architecture} with encoder {spec.encoder}: {error}"
         ) from error
+
+
+def _shuffle_head(model: Any, spec: ModelSpec, upsampling: int) -> nn.Module:
+    if upsampling < SHUFFLE:
+        raise CheckpointError(
+            f"the decoder of {spec.architecture} already gives part logits at the input's size; part head 'shuffle' "
+            "would make more of them than the input has pixels. Use part head 'plain'."
+        )
+    return shuffle_head(model.segmentation_head[0].in_channels)
 
 
 def _check_options(architecture: type, spec: ModelSpec) -> None:

@@ -110,7 +110,7 @@ def run_epochs(state: TrainingState, inputs: LoopInputs, callbacks: Callbacks) -
     """Train until the recipe's epochs or its time are used up, saving after every epoch.
 
     Raises:
-        UsageError: If the training diverged; the files of the last good epoch are left as they are.
+        DivergedError: If the training diverged; the files of the last good epoch are left as they are.
         OutputError: If a file can't be written.
     """
     recipe, is_first = state.recipe, inputs.world.is_first

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+pytest.importorskip("ray", reason="needs the search extra")
+
+from spacecompile.search.phases import PHASES
+from spacecompile.train.named import NamedRecipe, named_recipes, recipe_named
+
+
+@pytest.mark.parametrize("recipe", list(named_recipes()))
+@pytest.mark.parametrize("phase", list(PHASES))
+def test_every_candidate_is_sound_has_a_name_of_its_own_and_keeps_what_the_phase_does_not_vary(
+    phase: str, recipe: str
+) -> None:
+    base = recipe_named(recipe)
+    candidates = PHASES[phase](base)
+    assert len({candidate.name for candidate in candidates}) == len(candidates) >= 2
+    for candidate in candidates:
+        spec = candidate.model_spec()
+        assert (spec.encoder, spec.part_head) == (base.model_spec().encoder, base.model_spec().part_head)
+        if phase != "width-and-resolution":
+            assert spec == base.model_spec()
+        if phase in ("width-and-resolution", "augmentation-and-losses"):
+            assert candidate.recipe.lr == base.recipe.lr
+
+
+def test_the_four_phases_are_in_the_posts_order() -> None:
+    assert list(PHASES) == ["learning-rate", "width-and-resolution", "augmentation-and-losses", "refinement"]
+
+
+@pytest.mark.parametrize("phase", list(PHASES))
+def test_what_the_phase_began_with_is_a_candidate_too(phase: str) -> None:
+    """So that a phase never ends worse than it began."""
+    base = recipe_named("post")
+    assert any(
+        (candidate.model_spec(), candidate.recipe) == (base.model_spec(), base.recipe)
+        for candidate in PHASES[phase](base)
+    )
+
+
+def test_width_and_resolution_vary_one_at_a_time() -> None:
+    names = {
+        candidate.name: candidate.model_spec() for candidate in PHASES["width-and-resolution"](NamedRecipe(name="a"))
+    }
+    assert list(names) == ["as-before", "width-64", "width-256", "input-768"]
+    assert names["width-64"].decoder_options == {"decoder_segmentation_channels": 64}
+    assert names["input-768"].input_size_px == (768, 768)
+    assert names["input-768"].decoder_options == {"decoder_segmentation_channels": 128}
+
+
+def test_a_decoder_without_one_width_varies_the_resolution_only() -> None:
+    base = NamedRecipe(name="a", spec={"architecture": "Unet", "decoder_options": {}, "input_size_px": [96, 64]})
+    names = {candidate.name: candidate.model_spec() for candidate in PHASES["width-and-resolution"](base)}
+    assert list(names) == ["as-before", "input-128"]
+    assert names["input-128"].input_size_px == (128, 96)
+
+
+def test_what_was_carried_forward_stays() -> None:
+    base = recipe_named("post")
+    tuned = PHASES["learning-rate"](base)[-2]
+    assert tuned.recipe.lr == 4 * base.recipe.lr
+    wide = PHASES["width-and-resolution"](tuned)[2]
+    assert wide.recipe.lr == tuned.recipe.lr
+    heavy = PHASES["augmentation-and-losses"](wide)[0]
+    assert heavy.spec["decoder_options"] == wide.spec["decoder_options"]
+    assert heavy.recipe == msgspec.structs.replace(wide.recipe, augment="none")

@@ -1,0 +1,133 @@
+"""What a search writes, and what it refuses before it begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("ray", reason="needs the search extra")
+
+from spacecompile.benchmarks.environment import read_environment
+from spacecompile.errors import BuildError, DataError, OutputError
+from spacecompile.metrics import ScoreMeter
+from spacecompile.search.results import Circumstances, Costs, Outcome, SearchResult, ranked
+from spacecompile.search.study import SearchJob, prepare, require_best, write_result
+from spacecompile.search.trial import TrialSetup
+from spacecompile.search.tuning import TuneOptions
+from spacecompile.train.named import recipe_named
+
+
+def outcome_of(candidate: Any, costs: Costs, overlap_px: int) -> Outcome:
+    """With masks that share `overlap_px` of four rows."""
+    meter, truth_HW, answer_HW = ScoreMeter(), np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8)
+    truth_HW[:] = 1
+    answer_HW[:overlap_px] = 1
+    meter.add(0, 0, answer_HW, truth_HW, (0, 0, 4, overlap_px), (0, 0, 4, 4))
+    return Outcome(candidate=candidate, status="done", epochs=2, scores=meter.scores(costs.rewritten), costs=costs)
+
+
+@pytest.fixture
+def result(tiny: Any, costs: Costs) -> SearchResult:
+    heavy = msgspec.structs.replace(costs.rewritten, params=9_000_000)
+    heavy_costs = Costs(source=heavy, rewritten=heavy)
+    outcomes = ranked(
+        (
+            Outcome(candidate=tiny("wild"), status="diverged", reason="training diverged <in> epoch 1"),
+            outcome_of(tiny("light"), costs, 2),
+            outcome_of(tiny("heavy"), heavy_costs, 4),
+        )
+    )
+    return SearchResult(
+        kind="architectures",
+        best=outcomes[0].candidate,
+        circumstances=Circumstances(
+            command="spacecompile search architectures",
+            frames={"train": 24, "val": 8},
+            input_size_px=(64, 64),
+            charged_size_px=(64, 64),
+            early_stopping=False,
+            elapsed_s=1.0,
+            environment=read_environment(threads=1, load_average_start=None),
+        ),
+        outcomes=outcomes,
+        frontier=("light", "heavy"),
+    )
+
+
+def job_of(
+    tmp_path: Path, data: Path, *, resume: bool = False, force: bool = False, limit_frames: int = 0
+) -> SearchJob:
+    return SearchJob(
+        output=tmp_path / "out",
+        setup=TrialSetup(data=str(data), limit_frames=limit_frames),
+        options=TuneOptions(folder=tmp_path / "out" / "tune", resume=resume),
+        force=force,
+    )
+
+
+def test_outcomes_are_ranked_by_the_final_score_and_failures_come_last(result: SearchResult) -> None:
+    assert [one.candidate.name for one in result.outcomes] == ["heavy", "light", "wild"]
+    assert [one.s_final >= 0 for one in result.outcomes] == [True, True, False]
+
+
+def test_the_files_are_a_result_a_recipe_a_picture_and_an_offline_page(
+    result: SearchResult, tmp_path: Path, search_data: Path
+) -> None:
+    job = job_of(tmp_path, search_data)
+    write_result(job, result)
+    assert msgspec.json.decode((job.output / "search.json").read_bytes(), type=SearchResult) == result
+    assert recipe_named(str(job.output / "best.json")) == result.best
+    with Image.open(job.output / "pareto.png") as picture:
+        assert picture.width > 1000
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 10
+    page = (job.output / "index.html").read_text()
+    for text in ("light", "heavy", "Pareto frontier", "training diverged &lt;in&gt; epoch 1", "1.000", "9.000"):
+        assert text in page
+    for outside in ("http:", "https:", "<script", "url(//"):
+        assert outside not in page
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "seen"),
+    [
+        pytest.param({}, {}, "--resume, begin anew with --force", id="already there"),
+        pytest.param(None, {"resume": True}, "no search to resume", id="nothing to resume"),
+        pytest.param({}, {"resume": True, "limit_frames": 9}, "holds another search", id="other frames"),
+    ],
+)
+def test_a_folder_is_never_mistaken(
+    first: dict[str, Any] | None, then: dict[str, Any], seen: str, tiny: Any, tmp_path: Path, search_data: Path
+) -> None:
+    if first is not None:
+        prepare(job_of(tmp_path, search_data, **first), (tiny("a"),))
+    with pytest.raises(OutputError, match=seen):
+        prepare(job_of(tmp_path, search_data, **then), (tiny("a"),))
+
+
+def test_force_begins_anew_and_keeps_the_counts(tiny: Any, tmp_path: Path, search_data: Path) -> None:
+    prepare(job_of(tmp_path, search_data), (tiny("a"),))
+    output = tmp_path / "out"
+    (output / "tune").mkdir()
+    (output / "tune" / "state").write_text("old")
+    (output / "search.json").write_text("old")
+    (output / "costs.json").write_text("{}")
+    prepare(job_of(tmp_path, search_data, force=True), (tiny("b"),))
+    assert sorted(path.name for path in output.iterdir()) == ["costs.json", "settings.json"]
+    prepare(job_of(tmp_path, search_data, resume=True), (tiny("b"),))
+
+
+def test_data_that_is_not_there_is_refused_before_a_folder_is_made(tiny: Any, tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        prepare(job_of(tmp_path, tmp_path / "nowhere"), (tiny("a"),))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_search_without_one_usable_network_fails_with_the_reasons(result: SearchResult) -> None:
+    with pytest.raises(BuildError, match=r"wild: training diverged"):
+        require_best(result.outcomes[-1:])
+    assert require_best(result.outcomes).candidate.name == "heavy"

@@ -1,0 +1,114 @@
+"""Ray Tune at work: a whole search on one machine, and on two nodes of which one is killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray", reason="needs the search extra")
+
+from spacecompile.errors import MissingPartError
+from spacecompile.search.results import Costs
+from spacecompile.search.trial import Told, TrialSetup, run_candidate
+from spacecompile.search.tuning import TuneOptions, ray_session, run_all
+
+pytestmark = [
+    pytest.mark.slow,  # Ray takes seconds to start, each of its processes some more to import torch
+    # Ray and its processes leave sockets and files to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
+]
+
+HEALTH = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 1000,
+    "health_check_failure_threshold": 5,
+}
+"""A lost node is noticed after seconds instead of half a minute."""
+
+
+def test_all_are_trained_the_diverged_one_is_caught_and_a_resumed_search_trains_nothing_again(
+    tiny: Any, costs: Costs, search_data: Path, tmp_path: Path
+) -> None:
+    candidates = [tiny("slow", lr=1e-5, epochs=3), tiny("wild", lr=1e30, epochs=3), tiny("good", lr=2e-3, epochs=3)]
+    prices = {candidate.name: costs for candidate in candidates}
+    setup, told = TrialSetup(data=str(search_data), device="cpu"), []
+    options = TuneOptions(folder=tmp_path / "tune", early_stopping=False)
+    with ray_session(options):
+        outcomes = run_all(
+            candidates, prices, setup=setup, options=options, name="first", progress=lambda *step: told.append(step)
+        )
+        again = run_all(
+            candidates,
+            prices,
+            setup=setup,
+            options=TuneOptions(folder=options.folder, early_stopping=False, resume=True),
+            name="first",
+        )
+    assert [(one.candidate.name, one.status, one.epochs) for one in outcomes] == [
+        ("slow", "done", 3),
+        ("wild", "diverged", 0),
+        ("good", "done", 3),
+    ]
+    assert outcomes[2].s_final > outcomes[0].s_final > outcomes[1].s_final == -1
+    assert told[0] == ("first", 0, 9)
+    assert told[-1] == ("first", 9, 9)
+    assert again == outcomes
+    assert (tmp_path / "tune" / "first" / "good").is_dir()
+
+
+def test_two_nodes_of_which_one_is_killed_lose_nothing(
+    tiny: Any, costs: Costs, search_data: Path, tmp_path: Path
+) -> None:
+    from ray.cluster_utils import Cluster
+
+    epochs = 12
+    candidates = [tiny(name, lr=lr, epochs=epochs) for name, lr in (("a", 1e-3), ("b", 2e-3), ("c", 3e-3))]
+    setup = TrialSetup(data=str(search_data), device="cpu")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": HEALTH})
+    try:
+        second = cluster.add_node(num_cpus=1)
+        killed = []
+
+        def kill_one(step: str, done: int, total: int) -> None:
+            # Both nodes have had several epochs by then: neither can have done them alone within one candidate.
+            if done > epochs and not killed:
+                killed.append(done)
+                cluster.remove_node(second, allow_graceful=False)
+
+        options = TuneOptions(folder=tmp_path / "tune", ray_address=cluster.address, early_stopping=False)
+        with ray_session(options):
+            outcomes = run_all(
+                candidates,
+                {candidate.name: costs for candidate in candidates},
+                setup=setup,
+                options=options,
+                name="cluster",
+                progress=kill_one,
+            )
+    finally:
+        cluster.shutdown()
+    assert killed
+    assert sum(one.restarts for one in outcomes) >= 1
+    assert [(one.status, one.epochs, len(one.history)) for one in outcomes] == [("done", epochs, epochs)] * 3
+    for outcome in outcomes:
+        undisturbed: list[Told] = []
+        run_candidate(
+            outcome.candidate,
+            setup,
+            cost=costs.rewritten,
+            output=tmp_path / outcome.candidate.name,
+            before=None,
+            tell=undisturbed.append,
+        )
+        assert outcome.scores == undisturbed[-1].scores
+        assert outcome.history == undisturbed[-1].history
+
+
+def test_a_cluster_that_is_not_there_is_named(tmp_path: Path) -> None:
+    options = TuneOptions(folder=tmp_path, ray_address="127.0.0.1:1")
+    with pytest.raises(MissingPartError, match=r"127\.0\.0\.1:1.*ray start --head"), ray_session(options):
+        pytest.fail("connected")
