@@ -17,9 +17,9 @@ from spacecompile.files import check_destination, write_file
 
 if TYPE_CHECKING:
     from spacecompile.contract import Variant
-    from spacecompile.export.engine_api import EngineApi
     from spacecompile.export.engine_facts import EngineFacts, EngineOptions
     from spacecompile.runtime.bundle import Bundle
+    from spacecompile.runtime.cuda.engine_api import EngineApi
 
 _MIB = 1 << 20
 
@@ -62,10 +62,10 @@ def engine(
 
     Example: spacecompile engine net.spacepkg -o plans --engine tensorrt-rtx
     """
-    from spacecompile.export.engine_api import load_engine_api
     from spacecompile.export.engine_facts import EngineOptions
     from spacecompile.export.engine_options import check_options
     from spacecompile.runtime.bundle import open_bundle
+    from spacecompile.runtime.cuda.engine_api import load_engine_api
 
     options = EngineOptions(
         workspace_bytes=None if workspace_mb is None else workspace_mb * _MIB,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from spacecompile.export import engine_api
+from spacecompile.runtime.cuda import engine_api
 
 CODE = Path(engine_api.__file__).parent
 MODULES = ("engine_api.py", "engine_facts.py", "engine_options.py", "engine_watch.py", "to_engine.py")
