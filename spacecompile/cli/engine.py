@@ -103,7 +103,7 @@ def _variants(bundle: Bundle, names: str | None) -> tuple[list[Variant], list[st
         UsageError: If one is unknown or has no file of its own, or none is left.
     """
     if names is None:
-        able = [variant for variant in bundle.manifest.variants if variant.precision != "bf16"]
+        able = [it for it in bundle.manifest.variants if it.precision != "bf16" and it.path.endswith(".onnx")]
         left_out = [variant.name for variant in bundle.manifest.variants if variant.precision == "bf16"]
         if not able:
             raise UsageError(
@@ -116,6 +116,8 @@ def _variants(bundle: Bundle, names: str | None) -> tuple[list[Variant], list[st
         raise UsageError(f"--variant is {names!r}, with an empty name in it; it has {bundle.variant_names()}.")
     variants = [bundle.variant(name) for name in dict.fromkeys(asked)]
     for variant in variants:
+        if not variant.path.endswith(".onnx"):
+            raise UsageError(f"variant {variant.name} is a plan already. Name the variant that it was made of.")
         if variant.precision == "bf16":
             raise UsageError(
                 f"variant {variant.name} is the fp32 file, run by an engine that rounds to bf16; TensorRT keeps the "

@@ -24,6 +24,7 @@ from spacecompile.cli.engine import engine
 from spacecompile.cli.eval import eval_
 from spacecompile.cli.inspect import inspect
 from spacecompile.cli.predict import predict
+from spacecompile.cli.rebuild import rebuild
 from spacecompile.cli.render import render
 from spacecompile.cli.selftest import selftest
 from spacecompile.cli.train import train
@@ -68,7 +69,7 @@ def _root(
 
 
 # In the order in which a user meets them.
-for command in (doctor, render, train, build, inspect, verify, selftest, engine, predict, eval_, bench, demo):
+for command in (doctor, render, train, build, inspect, verify, selftest, engine, rebuild, predict, eval_, bench, demo):
     app.command(command.__name__.rstrip("_"))(command)
 
 
