@@ -6,13 +6,18 @@ It has the names that `runtime.backends.tensorrt_` may use and no others; a test
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from enum import Enum
+from importlib.machinery import ModuleSpec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from fake_cuda import FakeDevice
 
+from spacecompile.runtime.backends import onnxruntime_cuda_, registry, tensorrt_
 from spacecompile.runtime.backends.onnxruntime_ import ORT_ERRORS, ort, session_options
 from spacecompile.runtime.cuda.driver import GpuFacts
 from spacecompile.runtime.cuda.engine_api import EngineApi, EngineKind
@@ -79,6 +84,36 @@ def sidecar_of(plan: bytes, *, frame_size_px: tuple[int, int] = (96, 128), **cha
         "plan_bytes": len(plan),
     }
     return json.dumps(facts | changes).encode()
+
+
+def install(monkeypatch: pytest.MonkeyPatch, folder: Path, device: FakeDevice) -> None:
+    """Make the backends for a GPU present, on a fake device.
+
+    ONNX Runtime's CUDA backend runs the CPU provider there, which works at once: its device can't be late.
+
+    Args:
+        monkeypatch: Of the test.
+        folder: For the file by which ONNX Runtime's package for GPUs is known.
+        device: That is opened.
+    """
+    library = folder / "capi" / "libonnxruntime_providers_cuda.so"
+    library.parent.mkdir(parents=True, exist_ok=True)
+    library.write_bytes(b"")
+
+    def find_spec(name: str) -> ModuleSpec | None:
+        if name not in ("tensorrt", "onnxruntime"):
+            return importlib.util.find_spec(name)
+        spec = ModuleSpec(name, None, is_package=True)
+        spec.submodule_search_locations = [str(folder)]
+        return spec
+
+    monkeypatch.setattr(registry, "find_spec", find_spec)
+    for module in (onnxruntime_cuda_, tensorrt_):
+        monkeypatch.setattr(module, "open_device", lambda _: device)
+    on_the_cpu = onnxruntime_cuda_.Provider(name="CPUExecutionProvider", device_type="cpu", is_cuda=False)
+    monkeypatch.setattr(onnxruntime_cuda_, "CUDA_PROVIDER", on_the_cpu)
+    api = fake_api(device)
+    monkeypatch.setattr(tensorrt_, "load_engine_api", lambda _: api)
 
 
 class ICudaEngine:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
 from fake_cuda import FakeDevice
-from fake_tensorrt import fake_api, sidecar_of
+from fake_tensorrt import install, sidecar_of
 from numpy.typing import NDArray
 from onnx import TensorProto
 
@@ -163,16 +164,10 @@ class TestOpenVinoInBf16(BackendTester):
 
 
 @pytest.fixture
-def fake_device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
-    """What the backends for a GPU open instead of one. ONNX Runtime works at once, so its device can't be late."""
-    from spacecompile.runtime.backends import onnxruntime_cuda_, tensorrt_
-
+def fake_device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeDevice:
+    """What the backends for a GPU open instead of one."""
     device = FakeDevice(is_late=request.cls is TestTensorRtOnAFakeGpu)
-    for module in (onnxruntime_cuda_, tensorrt_):
-        monkeypatch.setattr(module, "open_device", lambda _: device)
-    on_the_cpu = onnxruntime_cuda_.Provider(name="CPUExecutionProvider", device_type="cpu", is_cuda=False)
-    monkeypatch.setattr(onnxruntime_cuda_, "CUDA_PROVIDER", on_the_cpu)
-    monkeypatch.setattr(tensorrt_, "load_engine_api", lambda kind: fake_api(device, kind=kind))
+    install(monkeypatch, tmp_path, device)
     return device
 
 

@@ -3,10 +3,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from fake_tensorrt import sidecar_of
+from onnx import TensorProto, helper
 
 from spacecompile.errors import IntegrityError
+from spacecompile.export.to_engine import build_engine
 from spacecompile.runtime.cuda.compatibility import PlanFacts, check_plan_bytes, check_plan_fits, facts_from_sidecar
 from spacecompile.runtime.cuda.driver import GpuFacts
 from spacecompile.runtime.cuda.engine_api import EngineApi
@@ -102,13 +105,15 @@ def test_a_field_of_a_later_builder_is_no_obstacle() -> None:
     assert facts_from_sidecar(json.dumps(content).encode(), "model.plan.json").engine == "tensorrt"
 
 
-def test_the_sidecar_that_a_build_writes_is_read(rtx: EngineApi, color_bundle: Any) -> None:
-    import msgspec
-
-    from spacecompile.export.to_engine import build_engine
-
-    graph = (color_bundle / "variants/fp32/model.onnx").read_bytes()
-    built = build_engine(graph, rtx)
+def test_the_sidecar_that_a_build_writes_is_read(rtx: EngineApi) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["frame"], ["y"], to=TensorProto.FLOAT)],
+        "cast",
+        [helper.make_tensor_value_info("frame", TensorProto.UINT8, [96, 128, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [96, 128, 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    built = build_engine(model.SerializeToString(), rtx)
     facts = facts_from_sidecar(msgspec.json.encode(built.facts), "model.plan.json")
     check_plan_bytes(built.plan, facts, bundle="net.spacepkg")
     check(facts, engine="tensorrt-rtx", version=rtx.version)
