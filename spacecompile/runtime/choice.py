@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from spacecompile.contract import PrecisionWish, Tta, Variant
-from spacecompile.errors import UsageError
+from spacecompile.errors import IntegrityError, UsageError
+from spacecompile.runtime.backends import Backend
 from spacecompile.runtime.backends.registry import can_run, expected_ratio
 from spacecompile.runtime.bundle import Bundle
 from spacecompile.runtime.frames import Color
@@ -98,3 +99,19 @@ def _fastest(variants: Sequence[Variant], backend: str) -> tuple[Variant, str]:
     fastest = min((variant for variant in variants if variant.name in measured), key=lambda it: measured[it.name])
     speeds = ", ".join(f"{name} {ratio}" for name, ratio in measured.items())
     return fastest, f"the fastest precision on a CPU like this, by measured time per frame: {speeds}"
+
+
+def check_graph_fits(engine: Backend, bundle: Bundle, variant: Variant) -> None:
+    """Compare what an engine holds with the manifest.
+
+    Raises:
+        IntegrityError: If they differ; the engine is closed then.
+    """
+    spec, signature = bundle.manifest.spec, engine.signature
+    seen = (signature.frame_size_px, signature.num_classes)
+    if seen != (spec.frame_size_px, len(spec.classes)):
+        engine.close()
+        raise IntegrityError(
+            f"{bundle.root / variant.path} takes frames of {seen[0]} and knows {seen[1]} classes; the manifest says "
+            f"{spec.frame_size_px} and {len(spec.classes)}. Build the bundle again with `spacecompile build`."
+        )

@@ -21,7 +21,6 @@ from spacecompile.contract import ModelSpec, PrecisionWish, Tta, Variant
 from spacecompile.errors import (
     DeviceError,
     FrameError,
-    IntegrityError,
     MissingPartError,
     SpacecompileError,
     UsageError,
@@ -30,7 +29,7 @@ from spacecompile.runtime.answer import Answer, answer_from_raw
 from spacecompile.runtime.backends import Backend, GpuOptions
 from spacecompile.runtime.backends.registry import is_on_gpu, open_backend
 from spacecompile.runtime.bundle import Bundle, open_bundle
-from spacecompile.runtime.choice import Choice, choose_variant
+from spacecompile.runtime.choice import Choice, check_graph_fits, choose_variant
 from spacecompile.runtime.cuda.answer import DeviceAnswer, device_answer_from_raw
 from spacecompile.runtime.cuda.backend import CudaBackend, CudaTicket, DeviceRawAnswer
 from spacecompile.runtime.cuda.compatibility import SIDECAR_SUFFIX
@@ -86,6 +85,11 @@ class Session:
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of `Answer.class_probs`."""
         return self.spec.classes
+
+    @property
+    def cuda_graphs(self) -> str:
+        """How frames are queued on the GPU, for a person: with CUDA graphs, or why without; empty on the CPU."""
+        return self._backend.graphs if isinstance(self._backend, CudaBackend) else ""
 
     def __call__(self, frame: FrameSource | DeviceSource) -> Answer:
         """Answer one frame.
@@ -367,7 +371,7 @@ def _opened(
             gpu=gpu,
         ),
     )
-    _check_graph_fits(engine, bundle, chosen)
+    check_graph_fits(engine, bundle, chosen)
     return engine, Choice(
         bundle=bundle.manifest.name,
         manifest_sha256=bundle.manifest_sha256,
@@ -383,14 +387,3 @@ def _opened(
         in_flight=engine.in_flight_max if isinstance(engine, CudaBackend) else 1,
         fallback=fallback,
     )
-
-
-def _check_graph_fits(engine: Backend, bundle: Bundle, variant: Variant) -> None:
-    spec, signature = bundle.manifest.spec, engine.signature
-    seen = (signature.frame_size_px, signature.num_classes)
-    if seen != (spec.frame_size_px, len(spec.classes)):
-        engine.close()
-        raise IntegrityError(
-            f"{bundle.root / variant.path} takes frames of {seen[0]} and knows {seen[1]} classes; the manifest says "
-            f"{spec.frame_size_px} and {len(spec.classes)}. Build the bundle again with `spacecompile build`."
-        )
