@@ -211,6 +211,12 @@ def _backend(entry: BackendEntry) -> _Row:
     reason = entry.missing()
     if reason:
         return "missing", reason, entry.remedy
+    if entry.suffix != ".onnx":
+        # The small graph is no plan, and a plan is only good for one GPU.
+        probe = probe_cuda()
+        if probe.device is None:
+            return "missing", f"installed, but {probe.problem}", "run it on a machine with an NVIDIA GPU"
+        return "note", f"installed, {probe.device.gpu}", "spacecompile rebuild BUNDLE makes plans and tests them"
     result = run_probe(["backend", entry.name])
     if result.problem:
         remedy = entry.remedy.replace("pip install", "pip install --force-reinstall")

@@ -21,6 +21,7 @@ from spacecompile.runtime.answer import Answer
 from spacecompile.runtime.backends.registry import choose_backend
 from spacecompile.runtime.backends.stopwatch import StopwatchBackend
 from spacecompile.runtime.bundle import Bundle
+from spacecompile.runtime.choice import gpu_options
 from spacecompile.runtime.session import Session, load
 
 SLOW_EVERY = 4
@@ -111,6 +112,7 @@ def open_variant(
         threads=how.threads,
         spinning=how.spinning,
         cache=False,
+        gpu=gpu_options(bundle, variant),
     )
     stopwatch = StopwatchBackend(engine)
     session = Session(stopwatch, bundle.manifest.spec, choice=choice, rule=rule)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from spacecompile.contract import PrecisionWish, Tta, Variant
 from spacecompile.errors import IntegrityError, UsageError
-from spacecompile.runtime.backends import Backend
+from spacecompile.runtime.backends import Backend, GpuOptions
 from spacecompile.runtime.backends.registry import can_run, expected_ratio
 from spacecompile.runtime.bundle import Bundle
+from spacecompile.runtime.cuda.compatibility import SIDECAR_SUFFIX
 from spacecompile.runtime.frames import Color
 
 # From the most to the least exact, as `precision=None` prefers: on a CPU fewer bits are not faster by themselves.
@@ -99,6 +100,22 @@ def _fastest(variants: Sequence[Variant], backend: str) -> tuple[Variant, str]:
     fastest = min((variant for variant in variants if variant.name in measured), key=lambda it: measured[it.name])
     speeds = ", ".join(f"{name} {ratio}" for name, ratio in measured.items())
     return fastest, f"the fastest precision on a CPU like this, by measured time per frame: {speeds}"
+
+
+def gpu_options(bundle: Bundle, variant: Variant, *, device_index: int = 0, in_flight: int = 1) -> GpuOptions:
+    """What a backend on a GPU is told of a variant; its sidecar is hashed as it is read.
+
+    Raises:
+        IntegrityError: If the sidecar differs from the manifest.
+    """
+    sidecar_path = variant.path + SIDECAR_SUFFIX
+    return GpuOptions(
+        device_index=device_index,
+        in_flight=in_flight,
+        sidecar=bundle.read(sidecar_path) if sidecar_path in bundle.manifest.files else None,
+        bundle=str(bundle.root),
+        frame_size_px=bundle.manifest.spec.frame_size_px,
+    )
 
 
 def check_graph_fits(engine: Backend, bundle: Bundle, variant: Variant) -> None:

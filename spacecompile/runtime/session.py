@@ -26,13 +26,12 @@ from spacecompile.errors import (
     UsageError,
 )
 from spacecompile.runtime.answer import Answer, answer_from_raw
-from spacecompile.runtime.backends import Backend, GpuOptions
+from spacecompile.runtime.backends import Backend
 from spacecompile.runtime.backends.registry import is_on_gpu, open_backend
 from spacecompile.runtime.bundle import Bundle, open_bundle
-from spacecompile.runtime.choice import Choice, check_graph_fits, choose_variant
+from spacecompile.runtime.choice import Choice, check_graph_fits, choose_variant, gpu_options
 from spacecompile.runtime.cuda.answer import DeviceAnswer, device_answer_from_raw
 from spacecompile.runtime.cuda.backend import CudaBackend, CudaTicket, DeviceRawAnswer
-from spacecompile.runtime.cuda.compatibility import SIDECAR_SUFFIX
 from spacecompile.runtime.cuda.source import is_on_device
 from spacecompile.runtime.frames import Color, FrameReader, FrameSource
 from spacecompile.runtime.guard import GuardRule
@@ -351,14 +350,7 @@ def _opened(
     """A backend that holds a variant, and what to say of it."""
     thread_count = usable_cores() if wish.threads is None else wish.threads
     model_bytes = bundle.read(chosen.path)
-    sidecar_path = chosen.path + SIDECAR_SUFFIX
-    gpu = GpuOptions(
-        device_index=wish.device_index,
-        in_flight=wish.in_flight,
-        sidecar=bundle.read(sidecar_path) if sidecar_path in bundle.manifest.files else None,
-        bundle=str(bundle.root),
-        frame_size_px=bundle.manifest.spec.frame_size_px,
-    )
+    gpu = gpu_options(bundle, chosen, device_index=wish.device_index, in_flight=wish.in_flight)
     engine, backend_reason = open_backend(
         backend,
         chosen,
