@@ -73,6 +73,20 @@ class MissingPartError(SpacecompileError):
     exit_code = 3
 
 
+class DeviceError(SpacecompileError):
+    """A GPU, its driver or an engine on it that failed at run time."""
+
+    exit_code = 3
+
+
+class DeviceMemoryError(DeviceError):
+    """A GPU that is out of memory."""
+
+
+class DeviceLostError(DeviceError):
+    """A CUDA error that sticks: nothing on this GPU works in this process any more, whatever is tried."""
+
+
 class BuildError(SpacecompileError):
     """An export, a rewrite proof or an engine build that failed."""
 

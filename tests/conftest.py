@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from spacecompile.network.model import MultiTaskNetwork
+    from spacecompile.runtime.cuda.engine_api import EngineApi
 
 # pytest-xdist runs several processes on the same cores, and torch's OpenMP threads wait for each other busily by
 # default: ten times slower then. Read when torch is imported, and inherited by the processes that tests start.
@@ -32,6 +34,16 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 INPUT_SIZE_PX = (64, 64)
 FRAME_SIZE_PX = (128, 128)
+
+
+@pytest.fixture(scope="session")
+def rtx() -> EngineApi:
+    """TensorRT-RTX, which parses and builds without a GPU."""
+    from spacecompile.runtime.cuda.engine_api import load_engine_api
+
+    if find_spec("tensorrt_rtx") is None:
+        pytest.skip("tensorrt-rtx is not installed: pip install 'spacecompile[tensorrt-rtx]'")
+    return load_engine_api("tensorrt-rtx")
 
 
 @pytest.fixture(autouse=True)

@@ -18,11 +18,11 @@ from spacecompile.benchmarks.probe_process import ProbeResult, run_probe
 from spacecompile.benchmarks.requirements import Requirements, python_range, read_requirements
 from spacecompile.contract import Progress, Record, no_progress
 from spacecompile.errors import MissingPartError, UsageError
-from spacecompile.export.cuda_driver import probe_cuda
 from spacecompile.extras import modules_of
 from spacecompile.runtime.backends.openvino_cache import user_cache_folder
 from spacecompile.runtime.backends.registry import BACKENDS, BackendEntry
 from spacecompile.runtime.cpu import cpu_features
+from spacecompile.runtime.cuda.driver import probe_cuda
 from spacecompile.runtime.threads import container_quota, usable_cores, usable_processors
 
 Purpose = Literal["run", "build", "train", "bench", "tensorrt", "tensorrt-rtx"]
@@ -214,6 +214,12 @@ def _backend(entry: BackendEntry) -> _Row:
     reason = entry.missing()
     if reason:
         return "missing", reason, entry.remedy
+    if entry.suffix != ".onnx":
+        # The small graph is no plan, and a plan is only good for one GPU.
+        probe = probe_cuda()
+        if probe.device is None:
+            return "missing", f"installed, but {probe.problem}", "run it on a machine with an NVIDIA GPU"
+        return "note", f"installed, {probe.device.gpu}", "spacecompile rebuild BUNDLE makes plans and tests them"
     result = run_probe(["backend", entry.name])
     if result.problem:
         remedy = entry.remedy.replace("pip install", "pip install --force-reinstall")

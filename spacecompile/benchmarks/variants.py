@@ -24,6 +24,7 @@ from spacecompile.runtime.answer import Answer
 from spacecompile.runtime.backends.registry import BACKENDS, certified_present, choose_backend, entry_named
 from spacecompile.runtime.backends.stopwatch import StopwatchBackend
 from spacecompile.runtime.bundle import Bundle
+from spacecompile.runtime.choice import gpu_options
 from spacecompile.runtime.session import Session, load
 
 SLOW_EVERY = 4
@@ -199,6 +200,7 @@ def open_variant(bundle: Bundle, entrant: Entrant, frame_HWC: NDArray[np.uint8])
         threads=how.threads,
         spinning=how.spinning,
         cache=False,
+        gpu=gpu_options(bundle, variant),
     )
     stopwatch = StopwatchBackend(engine)
     session = Session(stopwatch, bundle.manifest.spec, choice=choice, rule=rule)

@@ -62,6 +62,8 @@ def bench(
     report: Annotated[Path | None, typer.Option(help="Write one offline HTML file.")] = None,
     json: Annotated[str | None, typer.Option("--json", help="Write the result to FILE, or - for stdout.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the report and the JSON file.")] = False,
+    device: Annotated[str, typer.Option(help="cpu; cuda or cuda:N with --prove.")] = "cpu",
+    prove: Annotated[bool, typer.Option("--prove", help="Show on a GPU all that is promised of it.")] = False,
 ) -> None:
     """Measure a bundle: budgets, score, and latency against PyTorch and a plain export on the same frames.
 
@@ -75,19 +77,34 @@ def bench(
     from spacecompile.benchmarks.latency import LatencySettings
     from spacecompile.benchmarks.suite import BenchSettings
     from spacecompile.benchmarks.variants import LoadSettings
+    from spacecompile.cli.prove import device_index, prove_bundle
     from spacecompile.contract import Budget
     from spacecompile.runtime.threads import usable_cores
 
+    gpu_index = device_index(device, prove=prove)
     require_extra("bench", "bench")
     backends = tuple(dict.fromkeys(name.strip() for name in backend.split(",")))
     how = LoadSettings(backend=backends[0], threads=usable_cores() if threads is None else threads, spinning=spinning)
     asked = _percentiles(percentiles)
+    latency = LatencySettings.for_samples(samples, duration_s=duration, warmup_rounds=warmup, warmup_s=warmup_seconds)
+    if gpu_index is not None:
+        if bundle is None:
+            raise UsageError("--prove needs a bundle. Name one that `spacecompile build` made.")
+        prove_bundle(
+            bundle,
+            index=gpu_index,
+            data=data,
+            checkpoint=checkpoint,
+            latency=latency,
+            threads=how.threads,
+            json=json,
+            force=force,
+        )
+        return
     settings = BenchSettings(
         contest=ContestSettings(
             how=how,
-            latency=LatencySettings.for_samples(
-                samples, duration_s=duration, warmup_rounds=warmup, warmup_s=warmup_seconds
-            ),
+            latency=latency,
             percentiles=asked,
             peers=tuple(peer or ()),
             from_file=from_file,

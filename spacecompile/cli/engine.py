@@ -17,9 +17,9 @@ from spacecompile.files import check_destination, write_file
 
 if TYPE_CHECKING:
     from spacecompile.contract import Variant
-    from spacecompile.export.engine_api import EngineApi
     from spacecompile.export.engine_facts import EngineFacts, EngineOptions
     from spacecompile.runtime.bundle import Bundle
+    from spacecompile.runtime.cuda.engine_api import EngineApi
 
 _MIB = 1 << 20
 
@@ -62,10 +62,10 @@ def engine(
 
     Example: spacecompile engine net.spacepkg -o plans --engine tensorrt-rtx
     """
-    from spacecompile.export.engine_api import load_engine_api
     from spacecompile.export.engine_facts import EngineOptions
     from spacecompile.export.engine_options import check_options
     from spacecompile.runtime.bundle import open_bundle
+    from spacecompile.runtime.cuda.engine_api import load_engine_api
 
     options = EngineOptions(
         workspace_bytes=None if workspace_mb is None else workspace_mb * _MIB,
@@ -103,7 +103,7 @@ def _variants(bundle: Bundle, names: str | None) -> tuple[list[Variant], list[st
         UsageError: If one is unknown or has no file of its own, or none is left.
     """
     if names is None:
-        able = [variant for variant in bundle.manifest.variants if variant.precision != "bf16"]
+        able = [it for it in bundle.manifest.variants if it.precision != "bf16" and it.path.endswith(".onnx")]
         left_out = [variant.name for variant in bundle.manifest.variants if variant.precision == "bf16"]
         if not able:
             raise UsageError(
@@ -116,6 +116,8 @@ def _variants(bundle: Bundle, names: str | None) -> tuple[list[Variant], list[st
         raise UsageError(f"--variant is {names!r}, with an empty name in it; it has {bundle.variant_names()}.")
     variants = [bundle.variant(name) for name in dict.fromkeys(asked)]
     for variant in variants:
+        if not variant.path.endswith(".onnx"):
+            raise UsageError(f"variant {variant.name} is a plan already. Name the variant that it was made of.")
         if variant.precision == "bf16":
             raise UsageError(
                 f"variant {variant.name} is the fp32 file, run by an engine that rounds to bf16; TensorRT keeps the "

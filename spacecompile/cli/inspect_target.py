@@ -32,9 +32,9 @@ def inspect_target(bundle: Bundle, variants: Sequence[Variant], target: str, *, 
         raise UsageError(f"--target is {target!r}; choose one of {', '.join(TARGETS)}.")
     if find_spec("onnx") is None:
         raise MissingPartError("inspect --target needs onnx, which this environment lacks. Run: pip install onnx")
-    from spacecompile.export.engine_api import any_engine_api
     from spacecompile.export.legality import legality_of
     from spacecompile.export.to_engine import refused_nodes
+    from spacecompile.runtime.cuda.engine_api import any_engine_api
 
     api = any_engine_api()
     reports: dict[str, LegalityReport] = {}

@@ -26,6 +26,7 @@ from spacecompile.cli.engine import engine
 from spacecompile.cli.eval import eval_
 from spacecompile.cli.inspect import inspect
 from spacecompile.cli.predict import predict
+from spacecompile.cli.rebuild import rebuild
 from spacecompile.cli.render import render
 from spacecompile.cli.search import app as search_app
 from spacecompile.cli.selftest import selftest
@@ -81,6 +82,7 @@ for command in (
     verify,
     selftest,
     engine,
+    rebuild,
     predict,
     eval_,
     bench,

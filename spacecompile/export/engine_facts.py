@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from spacecompile.contract import Precision, Record
 from spacecompile.errors import BuildError, UsageError
-from spacecompile.export.engine_api import EngineKind
+from spacecompile.runtime.cuda.engine_api import EngineKind
 
 _TYPE_NAMES: Final[dict[str, str]] = {"FLOAT": "fp32", "HALF": "fp16"}
 """TensorRT's names that differ from ours in more than case."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from spacecompile.errors import BuildError, UsageError
-from spacecompile.export.engine_api import EngineApi
 from spacecompile.export.engine_facts import EngineOptions
+from spacecompile.runtime.cuda.engine_api import EngineApi
 
 _RTX_DEFAULT_TARGET: Final = "sm80-and-later"
 """NVIDIA's guide, CPU-Only AOT: by default a plan runs on 8.0, 8.6, 8.9, 12.0 and later."""

@@ -150,11 +150,13 @@ def require_recertified(certificate: Recertificate) -> None:
 
 
 def _runs(variants: Sequence[Variant], requested: str) -> tuple[list[tuple[Variant, BackendEntry]], tuple[str, ...]]:
-    """Which backend runs which variant, and what can't run here."""
+    """Which backend runs which variant, and what can't run here. Plans were tested where they were made."""
+    plans = [variant for variant in variants if variant.path.endswith(".plan")]
+    variants = [variant for variant in variants if variant not in plans]
     if requested != "auto":
         return [(variant, choose_backend(requested, variant)[0]) for variant in variants], ()
     runs: list[tuple[Variant, BackendEntry]] = []
-    not_run: list[str] = []
+    not_run = [f"variant {plan.name} is a plan, which `spacecompile selftest` tests on its machine" for plan in plans]
     for variant in variants:
         absent = {name: _why_absent(name) for name in variant.certified}
         lacking = [f"{name} ({reason})" for name, reason in absent.items() if reason]

@@ -14,7 +14,6 @@ from typing import Any
 from spacecompile._version import __version__
 from spacecompile.contract import Progress, Record, no_progress
 from spacecompile.errors import BuildError
-from spacecompile.export.engine_api import EngineApi, collected_errors, logger_of, sentence_of
 from spacecompile.export.engine_facts import (
     EngineFacts,
     EngineOptions,
@@ -26,6 +25,7 @@ from spacecompile.export.engine_facts import (
 from spacecompile.export.engine_options import check_options, configure, stored_timing_cache, target_of
 from spacecompile.export.engine_watch import BuildWatch, monitor_of, run_watched
 from spacecompile.export.legality_report import IllegalNode
+from spacecompile.runtime.cuda.engine_api import EngineApi, collected_errors, logger_of, sentence_of
 
 
 class Layers(Record):

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spacecompile.runtime.answer import Answer
     from spacecompile.runtime.bundle import Bundle, open_bundle
+    from spacecompile.runtime.choice import Choice
     from spacecompile.runtime.guard import GuardRule
-    from spacecompile.runtime.session import Choice, Session, load
+    from spacecompile.runtime.session import Session, load
 
 __all__ = ["Answer", "Bundle", "Choice", "GuardRule", "Session", "load", "open_bundle"]
 
 _HOMES = {
     "Answer": "answer",
     "Bundle": "bundle",
-    "Choice": "session",
+    "Choice": "choice",
     "GuardRule": "guard",
     "Session": "session",
     "load": "session",

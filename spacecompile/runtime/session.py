@@ -8,59 +8,47 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from spacecompile.contract import ModelSpec, PrecisionWish, Tta, Variant
-from spacecompile.errors import IntegrityError, UsageError
+from spacecompile.errors import (
+    DeviceError,
+    FrameError,
+    MissingPartError,
+    SpacecompileError,
+    UsageError,
+)
 from spacecompile.runtime.answer import Answer, answer_from_raw
 from spacecompile.runtime.backends import Backend
-from spacecompile.runtime.backends.registry import expected_ratio, open_backend
+from spacecompile.runtime.backends.registry import is_on_gpu, open_backend
 from spacecompile.runtime.bundle import Bundle, open_bundle
+from spacecompile.runtime.choice import Choice, check_graph_fits, choose_variant, gpu_options
+from spacecompile.runtime.cuda.answer import DeviceAnswer, device_answer_from_raw
+from spacecompile.runtime.cuda.backend import CudaBackend, CudaTicket, DeviceRawAnswer
+from spacecompile.runtime.cuda.source import is_on_device
 from spacecompile.runtime.frames import Color, FrameReader, FrameSource
 from spacecompile.runtime.guard import GuardRule
 from spacecompile.runtime.threads import usable_cores
+from spacecompile.runtime.ticket import Ticket
 
-# From the most to the least exact, as `precision=None` prefers: on a CPU fewer bits are not faster by themselves.
-_EXACTNESS = ("fp32", "fp16", "bf16", "int8")
+DeviceSource: TypeAlias = Any
+"""A frame on the GPU: `cuda.source.DeviceFrame`, or an array with DLPack or `__cuda_array_interface__`."""
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """What `load` decided, and why: a number without its circumstances is not a result.
+Fallback: TypeAlias = Callable[[SpacecompileError], tuple[Backend, Choice]]
+"""Opens a backend for the CPU, after an error of the GPU."""
 
-    Attributes:
-        bundle: Name of the bundle.
-        manifest_sha256: Of its manifest.
-        variant: Name of the graph.
-        variant_reason: Why this one.
-        backend: Name of the engine.
-        backend_version: Of the engine.
-        backend_reason: Why this one.
-        threads: That share one operator.
-        threads_reason: Why so many.
-        spinning: Whether idle threads were to wait busily; OpenVINO has no such switch.
-        color: What the caller's frames hold.
-    """
-
-    bundle: str
-    manifest_sha256: str
-    variant: str
-    variant_reason: str
-    backend: str
-    backend_version: str
-    backend_reason: str
-    threads: int
-    threads_reason: str
-    spinning: bool
-    color: Color
+DevicePolicy = Literal["raise", "cpu"]
+"""What an error of a GPU does: it is raised, or the CPU takes over, which is logged and stands in `Choice.fallback`."""
 
 
 class Session:
@@ -68,15 +56,26 @@ class Session:
 
     One session answers one frame at a time, in the process that loaded it: a second thread that enters while it is
     busy gets an error, because two runs at once would share the threads and slow each other down unnoticed. Load
-    one session per thread or process instead.
+    one session per thread or process instead. On a GPU too; there `submit` keeps several frames in flight from one
+    thread.
     """
 
-    def __init__(self, backend: Backend, spec: ModelSpec, *, choice: Choice, rule: GuardRule) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        spec: ModelSpec,
+        *,
+        choice: Choice,
+        rule: GuardRule,
+        fallback: Fallback | None = None,
+    ) -> None:
         """Take over a backend; users call `load`."""
         self.spec = spec
         self.choice = choice
         self.rule = rule
         self._backend: Backend | None = backend
+        self._retired: list[Backend] = []
+        self._fallback = fallback
         self._reader = FrameReader(frame_size_px=spec.frame_size_px, color=choice.color)
         self._busy = threading.Lock()
         self._process_id = os.getpid()
@@ -86,21 +85,105 @@ class Session:
         """Class names in the order of `Answer.class_probs`."""
         return self.spec.classes
 
-    def __call__(self, frame: FrameSource) -> Answer:
+    @property
+    def cuda_graphs(self) -> str:
+        """How frames are queued on the GPU, for a person: with CUDA graphs, or why without; empty on the CPU."""
+        return self._backend.graphs if isinstance(self._backend, CudaBackend) else ""
+
+    def __call__(self, frame: FrameSource | DeviceSource) -> Answer:
         """Answer one frame.
 
         Args:
-            frame: uint8 array [H, W, 3], path of an image, or Pillow image; see `FrameReader.read`.
+            frame: uint8 array [H, W, 3], path of an image, or Pillow image, see `FrameReader.read`; on a GPU backend
+                also a frame on that GPU, see `cuda.source`.
 
         Raises:
             FrameError: If the frame is not what the bundle was built for.
             AnswerError: If the graph put out what no sound graph can.
+            DeviceError: If the GPU fails, and the policy is to raise.
             UsageError: If the session is closed, busy in another thread, or was loaded in another process.
         """
+        if is_on_device(frame):
+            answer = self.submit(frame).result()
+            assert isinstance(answer, Answer)
+            return answer
         frame_HWC = self._reader.read(frame)
         with self._entered() as backend:
-            raw = backend.run(frame_HWC)
+            try:
+                raw = backend.run(frame_HWC)
+            except DeviceError as error:
+                raw = self._fall_back(error, backend).run(frame_HWC)
         return answer_from_raw(raw, self.spec, self.rule)
+
+    def submit(self, frame: FrameSource | DeviceSource, *, parts_on_device: bool = False) -> Ticket:
+        """Start one frame and return at once; on the CPU it is answered before this returns.
+
+        A frame of the host may be overwritten as soon as this returns, one on the GPU once the result is taken.
+
+        Args:
+            frame: As in `__call__`.
+            parts_on_device: Leave the parts mask on the GPU: the result is a `DeviceAnswer`, and until its
+                `parts.release()` one frame less may be in flight.
+
+        Raises:
+            SpacecompileError: As `__call__`.
+            UsageError: Also if as many frames are in flight as `load` was told.
+        """
+        given = frame if is_on_device(frame) else self._reader.read(frame)
+        with self._entered() as backend:
+            if not isinstance(backend, CudaBackend):
+                return Ticket(self._answer_at_once(backend, given, parts_on_device=parts_on_device), self._taken)
+            if is_on_device(given) and self.choice.color != "rgb":
+                raise FrameError(
+                    f"a frame on the GPU is taken as it is, in RGB; the session was loaded for {self.choice.color} "
+                    'frames. Load it with color="rgb" and convert on the GPU.'
+                )
+            try:
+                return Ticket(backend.submit(given, parts_on_device=parts_on_device), self._taken)
+            except DeviceError as error:
+                engine = self._fall_back(error, backend)
+                if not isinstance(given, np.ndarray):
+                    raise
+                return Ticket(self._answer_at_once(engine, given, parts_on_device=parts_on_device), self._taken)
+
+    def _answer_at_once(self, backend: Backend, frame: object, *, parts_on_device: bool) -> Answer:
+        if not isinstance(frame, np.ndarray) or parts_on_device:
+            what = "the parts mask can't stay" if parts_on_device else "the frame is"
+            why = f" ({self.choice.fallback})" if self.choice.fallback else ""
+            raise UsageError(
+                f"{what} on a GPU, but the session runs on {backend.name}{why}. Copy the frame to the host and take a "
+                "plain answer, or load with a backend on the GPU."
+            )
+        return answer_from_raw(backend.run(frame), self.spec, self.rule)
+
+    def _taken(self, ticket: CudaTicket) -> Answer | DeviceAnswer:
+        """The result of a frame in flight; see `Ticket.result`."""
+        with self._entered() as backend:
+            try:
+                raw = ticket.result()
+            except DeviceError as error:
+                frame_HWC = ticket.failed_frame_HWC
+                # Only the first ticket that fails finds the GPU's backend still in charge.
+                engine = self._fall_back(error, backend) if isinstance(backend, CudaBackend) else backend
+                if frame_HWC is None or self._fallback is None:
+                    raise
+                raw = engine.run(frame_HWC)
+        if isinstance(raw, DeviceRawAnswer):
+            return device_answer_from_raw(raw, self.spec, self.rule)
+        return answer_from_raw(raw, self.spec, self.rule)
+
+    def _fall_back(self, error: DeviceError, backend: Backend) -> Backend:
+        """The CPU's backend in place of the GPU's, which is kept for its frames in flight.
+
+        Raises:
+            DeviceError: The same, when the policy is to raise.
+        """
+        if self._fallback is None:
+            raise error
+        engine, self.choice = self._fallback(error)
+        self._retired.append(backend)
+        self._backend = engine
+        return engine
 
     def stream(self, frames: Iterable[FrameSource]) -> Iterator[Answer]:
         """Answer frames one after the other as they come; memory does not grow with their number.
@@ -130,7 +213,13 @@ class Session:
         black_HWC = np.zeros((*self.spec.frame_size_px, 3), np.uint8)
         for _ in range(runs):
             with self._entered() as backend:
-                backend.run(black_HWC)
+                if isinstance(backend, CudaBackend):
+                    # Every slot at once: each has memory and CUDA graphs of its own.
+                    tickets = [backend.submit(black_HWC) for _ in range(backend.free_count)]
+                    for ticket in tickets:
+                        ticket.result()
+                else:
+                    backend.run(black_HWC)
 
     def close(self) -> None:
         """Free the engine. Closing twice is harmless.
@@ -141,7 +230,9 @@ class Session:
         if self._backend is not None:
             with self._entered() as backend:
                 self._backend = None
-                backend.close()
+                for engine in (backend, *self._retired):
+                    engine.close()
+                self._retired.clear()
 
     def __enter__(self) -> Session:
         """The session itself."""
@@ -180,6 +271,9 @@ def load(  # noqa: PLR0913  each is a choice of the user, and all but the path h
     color: Color = "rgb",
     rule: GuardRule | None = None,
     cache: bool = True,
+    device_index: int = 0,
+    in_flight: int = 1,
+    on_device_error: DevicePolicy = "raise",
 ) -> Session:
     """Open a bundle and make a session of one variant. The caller closes it, or uses `with`.
 
@@ -198,6 +292,10 @@ def load(  # noqa: PLR0913  each is a choice of the user, and all but the path h
         color: What the frames hold, see `frames.Color`.
         rule: When answers are flagged; None takes the defaults.
         cache: Let the engine keep compiled models in the user's cache folder; see `backends.openvino_cache`.
+        device_index: GPU of a backend on one.
+        in_flight: Frames that may be in flight on it at the same time; see `Session.submit`.
+        on_device_error: Whether the CPU takes over when the GPU that was asked for is missing or fails, with the most
+            exact variant of the same augmentation that a backend for the CPU is certified for.
 
     Raises:
         UsageError: If there is no such bundle, variant or backend, or an argument is out of range.
@@ -205,19 +303,68 @@ def load(  # noqa: PLR0913  each is a choice of the user, and all but the path h
         IntegrityError: If the bundle is damaged, changed, or made for another version.
     """
     bundle = path if isinstance(path, Bundle) else open_bundle(path, verify=False)
-    chosen, variant_reason = _choose_variant(bundle, tta=tta, precision=precision, name=variant, backend=backend)
+    if on_device_error not in get_args(DevicePolicy):
+        raise UsageError(f"on_device_error is {on_device_error!r}; choose one of {', '.join(get_args(DevicePolicy))}.")
+    wish = _Wish(
+        threads=threads,
+        spinning=spinning,
+        color=color,
+        cache=cache,
+        device_index=device_index,
+        in_flight=in_flight,
+    )
     FrameReader(frame_size_px=bundle.manifest.spec.frame_size_px, color=color)
-    thread_count = usable_cores() if threads is None else threads
+    chosen, why = choose_variant(bundle, tta=tta, precision=precision, name=variant, backend=backend)
+
+    def fall_back(error: SpacecompileError) -> tuple[Backend, Choice]:
+        _log.warning("the CPU takes over: %s", error)
+        substitute, reason = choose_variant(bundle, tta=chosen.tta, precision=None, name=None, backend="auto")
+        return _opened(bundle, substitute, backend="auto", wish=wish, variant_reason=reason, fallback=str(error))
+
+    fallback = fall_back if on_device_error == "cpu" and is_on_gpu(backend) else None
+    try:
+        engine, choice = _opened(bundle, chosen, backend=backend, wish=wish, variant_reason=why)
+    except (DeviceError, MissingPartError) as error:
+        if fallback is None:
+            raise
+        engine, choice = fallback(error)
+    _log.info("loaded %s", choice)
+    return Session(engine, bundle.manifest.spec, choice=choice, rule=rule or GuardRule(), fallback=fallback)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wish:
+    """What a caller of `load` wants beside variant and backend."""
+
+    threads: int | None
+    spinning: bool
+    color: Color
+    cache: bool
+    device_index: int
+    in_flight: int
+
+
+def _opened(
+    bundle: Bundle, chosen: Variant, *, backend: str, wish: _Wish, variant_reason: str, fallback: str = ""
+) -> tuple[Backend, Choice]:
+    """A backend that holds a variant, and what to say of it."""
+    thread_count = usable_cores() if wish.threads is None else wish.threads
     model_bytes = bundle.read(chosen.path)
+    gpu = gpu_options(bundle, chosen, device_index=wish.device_index, in_flight=wish.in_flight)
     engine, backend_reason = open_backend(
         backend,
         chosen,
         make=lambda factory: factory(
-            model_bytes, precision=chosen.precision, threads=thread_count, spinning=spinning, cache=cache
+            model_bytes,
+            precision=chosen.precision,
+            threads=thread_count,
+            spinning=wish.spinning,
+            cache=wish.cache,
+            gpu=gpu,
         ),
     )
-    _check_graph_fits(engine, bundle, chosen)
-    choice = Choice(
+    check_graph_fits(engine, bundle, chosen)
+    return engine, Choice(
         bundle=bundle.manifest.name,
         manifest_sha256=bundle.manifest_sha256,
         variant=chosen.name,
@@ -226,61 +373,9 @@ def load(  # noqa: PLR0913  each is a choice of the user, and all but the path h
         backend_version=engine.version,
         backend_reason=backend_reason,
         threads=thread_count,
-        threads_reason="physical cores that this process may use" if threads is None else "asked for",
-        spinning=spinning,
-        color=color,
+        threads_reason="physical cores that this process may use" if wish.threads is None else "asked for",
+        spinning=wish.spinning,
+        color=wish.color,
+        in_flight=engine.in_flight_max if isinstance(engine, CudaBackend) else 1,
+        fallback=fallback,
     )
-    _log.info("loaded %s", choice)
-    return Session(engine, bundle.manifest.spec, choice=choice, rule=rule or GuardRule())
-
-
-def _choose_variant(
-    bundle: Bundle, *, tta: Tta, precision: PrecisionWish | None, name: str | None, backend: str
-) -> tuple[Variant, str]:
-    if name is not None:
-        named = bundle.variant(name)
-        if precision not in (None, named.precision) or tta not in ("none", named.tta):
-            raise UsageError(
-                f"variant {name} has precision {named.precision} and tta {named.tta}, but precision {precision} and "
-                f"tta {tta} were asked for. Give either the variant or these two."
-            )
-        return named, "asked for by name"
-    wanted = None if precision == "auto" else precision
-    fitting = [
-        variant for variant in bundle.manifest.variants if variant.tta == tta and wanted in (None, variant.precision)
-    ]
-    if not fitting:
-        wish = f"tta {tta}" + (f" and precision {wanted}" if wanted else "")
-        raise UsageError(
-            f"{bundle.root} has no variant with {wish}; it has {bundle.variant_names()}. Choose one of these, or build "
-            "it with `spacecompile build --precision ... --tta ...`."
-        )
-    exact_first = sorted(fitting, key=lambda variant: _EXACTNESS.index(variant.precision))
-    if precision == "auto":
-        chosen, why = _fastest(exact_first, backend)
-        return chosen, f"tta {tta}, {why}"
-    return exact_first[0], f"tta {tta}, " + (
-        "precision asked for" if precision else "the most exact precision of the bundle"
-    )
-
-
-def _fastest(variants: Sequence[Variant], backend: str) -> tuple[Variant, str]:
-    """The fastest of the variants that were measured on a CPU like this, the earlier of equals; else the first."""
-    ratios = {variant.name: expected_ratio(backend, variant) for variant in variants}
-    measured = {name: ratio for name, ratio in ratios.items() if ratio is not None}
-    if not measured:
-        return variants[0], "the most exact precision of the bundle: none was measured on a CPU like this"
-    fastest = min((variant for variant in variants if variant.name in measured), key=lambda it: measured[it.name])
-    speeds = ", ".join(f"{name} {ratio}" for name, ratio in measured.items())
-    return fastest, f"the fastest precision on a CPU like this, by measured time per frame: {speeds}"
-
-
-def _check_graph_fits(engine: Backend, bundle: Bundle, variant: Variant) -> None:
-    spec, signature = bundle.manifest.spec, engine.signature
-    seen = (signature.frame_size_px, signature.num_classes)
-    if seen != (spec.frame_size_px, len(spec.classes)):
-        engine.close()
-        raise IntegrityError(
-            f"{bundle.root / variant.path} takes frames of {seen[0]} and knows {seen[1]} classes; the manifest says "
-            f"{spec.frame_size_px} and {len(spec.classes)}. Build the bundle again with `spacecompile build`."
-        )

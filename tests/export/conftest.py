@@ -1,14 +1,10 @@
-"""A network of four layers for tests of the graph around it, which exports in a second, and TensorRT-RTX."""
+"""A network of four layers for tests of the graph around it, which exports in a second."""
 
 from __future__ import annotations
-
-from importlib.util import find_spec
 
 import pytest
 import torch
 from torch import Tensor, nn
-
-from spacecompile.export.engine_api import EngineApi, load_engine_api
 
 NUM_CLASSES = 10
 
@@ -45,11 +41,3 @@ def small_network() -> nn.Module:
         network.parts.weight.mul_(scale_K[:, None, None, None])
         network.parts.bias.mul_(scale_K)
     return network.eval().requires_grad_(False)
-
-
-@pytest.fixture(scope="session")
-def rtx() -> EngineApi:
-    """TensorRT-RTX, which parses and builds without a GPU."""
-    if find_spec("tensorrt_rtx") is None:
-        pytest.skip("tensorrt-rtx is not installed: pip install 'spacecompile[tensorrt-rtx]'")
-    return load_engine_api("tensorrt-rtx")

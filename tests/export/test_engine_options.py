@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 
 from spacecompile.errors import UsageError
-from spacecompile.export.cuda_driver import CudaDevice
-from spacecompile.export.engine_api import EngineApi, EngineKind, logger_of
 from spacecompile.export.engine_facts import EngineOptions
 from spacecompile.export.engine_options import check_options, configure, stored_timing_cache, target_of
+from spacecompile.runtime.cuda.driver import GpuFacts
+from spacecompile.runtime.cuda.engine_api import EngineApi, EngineKind, logger_of
 
-ORIN = CudaDevice(gpu="Orin", compute_capability="8.7", cuda="12.6")
+ORIN = GpuFacts(gpu="Orin", compute_capability="8.7", cuda="12.6")
 
 
 @pytest.mark.parametrize(

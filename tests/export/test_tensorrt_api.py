@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from spacecompile.export import engine_api
+import spacecompile
 
-CODE = Path(engine_api.__file__).parent
-MODULES = ("engine_api.py", "engine_facts.py", "engine_options.py", "engine_watch.py", "to_engine.py")
+CODE = Path(spacecompile.__file__).parent
+MODULES = (
+    *("runtime/cuda/engine_api.py", "export/engine_facts.py", "export/engine_options.py", "export/engine_watch.py"),
+    *("export/to_engine.py", "runtime/backends/tensorrt_.py"),
+)
 LISTS = Path(__file__).resolve().parent / "tensorrt_api"
 VERSIONS = ("10.12", "10.16", "11.4", "rtx")
 # In these modules a variable of one of these names holds an object of that class, and nothing else is called so.
@@ -24,6 +27,7 @@ CLASS_OF = {
     "builder": "Builder",
     "cache": "ITimingCache",
     "config": "IBuilderConfig",
+    "context": "IExecutionContext",
     "engine": "ICudaEngine",
     "error": "ParserError",
     "inspector": "EngineInspector",
@@ -94,6 +98,26 @@ def test_every_kind_of_object_is_looked_at_and_none_is_hidden_in_a_chain_of_call
                 called = node.value.func
                 owner = called.value if isinstance(called, ast.Attribute) else None
                 assert not (isinstance(owner, ast.Name) and owner.id in {*CLASS_OF, "trt"}), ast.unparse(node)
+
+
+def test_what_runs_a_plan_is_looked_at() -> None:
+    assert used_names() >= {
+        *("Runtime", "Runtime.deserialize_cuda_engine", "Runtime.engine_host_code_allowed", "TensorIOMode.INPUT"),
+        *("ICudaEngine.create_execution_context", "ICudaEngine.num_io_tensors", "ICudaEngine.get_tensor_name"),
+        *("ICudaEngine.get_tensor_mode", "ICudaEngine.get_tensor_dtype", "ICudaEngine.get_tensor_shape"),
+        *("IExecutionContext.set_tensor_address", "IExecutionContext.execute_async_v3"),
+    }
+
+
+def test_the_fake_that_tests_run_has_no_name_that_the_library_lacks() -> None:
+    tree = ast.parse((LISTS.parents[1] / "support" / "fake_tensorrt.py").read_text())
+    classes = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    for owner in ("Runtime", "ICudaEngine", "IExecutionContext"):
+        members = {node.name for node in ast.walk(classes[owner]) if isinstance(node, ast.FunctionDef)}
+        public = {f"{owner}.{name}" for name in members if not name.startswith("_")}
+        assert public
+        for version in VERSIONS:
+            assert not public - known_names(version)
 
 
 def test_a_name_that_is_missing_would_be_found() -> None:

@@ -17,16 +17,16 @@ from torch import nn
 from spacecompile.contract import OUTPUT_NAMES, ModelSpec, Precision
 from spacecompile.errors import BuildError
 from spacecompile.export import to_engine
-from spacecompile.export.cuda_driver import CudaDevice
-from spacecompile.export.engine_api import EngineApi, EngineKind, collected_errors, logger_of
 from spacecompile.export.engine_facts import EngineOptions, require_precision
 from spacecompile.export.engine_watch import BuildWatch, monitor_of
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.export.to_engine import build_engine, refused_nodes
 from spacecompile.export.to_onnx import export_onnx
 from spacecompile.runtime.bundle import open_bundle
+from spacecompile.runtime.cuda.driver import GpuFacts
+from spacecompile.runtime.cuda.engine_api import EngineApi, EngineKind, collected_errors, logger_of
 
-GPU = CudaDevice(gpu="Orin", compute_capability="8.7", cuda="12.6")
+GPU = GpuFacts(gpu="Orin", compute_capability="8.7", cuda="12.6")
 SPEC = ModelSpec(input_size_px=(64, 64), frame_size_px=(128, 128))
 
 
@@ -228,7 +228,7 @@ def fake_library(**members: object) -> SimpleNamespace:
     ],
 )
 def test_a_plan_that_the_gpu_of_its_build_can_not_load_is_no_plan(
-    kind: EngineKind, device: CudaDevice | None, raises: bool, rtx: EngineApi, monkeypatch: pytest.MonkeyPatch
+    kind: EngineKind, device: GpuFacts | None, raises: bool, rtx: EngineApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(to_engine, "logger_of", lambda _trt: None)
     api = replace(rtx, trt=fake_library(), kind=kind, device=device)

@@ -57,6 +57,25 @@ class TensorFact:
     shape: tuple[int | str | None, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class GpuOptions:
+    """What a backend on a GPU is told beside the graph; the others ignore it.
+
+    Attributes:
+        device_index: Of the GPU, among those that CUDA_VISIBLE_DEVICES leaves.
+        in_flight: Frames that may be in flight at the same time, each on a stream of its own.
+        sidecar: What the bundle holds beside a plan; None for a graph that has none.
+        bundle: Folder of the bundle, as a command line would name it.
+        frame_size_px: (height, width) of its frames.
+    """
+
+    device_index: int = 0
+    in_flight: int = 1
+    sidecar: bytes | None = None
+    bundle: str = "BUNDLE"
+    frame_size_px: tuple[int, int] = (0, 0)
+
+
 class Backend(Protocol):
     """One engine that holds one graph. Used from one thread at a time."""
 

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from spacecompile.contract import INPUT_NAME, OUTPUT_NAMES, Precision
 from spacecompile.errors import FrameError, IntegrityError, UsageError
-from spacecompile.runtime.backends import GraphSignature, RawAnswer, TensorFact, signature_from_tensors
+from spacecompile.runtime.backends import GpuOptions, GraphSignature, RawAnswer, TensorFact, signature_from_tensors
 from spacecompile.runtime.backends.onnxruntime_import import import_onnxruntime
 
 ort: Any = import_onnxruntime()
 ort_errors: Any = ort.capi.onnxruntime_pybind11_state
 
 # ONNX Runtime's exceptions share no base class but Exception.
-_ORT_ERRORS = (
+ORT_ERRORS = (
     ort_errors.EPFail,
     ort_errors.Fail,
     ort_errors.InvalidArgument,
@@ -47,6 +47,7 @@ class OnnxRuntimeBackend:
         threads: int,
         spinning: bool,
         cache: bool = True,  # noqa: ARG002  it keeps nothing
+        gpu: GpuOptions | None = None,  # noqa: ARG002  it uses none
     ) -> None:
         """Parse and optimise the graph.
 
@@ -56,6 +57,7 @@ class OnnxRuntimeBackend:
             threads: That share one operator, the calling one included.
             spinning: Let idle threads wait busily: lower latency, more power.
             cache: Ignored.
+            gpu: Ignored.
 
         Raises:
             UsageError: If `threads` is below one, or the precision is bf16.
@@ -67,14 +69,16 @@ class OnnxRuntimeBackend:
             raise UsageError(f"threads is {threads}; at least one is needed. Check --threads.")
         try:
             session = ort.InferenceSession(
-                model_bytes, sess_options=_options(threads, spinning), providers=["CPUExecutionProvider"]
+                model_bytes, sess_options=session_options(threads, spinning), providers=["CPUExecutionProvider"]
             )
-        except _ORT_ERRORS as error:
+        except ORT_ERRORS as error:
             raise IntegrityError(
-                f"ONNX Runtime {ort.__version__} refuses the graph: {_first_line(error)} "
+                f"ONNX Runtime {ort.__version__} refuses the graph: {first_line(error)} "
                 "Build the bundle again, or install an ONNX Runtime as new as the one in its manifest."
             ) from error
-        self._signature = signature_from_tensors(_facts(session.get_inputs()), _facts(session.get_outputs()))
+        self._signature = signature_from_tensors(
+            tensor_facts(session.get_inputs()), tensor_facts(session.get_outputs())
+        )
         self._session = session
 
     @property
@@ -92,11 +96,11 @@ class OnnxRuntimeBackend:
             outputs = self._session.run(OUTPUT_NAMES, {INPUT_NAME: frame_HWC})
         except ort_errors.InvalidArgument as error:
             raise FrameError(
-                f"ONNX Runtime refuses the frame: {_first_line(error)} Check its shape and dtype."
+                f"ONNX Runtime refuses the frame: {first_line(error)} Check its shape and dtype."
             ) from error
-        except _ORT_ERRORS as error:
+        except ORT_ERRORS as error:
             raise IntegrityError(
-                f"ONNX Runtime {ort.__version__} failed on the graph: {_first_line(error)} Check the free memory; "
+                f"ONNX Runtime {ort.__version__} failed on the graph: {first_line(error)} Check the free memory; "
                 "if that is not it, verify the bundle with `spacecompile verify`."
             ) from error
         class_probs_L, parts_HW, box_xyxy, health = outputs
@@ -107,7 +111,8 @@ class OnnxRuntimeBackend:
         self._session = None
 
 
-def _options(threads: int, spinning: bool) -> Any:
+def session_options(threads: int, spinning: bool) -> Any:
+    """Options of every session: one thread pool, deterministic, quiet."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -120,13 +125,15 @@ def _options(threads: int, spinning: bool) -> Any:
     return options
 
 
-def _facts(nodes: Any) -> list[TensorFact]:
+def tensor_facts(nodes: Any) -> list[TensorFact]:
+    """Names, dtypes and shapes of a session's inputs or outputs."""
     return [
         TensorFact(name=node.name, dtype=_NUMPY_DTYPES.get(node.type, node.type), shape=tuple(node.shape))
         for node in nodes
     ]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says first, as a sentence."""
     text = str(error).strip().splitlines()[0]
     return text if text.endswith(".") else text + "."

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from spacecompile.contract import INPUT_NAME, OUTPUT_NAMES, Precision
 from spacecompile.errors import FrameError, IntegrityError, MissingPartError, UsageError
 from spacecompile.runtime.backends import (
+    GpuOptions,
     GraphSignature,
     RawAnswer,
     TensorFact,
@@ -56,6 +57,7 @@ class OpenVinoBackend:
         threads: int,
         spinning: bool,  # noqa: ARG002  OpenVINO has no such switch
         cache: bool = True,
+        gpu: GpuOptions | None = None,  # noqa: ARG002  it uses none
         cache_folder: Path | None = None,
     ) -> None:
         """Compile the graph, or take it compiled from the cache.
@@ -66,6 +68,7 @@ class OpenVinoBackend:
             threads: That share one operator, the calling one included.
             spinning: Ignored: how long OpenVINO's idle threads wait busily can't be set.
             cache: Keep the compiled model for the next time; see `openvino_cache`.
+            gpu: Ignored.
             cache_folder: For it; the user's own if not given.
 
         Raises:

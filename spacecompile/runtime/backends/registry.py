@@ -10,14 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from spacecompile.contract import Precision, Variant
 from spacecompile.errors import IntegrityError, MissingPartError, UsageError
-from spacecompile.runtime.backends import Backend
+from spacecompile.runtime.backends import Backend, GpuOptions
 from spacecompile.runtime.backends.speed import measured_ratio
 from spacecompile.runtime.cpu import cpu_features
+from spacecompile.runtime.cuda.bindings import has_bindings
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +27,14 @@ class BackendFactory(Protocol):
     """Makes a backend from the bytes of one graph file."""
 
     def __call__(
-        self, model_bytes: bytes, *, precision: Precision, threads: int, spinning: bool, cache: bool = True
+        self,
+        model_bytes: bytes,
+        *,
+        precision: Precision,
+        threads: int,
+        spinning: bool,
+        cache: bool = True,
+        gpu: GpuOptions | None = None,
     ) -> Backend:
         """Parse the graph.
 
@@ -36,6 +44,7 @@ class BackendFactory(Protocol):
             threads: That share one operator.
             spinning: Let idle threads wait busily, where the engine lets that be chosen.
             cache: Let the engine keep what it compiled for the next load, where it does so.
+            gpu: For an engine on a GPU.
         """
 
 
@@ -50,6 +59,7 @@ class BackendEntry:
         missing: What keeps this machine from having it, or None. Cheap: it imports no engine.
         remedy: The command that adds it.
         factory: Imports the engine and gives its factory.
+        on_gpu: Whether it runs on a GPU.
     """
 
     name: str
@@ -58,6 +68,7 @@ class BackendEntry:
     missing: Callable[[], str | None]
     remedy: str
     factory: Callable[[], BackendFactory]
+    on_gpu: bool = False
 
     def runs(self, variant: Variant) -> bool:
         """Whether it can run the variant, on a machine that has it."""
@@ -66,6 +77,21 @@ class BackendEntry:
 
 def _missing(package: str) -> Callable[[], str | None]:
     return lambda: None if find_spec(package) else f"the package {package} is not installed"
+
+
+def _missing_on_gpu(package: str, library: str | None = None) -> Callable[[], str | None]:
+    """As `_missing`, for an engine on a GPU, whose package may come without the library for it."""
+
+    def missing() -> str | None:
+        spec = find_spec(package)
+        if spec is None:
+            return f"the package {package} is not installed"
+        folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+        if library is not None and not any((folder / library).is_file() for folder in folders):
+            return f"the package {package} that is installed is the one for the CPU"
+        return None if has_bindings() else "the package cuda-bindings is not installed"
+
+    return missing
 
 
 def _factory(package: str, class_name: str) -> Callable[[], BackendFactory]:
@@ -101,6 +127,33 @@ BACKENDS = (
         missing=_missing("openvino"),
         remedy="pip install 'spacecompile[openvino]'",
         factory=_factory("openvino", "OpenVinoBackend"),
+    ),
+    BackendEntry(
+        name="tensorrt",
+        suffix=".plan",
+        precisions=("fp32", "fp16", "int8"),
+        missing=_missing_on_gpu("tensorrt"),
+        remedy="pip install 'spacecompile[tensorrt]'",
+        factory=_factory("tensorrt", "tensorrt_backend"),
+        on_gpu=True,
+    ),
+    BackendEntry(
+        name="tensorrt-rtx",
+        suffix=".plan",
+        precisions=("fp32", "fp16", "int8"),
+        missing=_missing_on_gpu("tensorrt_rtx"),
+        remedy="pip install 'spacecompile[tensorrt-rtx]'",
+        factory=_factory("tensorrt", "tensorrt_rtx_backend"),
+        on_gpu=True,
+    ),
+    BackendEntry(
+        name="onnxruntime-cuda",
+        suffix=".onnx",
+        precisions=("fp32", "fp16"),
+        missing=_missing_on_gpu("onnxruntime", "capi/libonnxruntime_providers_cuda.so"),
+        remedy="pip uninstall onnxruntime && pip install onnxruntime-gpu 'spacecompile[cuda]'",
+        factory=_factory("onnxruntime_cuda", "onnxruntime_cuda_backend"),
+        on_gpu=True,
     ),
 )
 """Every backend; of those that nobody has measured, `auto` prefers the first."""
@@ -236,6 +289,28 @@ def entry_named(requested: str, backends: Sequence[BackendEntry] = BACKENDS) -> 
             return entry
     names = ", ".join(["auto", *(entry.name for entry in backends)])
     raise UsageError(f"backend is {requested!r}; choose one of {names}.")
+
+
+def can_run(requested: str, variant: Variant, *, backends: Sequence[BackendEntry] = BACKENDS) -> bool:
+    """Whether a backend that a user named runs a variant at all; under `auto`, whether one for the CPU does.
+
+    `auto` chooses by measurements, and of GPUs there are none yet.
+
+    Raises:
+        UsageError: If the name is unknown.
+    """
+    if requested == "auto":
+        return any(entry.runs(variant) for entry in backends if not entry.on_gpu)
+    return entry_named(requested, backends).runs(variant)
+
+
+def is_on_gpu(requested: str, *, backends: Sequence[BackendEntry] = BACKENDS) -> bool:
+    """Whether a backend that a user named runs on a GPU.
+
+    Raises:
+        UsageError: If the name is unknown.
+    """
+    return requested != "auto" and entry_named(requested, backends).on_gpu
 
 
 def _certified(variant: Variant, backends: Sequence[BackendEntry]) -> list[BackendEntry]:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_cuda import FakeDevice
+from fake_tensorrt import install, sidecar_of
 from numpy.typing import NDArray
 from onnx import TensorProto
 
 from spacecompile.contract import Precision
 from spacecompile.errors import FrameError, IntegrityError, UsageError
-from spacecompile.runtime.backends import Backend, GraphSignature, RawAnswer
+from spacecompile.runtime.backends import Backend, GpuOptions, GraphSignature, RawAnswer
 from spacecompile.runtime.backends.onnxruntime_ import OnnxRuntimeBackend
-from spacecompile.runtime.backends.registry import BackendFactory
+from spacecompile.runtime.backends.registry import BackendFactory, entry_named
 from spacecompile.runtime.cpu import cpu_features
+from spacecompile.runtime.cuda.driver import probe_cuda
 
 
 class BackendTester:
@@ -157,6 +161,55 @@ class TestOpenVinoInBf16(BackendTester):
     precision = "bf16"
     probs_tolerance = 4e-3
     """Half a unit in the last place of bf16 is 2**-9 = 2e-3 of a value: once for the logit, once for the result."""
+
+
+@pytest.fixture
+def fake_device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeDevice:
+    """What the backends for a GPU open instead of one."""
+    device = FakeDevice(is_late=request.cls is TestTensorRtOnAFakeGpu)
+    install(monkeypatch, tmp_path, device)
+    return device
+
+
+def make_onnxruntime_cuda(
+    model_bytes: bytes, *, precision: Precision, threads: int, spinning: bool, cache: bool = True
+) -> Backend:
+    from spacecompile.runtime.backends.onnxruntime_cuda_ import onnxruntime_cuda_backend
+
+    return onnxruntime_cuda_backend(
+        model_bytes, precision=precision, threads=threads, spinning=spinning, cache=cache, gpu=GpuOptions(in_flight=2)
+    )
+
+
+def make_tensorrt(
+    model_bytes: bytes, *, precision: Precision, threads: int, spinning: bool, cache: bool = True
+) -> Backend:
+    from spacecompile.runtime.backends.tensorrt_ import tensorrt_backend
+
+    gpu = GpuOptions(in_flight=2, sidecar=sidecar_of(model_bytes), frame_size_px=(96, 128))
+    return tensorrt_backend(model_bytes, precision=precision, threads=threads, spinning=spinning, cache=cache, gpu=gpu)
+
+
+@pytest.mark.usefixtures("fake_device")
+class TestOnnxRuntimeCudaOnAFakeGpu(BackendTester):
+    factory = staticmethod(make_onnxruntime_cuda)
+
+
+@pytest.mark.usefixtures("fake_device")
+class TestTensorRtOnAFakeGpu(BackendTester):
+    factory = staticmethod(make_tensorrt)
+
+
+def gpu_problem(name: str) -> str:
+    """Why a backend can't run on a GPU here; empty when it can."""
+    problem = probe_cuda().problem or entry_named(name).missing()
+    return problem or ""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(bool(gpu_problem("onnxruntime-cuda")), reason=gpu_problem("onnxruntime-cuda"))
+class TestOnnxRuntimeCuda(BackendTester):
+    factory = staticmethod(make_onnxruntime_cuda)
 
 
 def arrays_of(raw: RawAnswer) -> list[NDArray[np.generic]]:

@@ -24,7 +24,7 @@ PLAN = msgspec.structs.replace(ONNX, path="v/model.plan")
 BOTH = msgspec.structs.replace(ONNX, certified=("onnxruntime", "openvino"))
 BF16 = msgspec.structs.replace(ONNX, name="bf16", precision="bf16", certified=("openvino",))
 
-ORT, OPENVINO = (replace(entry, missing=lambda: None) for entry in BACKENDS)
+ORT, OPENVINO = (replace(entry, missing=lambda: None) for entry in BACKENDS[:2])
 ABSENT = replace(OPENVINO, missing=lambda: "no such engine here")
 XEON = frozenset({"avx512f", "avx512_bf16", "amx_bf16"})
 ADD_IT = "add it with: pip install 'spacecompile[openvino]'"

@@ -34,7 +34,7 @@ def test_the_row_of_the_better_cpu_counts_and_the_rest_is_unknown(
 
 
 def test_every_row_is_of_a_backend_that_computes_its_precision_and_can_be_reached() -> None:
-    computed = {(entry.name, precision) for entry in BACKENDS for precision in entry.precisions}
+    computed = {(entry.name, precision) for entry in BACKENDS if not entry.on_gpu for precision in entry.precisions}
     assert {(row.backend, row.precision) for row in SPEEDS} == computed
     assert {row.precision for row in SPEEDS} == set(get_args(Precision))
     for row in SPEEDS:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from spacecompile.export.cuda_driver import CudaDevice, probe_cuda
+from spacecompile.runtime.cuda.driver import GpuFacts, probe_cuda
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="a driver to ask is made with a C compiler")
 
@@ -40,7 +40,7 @@ def test_the_first_gpu_is_described(driver: Path) -> None:
     assert probe.problem == ""
     assert probe.device is not None
     assert (probe.device.gpu, probe.device.compute_capability, probe.device.cuda) == ("Test GPU", "8.7", "13.1")
-    assert isinstance(probe.device, CudaDevice)
+    assert isinstance(probe.device, GpuFacts)
 
 
 @pytest.mark.parametrize(

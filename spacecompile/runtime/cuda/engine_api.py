@@ -18,8 +18,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, Literal, get_args
 
 from spacecompile.errors import MissingPartError, UsageError
-from spacecompile.export.cuda_driver import CudaDevice, probe_cuda
 from spacecompile.extras import require_extra
+from spacecompile.runtime.cuda.driver import GpuFacts, probe_cuda
 
 EngineKind = Literal["tensorrt", "tensorrt-rtx"]
 """Also the name of the extra."""
@@ -48,7 +48,7 @@ class EngineApi:
     trt: Any
     version: str
     cuda: str | None
-    device: CudaDevice | None
+    device: GpuFacts | None
 
     @property
     def title(self) -> str:

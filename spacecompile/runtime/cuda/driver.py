@@ -11,12 +11,12 @@ import msgspec
 
 from spacecompile.contract import Record
 
-_PROBE = Path(__file__).with_name("cuda_probe.py")
+_PROBE = Path(__file__).with_name("driver_probe.py")
 _PROBE_TIMEOUT_S = 60.0
 _KERNEL_MODULE = Path("/proc/driver/nvidia/version")
 
 
-class CudaDevice(Record):
+class GpuFacts(Record):
     """The GPU that engines are built for.
 
     Attributes:
@@ -40,7 +40,7 @@ class CudaProbe(Record):
         problem: Why there is none, as the start of a sentence; empty otherwise.
     """
 
-    device: CudaDevice | None
+    device: GpuFacts | None
     problem: str = ""
 
 
@@ -67,7 +67,7 @@ def probe_cuda() -> CudaProbe:
         return CudaProbe(device=None, problem=f"NVIDIA's driver could not be asked for a GPU ({error})")
     if answer.problem:
         return CudaProbe(device=None, problem=answer.problem)
-    device = CudaDevice(
+    device = GpuFacts(
         gpu=answer.gpu,
         compute_capability=answer.compute_capability,
         cuda=answer.cuda,

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from spacecompile.errors import MissingPartError, UsageError
-from spacecompile.export import engine_api
-from spacecompile.export.cuda_driver import CudaDevice, CudaProbe
-from spacecompile.export.engine_api import EngineApi, collected_errors, load_engine_api, logger_of, sentence_of
+from spacecompile.runtime.cuda import engine_api
+from spacecompile.runtime.cuda.driver import CudaProbe, GpuFacts
+from spacecompile.runtime.cuda.engine_api import EngineApi, collected_errors, load_engine_api, logger_of, sentence_of
 
 NO_GPU = CudaProbe(device=None, problem="NVIDIA's driver is not installed (no such file)")
-GPU = CudaProbe(device=CudaDevice(gpu="Test GPU", compute_capability="8.7", cuda="13.1"))
+GPU = CudaProbe(device=GpuFacts(gpu="Test GPU", compute_capability="8.7", cuda="13.1"))
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_what_the_library_says_goes_to_logging_and_its_errors_are_kept(
         assert errors == ["an error"]
     with collected_errors(rtx) as errors:
         assert errors == []
-    assert ("spacecompile.export.engine_api", logging.WARNING, "a warning") in caplog.record_tuples
+    assert ("spacecompile.runtime.cuda.engine_api", logging.WARNING, "a warning") in caplog.record_tuples
 
 
 def test_one_logger_serves_every_builder(rtx: EngineApi, caplog: pytest.LogCaptureFixture) -> None:

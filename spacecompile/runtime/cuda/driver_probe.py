@@ -1,6 +1,6 @@
 """Asks NVIDIA's driver what it is, and writes one JSON object to stdout.
 
-Run as a script by `cuda_driver.py`, in a process of its own: a broken driver can crash whoever calls it. So it imports
+Run as a script by `driver.py`, in a process of its own: a broken driver can crash whoever calls it. So it imports
 nothing but the standard library.
 """
 

@@ -1,0 +1,319 @@
+"""`bench --device cuda --prove`: everything that the project promises of a GPU, on this one, in one document.
+
+Every variant on every backend of the GPU is compared with PyTorch on the same GPU and on the CPU, raced against the
+peers, and run for thousands of frames. Nothing is taken for granted: what could not be shown is listed as unproven.
+
+Layout legend: H, W frame rows and columns; C channels (RGB).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from spacecompile.benchmarks.answers import compare, tolerance_for
+from spacecompile.benchmarks.environment import load_average, read_environment
+from spacecompile.benchmarks.latency import LatencySettings, Recording, measure
+from spacecompile.benchmarks.peer_table import PeerContestant, answered_from_peer
+from spacecompile.benchmarks.proof_contestants import DeviceContestant, HostContestant, Proven
+from spacecompile.benchmarks.proof_records import Memory, Proof, ProvenParity, Soak
+from spacecompile.benchmarks.proof_targets import Findings, targets_of
+from spacecompile.benchmarks.records import Agreement
+from spacecompile.benchmarks.summary import paired_ratio, summarise
+from spacecompile.benchmarks.variants import answered_from_answer
+from spacecompile.contract import Progress, Tta, Variant, no_progress
+from spacecompile.errors import MissingPartError
+from spacecompile.export.frames import ParityFrame
+from spacecompile.export.parity import verdict_on
+from spacecompile.export.reference import ExpectedAnswer, ViewByView, expected_answers
+from spacecompile.export.sealed import SealedGraph
+from spacecompile.network.checkpoint import LoadedCheckpoint
+from spacecompile.runtime.backends import RawAnswer
+from spacecompile.runtime.backends.registry import BACKENDS, BackendEntry
+from spacecompile.runtime.bundle import Bundle
+from spacecompile.runtime.cuda.device import CudaDevice
+from spacecompile.runtime.cuda.driver import GpuFacts
+
+SOAK_FRAMES = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProofSettings:
+    """How long and with what.
+
+    Attributes:
+        latency: Of the race.
+        soak_frames: Answered by each variant on each backend.
+        threads: Of the peers and references on the CPU.
+        torch_device: Of the reference and the peers on the GPU; `cpu` in a rehearsal.
+    """
+
+    latency: LatencySettings
+    soak_frames: int = SOAK_FRAMES
+    threads: int = 1
+    torch_device: str = "cuda"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProofInput:
+    """What is proven, against what.
+
+    Attributes:
+        bundle: To prove.
+        checkpoint: That it was built from.
+        frames: To compare and to time on, real or rendered and adversarial.
+        peers: To race against, open; the caller closes them.
+        missing_peers: Why others are not there.
+        device: The GPU.
+        gpu: Its facts; None in a rehearsal.
+    """
+
+    bundle: Bundle
+    checkpoint: LoadedCheckpoint
+    frames: tuple[ParityFrame, ...]
+    peers: Sequence[PeerContestant]
+    missing_peers: Mapping[str, str]
+    device: CudaDevice
+    gpu: GpuFacts | None
+
+
+@dataclass(kw_only=True)
+class _Draft:
+    """What was shown so far, valid at any moment."""
+
+    parity: list[ProvenParity] = field(default_factory=list)
+    memory: dict[str, Memory] = field(default_factory=dict)
+    soak: dict[str, Soak] = field(default_factory=dict)
+    agreement: dict[str, Agreement] = field(default_factory=dict)
+    recording: Recording = field(default_factory=Recording)
+    proven: list[Proven] = field(default_factory=list)
+    unproven: list[str] = field(default_factory=list)
+    partial: bool = False
+
+
+def runs_on_gpu(
+    bundle: Bundle, backends: Sequence[BackendEntry] = BACKENDS
+) -> tuple[list[tuple[Variant, BackendEntry]], list[str]]:
+    """Which variant can be proven on which backend here, and what can't, in sentences.
+
+    Raises:
+        MissingPartError: If none can.
+    """
+    runs, unproven = [], []
+    for entry in (it for it in backends if it.on_gpu):
+        reason = entry.missing()
+        fitting = [variant for variant in bundle.manifest.variants if entry.runs(variant)]
+        if reason is not None:
+            unproven.append(f"{entry.name}: {reason}; add it with: {entry.remedy}")
+        elif not fitting:
+            unproven.append(f"{entry.name}: the bundle has nothing that it runs; `spacecompile rebuild` adds plans")
+        else:
+            runs += [(variant, entry) for variant in fitting]
+    if not runs:
+        raise MissingPartError(f"nothing of this bundle can be proven on a GPU here: {'; '.join(unproven)}.")
+    return runs, unproven
+
+
+def prove(given: ProofInput, settings: ProofSettings, *, progress: Progress = no_progress) -> Proof:
+    """Show what can be shown; an interrupt ends it early, with what it has.
+
+    Raises:
+        MissingPartError: If no variant can run on the GPU here.
+        SpacecompileError: Of a variant that can't be loaded or fails.
+    """
+    load_average_start = load_average()
+    runs, unproven = runs_on_gpu(given.bundle)
+    draft = _Draft(unproven=unproven)
+    with ExitStack() as stack:
+        try:
+            _open(given, runs, draft, stack)
+            _compare(given, settings, draft, progress)
+            _race(given, settings, draft, progress)
+            _soak(given, settings, draft, progress)
+        except KeyboardInterrupt:
+            draft.partial = True
+    return _proof(given, settings, draft, load_average_start)
+
+
+def _open(given: ProofInput, runs: Sequence[tuple[Variant, BackendEntry]], draft: _Draft, stack: ExitStack) -> None:
+    """Load every session and note what memory it takes, then what the first frames take."""
+    first_HWC = given.frames[0].frame_HWC
+    for variant, entry in runs:
+        free_bytes = given.device.free_bytes()
+        proven = Proven.opened(given.bundle, variant, entry)
+        stack.callback(proven.close)
+        loaded_bytes = given.device.free_bytes()
+        for _ in range(3):
+            proven.session(first_HWC)
+        warm_bytes = given.device.free_bytes()
+        draft.memory[proven.name] = Memory(
+            loaded_bytes=free_bytes - loaded_bytes, warm_bytes=loaded_bytes - warm_bytes, soak_bytes=0
+        )
+        draft.proven.append(proven)
+
+
+def _compare(given: ProofInput, settings: ProofSettings, draft: _Draft, progress: Progress) -> None:
+    spec = given.checkpoint.spec
+    for tta in dict.fromkeys(proven.variant.tta for proven in draft.proven):
+        on_cpu = expected_answers(
+            SealedGraph(ViewByView(given.checkpoint.network), spec, tta),
+            given.frames,
+            workers=settings.threads,
+            progress=progress,
+        )
+        on_gpu = answers_on_gpu(given.checkpoint, tta, on_cpu, device=settings.torch_device)
+        for proven in (it for it in draft.proven if it.variant.tta == tta):
+            raws = []
+            for done, case in enumerate(on_cpu, start=1):
+                raws.append(proven.raw(case.frame.frame_HWC))
+                progress(f"parity {proven.name}", done, len(on_cpu))
+            draft.parity += [
+                _verdict(given, proven, expected, raws, against)
+                for against, expected in (("pytorch-cpu", on_cpu), ("pytorch-gpu", on_gpu))
+            ]
+
+
+def _verdict(
+    given: ProofInput,
+    proven: Proven,
+    expected: Sequence[ExpectedAnswer],
+    raws: Sequence[RawAnswer],
+    against: str,
+) -> ProvenParity:
+    content = given.bundle.read(proven.variant.path)
+    verdict = verdict_on(
+        proven.variant.name,
+        backend=f"{proven.session.choice.backend} {proven.session.choice.backend_version}",
+        sha256=hashlib.sha256(content).hexdigest(),
+        expected=expected,
+        given=raws,
+        tolerance=proven.variant.tolerance,
+    )
+    return ProvenParity(against=against, verdict=verdict)
+
+
+@torch.inference_mode()
+def answers_on_gpu(
+    checkpoint: LoadedCheckpoint, tta: Tta, on_cpu: Sequence[ExpectedAnswer], *, device: str
+) -> tuple[ExpectedAnswer, ...]:
+    """What the same network answers in PyTorch on the GPU, in float32 without TF32.
+
+    Args:
+        checkpoint: Weights and spec; its network is on the CPU again afterwards.
+        tta: Test-time augmentation.
+        on_cpu: The CPU's answers; the box band around the threshold is theirs.
+        device: Of PyTorch.
+    """
+    tf32_before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    graph = SealedGraph(checkpoint.network, checkpoint.spec, tta).to(device)
+    answers = []
+    try:
+        for case in on_cpu:
+            # The graph makes small constants as it goes, which have to be where the rest is.
+            with torch.device(device):
+                outputs = graph(torch.from_numpy(case.frame.frame_HWC).to(device))
+            class_probs_L, parts_HW, box_xyxy, health = (output.cpu().numpy() for output in outputs)
+            answer = RawAnswer(class_probs_L=class_probs_L, parts_HW=parts_HW, box_xyxy=box_xyxy, health=health)
+            boxes_B4 = np.concatenate([case.boxes_B4, box_xyxy[None]])
+            answers.append(replace(case, answer=answer, boxes_B4=boxes_B4))
+    finally:
+        checkpoint.network.cpu()
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32_before
+    return tuple(answers)
+
+
+def _race(given: ProofInput, settings: ProofSettings, draft: _Draft, progress: Progress) -> None:
+    """Every session twice, from the host and from the GPU, and the peers, in the same rounds."""
+    frames_HWC = [frame.frame_HWC for frame in given.frames]
+    reference = next((it for it in draft.proven if it.variant.tta == "none"), draft.proven[0])
+    expected = [answered_from_answer(reference.answer(frame_HWC)) for frame_HWC in frames_HWC]
+    for peer in given.peers:
+        answers = [answered_from_peer(peer.run(frame_HWC)) for frame_HWC in frames_HWC]
+        draft.agreement[peer.name] = compare(answers, expected, tolerance_for(given.checkpoint.spec))
+    with ExitStack() as stack:
+        hosts = [HostContestant(proven) for proven in draft.proven]
+        on_device = [DeviceContestant(proven, given.device, frames_HWC) for proven in draft.proven]
+        for contestant in on_device:
+            stack.callback(contestant.close)
+        measure([*hosts, *on_device, *given.peers], frames_HWC, settings.latency, draft.recording, progress=progress)
+
+
+def _soak(given: ProofInput, settings: ProofSettings, draft: _Draft, progress: Progress) -> None:
+    """Answer the frames over and over: the same answers, bit for bit, and no more memory."""
+    frames_HWC = [frame.frame_HWC for frame in given.frames]
+    for proven in draft.proven:
+        first = [_digest(proven.raw(frame_HWC)) for frame_HWC in frames_HWC]
+        free_bytes = given.device.free_bytes()
+        differing = 0
+        for index in range(settings.soak_frames):
+            place = index % len(frames_HWC)
+            differing += _digest(proven.raw(frames_HWC[place])) != first[place]
+            if index % 50 == 0 or index + 1 == settings.soak_frames:
+                progress(f"soak {proven.name}", index + 1, settings.soak_frames)
+        before = draft.memory[proven.name]
+        draft.memory[proven.name] = Memory(
+            loaded_bytes=before.loaded_bytes,
+            warm_bytes=before.warm_bytes,
+            soak_bytes=free_bytes - given.device.free_bytes(),
+        )
+        draft.soak[proven.name] = Soak(
+            frames=settings.soak_frames, differing=differing, graphs=proven.session.cuda_graphs
+        )
+
+
+def _digest(raw: RawAnswer) -> bytes:
+    arrays: tuple[NDArray[np.generic], ...] = (raw.class_probs_L, raw.parts_HW, raw.box_xyxy, raw.health)
+    return b"".join(hashlib.blake2b(np.ascontiguousarray(array).data).digest() for array in arrays)
+
+
+def _proof(given: ProofInput, settings: ProofSettings, draft: _Draft, load_average_start: float | None) -> Proof:
+    app_ms = draft.recording.app_ms
+    names = [proven.name for proven in draft.proven]
+    peers = [peer.name for peer in given.peers]
+    scopes = {
+        "app": {name: app_ms[name] for name in (*names, *peers) if name in app_ms},
+        "device": {name: app_ms[key] for name in names if (key := DeviceContestant.key(name)) in app_ms},
+        "engine": {name: draft.recording.engine_ms[name] for name in peers if name in draft.recording.engine_ms},
+    }
+    latency = {
+        scope: {name: summarise(list(samples.values())) for name, samples in by_name.items()}
+        for scope, by_name in scopes.items()
+    }
+    ratios = {
+        name: {
+            peer: ratio
+            for peer in peers
+            if (ratio := paired_ratio(app_ms.get(name, {}), app_ms.get(peer, {}))) is not None
+        }
+        for name in names
+    }
+    unproven = list(draft.unproven)
+    unproven += [f"the race against {peer}: {reason}" for peer, reason in given.missing_peers.items()]
+    if given.gpu is None:
+        unproven.append("everything: this was a rehearsal without a GPU, whose numbers mean nothing")
+    return Proof(
+        bundle=given.bundle.manifest.name,
+        manifest_sha256=given.bundle.manifest_sha256,
+        gpu=given.gpu,
+        environment=read_environment(threads=settings.threads, load_average_start=load_average_start),
+        rehearsal=given.gpu is None,
+        parity=tuple(draft.parity),
+        latency=latency,
+        ratios=ratios,
+        agreement=draft.agreement,
+        missing_peers=dict(given.missing_peers),
+        memory=draft.memory,
+        soak=draft.soak,
+        targets=targets_of(
+            Findings(latency=latency, ratios=ratios, parity=draft.parity, memory=draft.memory, soak=draft.soak)
+        ),
+        unproven=tuple(unproven),
+        partial=draft.partial,
+    )

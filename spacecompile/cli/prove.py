@@ -1,0 +1,211 @@
+"""`spacecompile bench --device cuda --prove`: what the project promises of a GPU, shown on this one."""
+
+from __future__ import annotations
+
+import re
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from spacecompile.cli import console
+from spacecompile.errors import InterruptedRunError, MissingPartError, ParityError, SpacecompileError, UsageError
+from spacecompile.extras import require_extra
+
+if TYPE_CHECKING:
+    from spacecompile.benchmarks.latency import LatencySettings
+    from spacecompile.benchmarks.proof_records import Proof
+    from spacecompile.runtime.cuda.device import CudaDevice
+    from spacecompile.runtime.cuda.driver import GpuFacts
+
+RESULTS = Path("benchmarks") / "results"
+PARITY_FRAMES = 32
+
+
+def device_index(device: str, *, prove: bool) -> int | None:
+    """Index of the GPU that `--device` names; None for the CPU.
+
+    Raises:
+        UsageError: If it is no device, or does not go with `--prove`.
+    """
+    found = re.fullmatch(r"cpu|cuda(?::(\d+))?", device)
+    if found is None:
+        raise UsageError(f"--device is {device!r}; give cpu, cuda or cuda:N.")
+    on_gpu = device != "cpu"
+    if on_gpu != prove:
+        raise UsageError(
+            "--prove shows what a GPU does: add --device cuda."
+            if prove
+            else "--device cuda goes with --prove; to time one backend on a GPU, name it with --backend."
+        )
+    return int(found[1] or 0) if on_gpu else None
+
+
+def prove_bundle(
+    bundle: Path,
+    *,
+    index: int,
+    data: Path | None,
+    checkpoint: Path | None,
+    latency: LatencySettings,
+    threads: int,
+    json: str | None,
+    force: bool,
+) -> Proof:
+    """Run the proof with progress bars, write its document and say what it shows.
+
+    Args:
+        bundle: To prove.
+        index: Of the GPU.
+        data: Frames to compare and time on; rendered ones if None.
+        checkpoint: That the bundle was built from; looked for if None.
+        latency: Of the race.
+        threads: Of the peers on the CPU.
+        json: File to write, or `-`; one in `benchmarks/results` if None.
+        force: Replace a file that is there.
+
+    Raises:
+        MissingPartError: If there is no GPU, or nothing that could be proven on it.
+        ParityError: If an answer is not PyTorch's, or not the same every time; the document was written before.
+        InterruptedRunError: After an interrupt; what was shown until then was written.
+    """
+    from spacecompile.benchmarks.checkpoints import check_checkpoint, find_checkpoint
+    from spacecompile.benchmarks.prove import runs_on_gpu
+    from spacecompile.runtime.bundle import open_bundle
+    from spacecompile.runtime.cuda.bindings import open_device
+
+    require_extra("compile", "bench --prove")
+    opened = open_bundle(bundle)
+    gpu = _gpu()
+    runs_on_gpu(opened)
+    device = open_device(index)
+    source = opened.manifest.source_sha256
+    found = (
+        check_checkpoint(checkpoint, source)
+        if checkpoint is not None
+        else find_checkpoint(source, bundle_root=opened.root, working_folder=Path())
+    )
+    if found is None:
+        raise UsageError(
+            f"the checkpoint with SHA-256 {source[:12]} is neither in checkpoints/ nor beside the bundle: without it "
+            "there is no PyTorch to compare with. Name it with --checkpoint."
+        )
+    destination = json or str(default_destination(gpu))
+    if json is None:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+    console.check_json(destination, force=force, bundle=bundle)
+    started_s = time.perf_counter()
+    proof = _run(bundle, found, gpu, device, data=data, latency=latency, threads=threads)
+    say_proof(proof)
+    console.emit_json(proof, destination)
+    console.say_line(f"proven in {time.perf_counter() - started_s:.0f} s; written: {escape(destination)}")
+    error = error_of(proof)
+    if error is not None:
+        error.has_document = destination == "-"
+        raise error
+    return proof
+
+
+def default_destination(gpu: GpuFacts) -> Path:
+    """Where a proof goes: named after the GPU and the day."""
+    slug = re.sub(r"[^a-z0-9]+", "-", gpu.gpu.lower()).strip("-")
+    return RESULTS / f"cuda_{slug}_{datetime.now(UTC).date()}.json"
+
+
+def _gpu() -> GpuFacts:
+    """The GPU's facts, once it is certain that CUDA and PyTorch can use it.
+
+    Raises:
+        MissingPartError: If not.
+    """
+    from spacecompile.runtime.cuda.driver import probe_cuda
+
+    probe = probe_cuda()
+    if probe.device is None:
+        raise MissingPartError(
+            f"there is nothing to prove on: {probe.problem}. Run it on a machine with an NVIDIA GPU."
+        )
+    import torch
+
+    if not torch.cuda.is_available():
+        raise MissingPartError(
+            f"PyTorch {torch.__version__} can't use {probe.device.gpu}, so there is nothing to compare with. Install "
+            "PyTorch's build for this driver's CUDA."
+        )
+    return probe.device
+
+
+def _run(
+    bundle: Path,
+    checkpoint: Path,
+    gpu: GpuFacts,
+    device: CudaDevice,
+    *,
+    data: Path | None,
+    latency: LatencySettings,
+    threads: int,
+) -> Proof:
+    from spacecompile.benchmarks.peer_table import PEERS, open_peers
+    from spacecompile.benchmarks.prove import ProofInput, ProofSettings, prove
+    from spacecompile.export.frames import parity_frames
+    from spacecompile.network.checkpoint import load_checkpoint
+    from spacecompile.runtime.bundle import open_bundle
+
+    opened = open_bundle(bundle, verify=False)
+    with console.progress_bar() as progress, ExitStack() as stack:
+        frames = parity_frames(opened.manifest.spec.frame_size_px, data=data, count=PARITY_FRAMES, progress=progress)
+        entries = tuple(entry for entry in PEERS if entry.cuda)
+        peers, missing = open_peers(checkpoint, threads=threads, entries=entries, progress=progress)
+        for peer in peers:
+            stack.callback(peer.close)
+        given = ProofInput(
+            bundle=opened,
+            checkpoint=load_checkpoint(checkpoint),
+            frames=frames,
+            peers=peers,
+            missing_peers=missing,
+            device=device,
+            gpu=gpu,
+        )
+        return prove(given, ProofSettings(latency=latency, threads=threads), progress=progress)
+
+
+def say_proof(proof: Proof) -> None:
+    """One line per verdict, target and gap."""
+    for proven in proof.parity:
+        verdict = proven.verdict
+        mark = "[green]same[/]" if verdict.passed else "[red]differs[/]"
+        console.say_line(
+            f"{mark} {escape(verdict.variant)} on {escape(verdict.backend)} against {proven.against}: class "
+            f"probabilities within {verdict.class_probs_max:.1e}, parts IoU >= {verdict.parts_iou_min:.5f}, box within "
+            f"{verdict.box_px_max:.2f} px"
+        )
+    for target in proof.targets:
+        mark = {True: "[green]kept[/]", False: "[red]not kept[/]", None: "[yellow]not measured[/]"}[target.held]
+        number = target.missing if target.measured is None else f"{target.measured:.3g}"
+        console.say_line(f"{mark} {escape(target.promise)}: {escape(number)}")
+    for gap in proof.unproven:
+        console.say_line(f"[yellow]unproven[/] {escape(gap)}")
+
+
+def error_of(proof: Proof) -> SpacecompileError | None:
+    """What the command fails with, if it does."""
+    if proof.partial:
+        return InterruptedRunError("stopped; what was shown until then stands above, marked as partial.")
+    failed = [
+        f"{proven.verdict.variant} on {proven.verdict.backend} against {proven.against}: "
+        f"{'; '.join(proven.verdict.failures)}"
+        for proven in proof.parity
+        if not proven.verdict.passed
+    ]
+    failed += [
+        f"{name} gave another answer to {soak.differing} of {soak.frames} frames than at first"
+        for name, soak in proof.soak.items()
+        if soak.differing
+    ]
+    if failed:
+        return ParityError(f"the proof fails: {'. '.join(failed)}. Do not use these variants on this GPU.")
+    return None

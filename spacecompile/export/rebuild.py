@@ -1,0 +1,177 @@
+"""Plans inside a bundle, made on the machine that will run them: built, tested, and only then swapped in.
+
+The new bundle is written beside the old one, its plans answer the self-test from there, and it takes the old one's
+place in one rename. Until then, and after any failure, the old bundle is what is found. Needs neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec.structs import replace
+
+from spacecompile.contract import Manifest, Progress, Variant, no_progress
+from spacecompile.errors import MissingPartError, UsageError
+from spacecompile.export.bundle_writer import BundleWriter, bundle_writer
+from spacecompile.export.engine_facts import EngineFacts, EngineOptions, require_precision
+from spacecompile.export.engine_options import target_of
+from spacecompile.export.engine_writer import FACTS_NAME, LAYERS_NAME, PLAN_NAME
+from spacecompile.export.to_engine import EngineBuild, build_engine
+from spacecompile.runtime.bundle import Bundle, open_bundle
+from spacecompile.runtime.cuda.engine_api import EngineApi, EngineKind
+from spacecompile.runtime.selftest import SelftestResult, run_selftest
+
+_PREFIXES: Final[dict[EngineKind, str]] = {"tensorrt": "trt", "tensorrt-rtx": "rtx"}
+_PLAN_SUFFIX: Final = ".plan"
+
+BuildStep = Callable[..., EngineBuild]
+"""As `to_engine.build_engine`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rebuilt:
+    """What a rebuild did.
+
+    Attributes:
+        manifest_sha256: Of the bundle now. It holds more than before, so it is another.
+        plans: Facts of every new plan by its variant's name.
+        removed: Plans that these replaced.
+        selftest: How far the new plans' answers are from PyTorch's.
+    """
+
+    manifest_sha256: str
+    plans: dict[str, EngineFacts]
+    removed: tuple[str, ...]
+    selftest: SelftestResult
+
+
+def buildable(bundle: Bundle, names: Sequence[str] = ()) -> tuple[Variant, ...]:
+    """The variants that a plan can be made of: those with an ONNX file of their own.
+
+    Args:
+        bundle: That holds them.
+        names: Only these; all if empty.
+
+    Raises:
+        UsageError: If one is unknown or has no ONNX file of its own, or there is none.
+    """
+    able = tuple(it for it in bundle.manifest.variants if it.path.endswith(".onnx") and it.precision != "bf16")
+    for name in names:
+        if bundle.variant(name) not in able:
+            raise UsageError(
+                f"variant {name} has no ONNX file that TensorRT could take as it is; choose among "
+                f"{', '.join(it.name for it in able) or 'none'}."
+            )
+    chosen = tuple(it for it in able if it.name in names) if names else able
+    if not chosen:
+        raise UsageError(f"{bundle.root} has no ONNX file that TensorRT could take; it has {bundle.variant_names()}.")
+    return chosen
+
+
+def rebuild(
+    bundle: Bundle,
+    api: EngineApi,
+    *,
+    variants: Sequence[Variant],
+    options: EngineOptions | None = None,
+    threads: int | None = None,
+    build: BuildStep = build_engine,
+    progress: Progress = no_progress,
+) -> Rebuilt:
+    """Make plans of variants for this machine and put them into the bundle.
+
+    Args:
+        bundle: To change; its other files stay the same bytes.
+        api: Library that builds and runs them.
+        variants: Of `buildable`.
+        options: How they are built.
+        threads: As in `session.load`.
+        build: Makes a plan of ONNX bytes.
+        progress: Counts what the library builds, then answered frames.
+
+    Raises:
+        BuildError: If the library can't build one, or it computes in other types than the variant says.
+        ParityError: If a plan's answers differ from PyTorch's by more than the variant's tolerance.
+        MissingPartError: If there is no GPU to run them on: an untested plan is not shipped.
+        IntegrityError: If a file of the bundle differs from its manifest.
+        OutputError: If the new bundle can't be written.
+    """
+    if api.device is None:
+        raise MissingPartError(
+            f"{api.title} could build plans here, but there is no GPU to test them on, and a bundle holds only what "
+            "was tested. Run it on the target, or make plans outside the bundle with `spacecompile engine`."
+        )
+    options = options or EngineOptions()
+    bundle.verify_all()
+    target = target_of(api, options)
+    names = {variant.name: f"{_PREFIXES[api.kind]}-{variant.name}-{target}" for variant in variants}
+    removed = tuple(plan.name for plan in bundle.manifest.variants if _is_replaced(plan, variants, api.kind))
+    with bundle_writer(bundle.root) as writer:
+        kept = [it for it in bundle.manifest.variants if it.name not in removed]
+        _copy(bundle, writer, without=removed)
+        plans: dict[str, EngineFacts] = {}
+        added: list[Variant] = []
+        for variant in variants:
+            built = build(
+                bundle.read(variant.path), api, options=options, step=f"engine {variant.name}", progress=progress
+            )
+            require_precision(built.facts.types, variant.precision, variant=variant.name)
+            facts = replace(built.facts, certified=(api.kind,))
+            added.append(_write_plan(writer, variant, built, facts, name=names[variant.name], kind=api.kind))
+            plans[names[variant.name]] = facts
+        _write_manifest(writer, bundle.manifest, (*kept, *added))
+        staged = open_bundle(writer.folder)
+        selftest = _tested(staged, added, api.kind, threads=threads, progress=progress)
+    return Rebuilt(manifest_sha256=staged.manifest_sha256, plans=plans, removed=removed, selftest=selftest)
+
+
+def _is_replaced(plan: Variant, variants: Sequence[Variant], kind: EngineKind) -> bool:
+    """Whether it is a plan of this library and of one of these variants, for whatever machine."""
+    is_plan = plan.path.endswith(_PLAN_SUFFIX) and kind in plan.certified
+    return is_plan and any((plan.precision, plan.tta) == (it.precision, it.tta) for it in variants)
+
+
+def _copy(bundle: Bundle, writer: BundleWriter, *, without: Sequence[str]) -> None:
+    """Every listed file but those of the plans that go, byte for byte, hashed on the way."""
+    gone = tuple(str(Path(bundle.variant(name).path).parent) + "/" for name in without)
+    for path in bundle.manifest.files:
+        if not path.startswith(gone or ("\0",)):
+            writer.write(path, bundle.read(path))
+
+
+def _write_plan(
+    writer: BundleWriter, variant: Variant, built: EngineBuild, facts: EngineFacts, *, name: str, kind: EngineKind
+) -> Variant:
+    folder = f"variants/{name}"
+    writer.write(f"{folder}/{PLAN_NAME}", built.plan)
+    writer.write(f"{folder}/{FACTS_NAME}", _json(facts))
+    writer.write(f"{folder}/{LAYERS_NAME}", _json(built.layers))
+    return replace(variant, name=name, path=f"{folder}/{PLAN_NAME}", certified=(kind,))
+
+
+def _write_manifest(writer: BundleWriter, manifest: Manifest, variants: tuple[Variant, ...]) -> None:
+    files = dict(sorted(writer.facts.items()))
+    writer.write_manifest(_json(replace(manifest, variants=variants, files=files)))
+
+
+def _tested(
+    staged: Bundle, added: Sequence[Variant], kind: EngineKind, *, threads: int | None, progress: Progress
+) -> SelftestResult:
+    """Let every new plan answer the self-test, read from where it will be moved from."""
+    results = [
+        run_selftest(staged, backend=kind, variant=variant.name, threads=threads, progress=progress)
+        for variant in added
+    ]
+    return SelftestResult(
+        deviations=tuple(item for result in results for item in result.deviations),
+        not_tested=(),
+        files=tuple(dict.fromkeys(path for result in results for path in result.files)),
+    )
+
+
+def _json(record: msgspec.Struct) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(record, order="deterministic"), indent=2) + b"\n"

@@ -1,0 +1,242 @@
+"""ONNX Runtime's CUDA provider: tensors bound to our own GPU buffers, and the provider's own CUDA graph.
+
+A session of ONNX Runtime belongs to one stream, so each frame in flight has one, with its own copy of the weights.
+Written to the options that onnxruntime-gpu documents; it has not run on a GPU yet. Tests run it with the CPU provider
+on a fake device, where the buffers are the host's.
+
+Layout legend: H, W frame rows and columns; C channels (RGB).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Final
+
+from spacecompile.contract import INPUT_NAME, Precision
+from spacecompile.errors import DeviceError, DeviceMemoryError, IntegrityError, MissingPartError, UsageError
+from spacecompile.runtime.backends import Backend, GpuOptions, GraphSignature, signature_from_tensors
+from spacecompile.runtime.backends.onnxruntime_ import ORT_ERRORS, first_line, ort, session_options, tensor_facts
+from spacecompile.runtime.cuda.backend import CudaBackend
+from spacecompile.runtime.cuda.bindings import error_of, open_device
+from spacecompile.runtime.cuda.engine import output_layouts
+
+_CUDA_FAILURE: Final = re.compile(r"CUDA failure (\d+): ([^;]*)")
+_NO_ROOM: Final = re.compile(r"Failed to allocate memory|out of memory", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provider:
+    """Where a session runs.
+
+    Attributes:
+        name: Of ONNX Runtime's execution provider.
+        device_type: Of the memory that its tensors are bound to.
+        is_cuda: Whether it takes a stream and captures graphs.
+    """
+
+    name: str
+    device_type: str
+    is_cuda: bool
+
+    def options(self, device_index: int, stream: int) -> dict[str, str]:
+        """The provider's options, all of them text."""
+        if not self.is_cuda:
+            return {}
+        return {
+            "device_id": str(device_index),
+            "user_compute_stream": str(stream),
+            "enable_cuda_graph": "1",
+            # float32 stays float32; see `export.engine_options.configure`.
+            "use_tf32": "0",
+        }
+
+
+CUDA_PROVIDER: Final = Provider(name="CUDAExecutionProvider", device_type="cuda", is_cuda=True)
+
+
+class OnnxRuntimeCudaEngine:
+    """See `CudaEngine`. The provider's graph holds addresses, so a caller's frame is copied to ours on the GPU."""
+
+    name = "onnxruntime-cuda"
+    version: str = ort.__version__
+    takes_any_address = False
+
+    def __init__(
+        self,
+        model_bytes: bytes,
+        *,
+        threads: int,
+        spinning: bool,
+        device_index: int,
+        provider: Provider,
+    ) -> None:
+        """Read the graph's tensors.
+
+        Args:
+            model_bytes: Of a self-contained ONNX file.
+            threads: Of what the provider leaves to the CPU.
+            spinning: Let idle threads wait busily.
+            device_index: Of the GPU.
+            provider: That runs it.
+
+        Raises:
+            UsageError: If `threads` is below one.
+            IntegrityError: If the bytes are no sealed graph, or need a newer ONNX Runtime.
+        """
+        if threads < 1:
+            raise UsageError(f"threads is {threads}; at least one is needed. Check --threads.")
+        self.captures_itself = provider.is_cuda
+        self._model_bytes: bytes | None = model_bytes
+        self._threads, self._spinning = threads, spinning
+        self._device_index, self._provider = device_index, provider
+        # The session for a stream can't be made before there is one; on the CPU, unoptimised, reading is quick.
+        options = session_options(1, False)
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            session = ort.InferenceSession(model_bytes, sess_options=options, providers=["CPUExecutionProvider"])
+        except ORT_ERRORS as error:
+            raise _refused(error) from error
+        self._signature = signature_from_tensors(
+            tensor_facts(session.get_inputs()), tensor_facts(session.get_outputs())
+        )
+
+    @property
+    def signature(self) -> GraphSignature:
+        """Of the graph."""
+        return self._signature
+
+    def context(self, stream: int, addresses: Mapping[str, int]) -> OnnxRuntimeCudaContext:
+        """See `CudaEngine`.
+
+        Raises:
+            MissingPartError: If ONNX Runtime would run on the CPU instead: it says so in its log only.
+        """
+        provider = self._provider
+        try:
+            session = ort.InferenceSession(
+                self._model_bytes,
+                sess_options=session_options(self._threads, self._spinning),
+                providers=[(provider.name, provider.options(self._device_index, stream))],
+            )
+        except ORT_ERRORS as error:
+            raise device_error_of(error, gpu=self._device_index) from error
+        if provider.name not in session.get_providers():
+            raise MissingPartError(
+                f"ONNX Runtime {ort.__version__} can't load {provider.name} and would run on the CPU instead. Install "
+                "the CUDA and cuDNN that it names: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+            )
+        return OnnxRuntimeCudaContext(
+            session, self._signature, addresses, device_type=provider.device_type, device_index=self._device_index
+        )
+
+    def close(self) -> None:
+        """See `CudaEngine`."""
+        self._model_bytes = None
+
+
+class OnnxRuntimeCudaContext:
+    """See `EngineContext`: one session with its tensors bound once."""
+
+    def __init__(
+        self,
+        session: Any,
+        signature: GraphSignature,
+        addresses: Mapping[str, int],
+        *,
+        device_type: str,
+        device_index: int,
+    ) -> None:
+        """Bind every tensor."""
+        self._session = session
+        self._device_index = device_index
+        self._input_pointer = addresses[INPUT_NAME]
+        self._binding = session.io_binding()
+        place = (device_type, device_index)
+        frame_shape = (*signature.frame_size_px, 3)
+        self._binding.bind_input(INPUT_NAME, *place, "uint8", frame_shape, addresses[INPUT_NAME])
+        for layout in output_layouts(signature):
+            self._binding.bind_output(layout.name, *place, layout.dtype, layout.shape, addresses[layout.name])
+        self._run_options = ort.RunOptions()
+        # Else every run would wait for the GPU on the host.
+        self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def bind_input(self, pointer: int) -> None:
+        """See `EngineContext`; the address is fixed."""
+        assert pointer == self._input_pointer, "the engine says that it does not take any address"
+
+    def enqueue(self) -> None:
+        """See `EngineContext`."""
+        try:
+            self._session.run_with_iobinding(self._binding, self._run_options)
+        except ORT_ERRORS as error:
+            raise device_error_of(error, gpu=self._device_index) from error
+
+    def close(self) -> None:
+        """See `EngineContext`."""
+        self._binding = self._session = None
+
+
+def device_error_of(error: Exception, *, gpu: int) -> DeviceError:
+    """The typed error of what ONNX Runtime raised on a GPU, by the CUDA error in its text."""
+    text = str(error)
+    found = _CUDA_FAILURE.search(text)
+    if found:
+        return error_of(_cuda_name(int(found[1])), f"{found[2].strip()}, in ONNX Runtime {ort.__version__}", gpu=gpu)
+    if _NO_ROOM.search(text):
+        return DeviceMemoryError(
+            f"ONNX Runtime {ort.__version__} is out of memory on GPU {gpu}: {first_line(error)} Free memory on the "
+            "GPU, or load with fewer frames in flight."
+        )
+    return DeviceError(
+        f"ONNX Runtime {ort.__version__} failed on GPU {gpu}: {first_line(error)} Check the GPU with nvidia-smi; if "
+        "that is not it, verify the bundle with `spacecompile verify`."
+    )
+
+
+def _cuda_name(code: int) -> str:
+    try:
+        name: str = import_module("cuda.bindings.runtime").cudaError_t(code).name
+    except (ImportError, ValueError):
+        return f"CUDA error {code}"
+    return name
+
+
+def _refused(error: Exception) -> IntegrityError:
+    return IntegrityError(
+        f"ONNX Runtime {ort.__version__} refuses the graph: {first_line(error)} "
+        "Build the bundle again, or install an ONNX Runtime as new as the one in its manifest."
+    )
+
+
+def onnxruntime_cuda_backend(
+    model_bytes: bytes,
+    *,
+    precision: Precision = "fp32",
+    threads: int,
+    spinning: bool,
+    cache: bool = True,  # noqa: ARG001  it keeps nothing
+    gpu: GpuOptions | None = None,
+) -> Backend:
+    """See `registry.BackendFactory`.
+
+    Raises:
+        MissingPartError: If there is no such GPU, or ONNX Runtime can't use it.
+        UsageError: If the precision is bf16, or `threads` is below one.
+        IntegrityError: If the bytes are no sealed graph.
+        DeviceError: If the GPU has no room.
+    """
+    if precision == "bf16":
+        raise UsageError("ONNX Runtime's CUDA provider keeps the types of the file. Choose fp32 or fp16.")
+    options = gpu or GpuOptions()
+    device = open_device(options.device_index)
+    engine = OnnxRuntimeCudaEngine(
+        model_bytes,
+        threads=threads,
+        spinning=spinning,
+        device_index=options.device_index,
+        provider=CUDA_PROVIDER,
+    )
+    return CudaBackend(engine, device, in_flight=options.in_flight)

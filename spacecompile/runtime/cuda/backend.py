@@ -1,0 +1,326 @@
+"""A backend on a GPU: N slots, so N frames in flight on N streams.
+
+Layout legend: H, W frame rows and columns; C channels (RGB); L classes.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spacecompile.errors import DeviceError, DeviceLostError, FrameError, UsageError
+from spacecompile.runtime.backends import GraphSignature, RawAnswer
+from spacecompile.runtime.cuda.device import CudaDevice
+from spacecompile.runtime.cuda.engine import CudaEngine
+from spacecompile.runtime.cuda.slot import Slot
+from spacecompile.runtime.cuda.source import DeviceFrame, device_frame_from
+
+T = TypeVar("T")
+
+IN_FLIGHT_MAX: Final = 64
+"""Each frame in flight has its own context and buffers; beyond some streams a GPU gains nothing."""
+
+
+class Lease:
+    """A slot that nobody else may use, until it is released or nobody holds the lease any more."""
+
+    def __init__(self, slot: Slot) -> None:
+        """Take a slot."""
+        self._slot: Slot | None = slot
+
+    @property
+    def is_released(self) -> bool:
+        """Whether the slot is free again."""
+        return self._slot is None
+
+    def release(self) -> None:
+        """Give the slot back. Twice is harmless."""
+        self._slot = None
+
+    def slot(self, what: str) -> Slot:
+        """The slot.
+
+        Raises:
+            UsageError: If it was given back; it begins with `what`.
+        """
+        if self._slot is None:
+            raise UsageError(f"{what} was released, or its session closed: its memory belongs to a later frame.")
+        return self._slot
+
+
+class DeviceView:
+    """An array in GPU memory that other libraries read in place, until it is released.
+
+    It is the session's own buffer: the slot that it belongs to answers no further frame until `release`, and from then
+    on the view refuses. Whoever needs the content for longer copies it, on the GPU or with `to_host`.
+    """
+
+    def __init__(self, backend: CudaBackend, lease: Lease) -> None:
+        """Of the parts mask of a slot; users get one from an answer."""
+        self._backend = backend
+        self._lease = lease
+        self.shape = backend.signature.frame_size_px
+        self.dtype = np.dtype(np.uint8)
+
+    @property
+    def pointer(self) -> int:
+        """Address of the first pixel."""
+        return self._lease.slot("this view").addresses["parts"]
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """Version 3, for torch, cupy and numba. The content is there: no stream has to be waited for."""
+        return {
+            "version": 3,
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.pointer, True),
+            "strides": None,
+            "stream": None,
+        }
+
+    def to_host(self) -> NDArray[np.uint8]:
+        """A copy in host memory, the caller's own."""
+        return self._backend.guarded(self._lease.slot("this view").fetch_parts)
+
+    def release(self) -> None:
+        """End the view, once the caller's own work on the GPU has read it. Releasing twice is harmless."""
+        self._lease.release()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DeviceRawAnswer:
+    """As `RawAnswer`, with the parts mask left on the GPU. The small arrays are the caller's own."""
+
+    class_probs_L: NDArray[np.float32]
+    parts: DeviceView
+    box_xyxy: NDArray[np.float32]
+    health: NDArray[np.float32]
+
+
+class CudaTicket:
+    """One frame in flight. Who drops it without asking for the result gives its slot back.
+
+    Attributes:
+        failed_frame_HWC: Once `result` has raised a `DeviceError`: the frame, for another engine; None if it was on
+            the device.
+    """
+
+    def __init__(self, backend: CudaBackend, lease: Lease, *, parts_down: bool) -> None:
+        """Of a frame that was started; users get one from `submit`."""
+        self._backend = backend
+        self._lease: Lease | None = lease
+        self._parts_down = parts_down
+        self._result: RawAnswer | DeviceRawAnswer | None = None
+        self._error: DeviceError | None = None
+        self.failed_frame_HWC: NDArray[np.uint8] | None = None
+
+    def is_done(self) -> bool:
+        """Whether `result` would return at once."""
+        if self._lease is None or self._lease.is_released:
+            return True
+        return self._backend.guarded(self._lease.slot("this ticket").is_finished)
+
+    def result(self) -> RawAnswer | DeviceRawAnswer:
+        """Wait for the answer. Asking again gives the same one, or the same error.
+
+        Raises:
+            DeviceError: If the frame's work failed.
+            UsageError: If the ticket was released or the backend closed before.
+        """
+        if self._error is not None:
+            raise self._error
+        if self._result is None:
+            self._result = self._finished()
+        return self._result
+
+    def release(self) -> None:
+        """Give the slot back without waiting; a view of it ends."""
+        if self._lease is not None:
+            self._lease.release()
+        if isinstance(self._result, DeviceRawAnswer):
+            self._result.parts.release()
+
+    def _finished(self) -> RawAnswer | DeviceRawAnswer:
+        lease = self._lease
+        assert lease is not None, "without a lease there is a result or an error"
+        slot = lease.slot("this ticket")
+        try:
+            self._backend.guarded(slot.finish)
+        except DeviceError as error:
+            self._error, self.failed_frame_HWC = error, slot.host_frame()
+            lease.release()
+            raise
+        small: dict[str, NDArray[np.float32]] = {
+            "class_probs_L": slot.output("class_probs"),
+            "box_xyxy": slot.output("box_xyxy"),
+            "health": slot.output("health"),
+        }
+        self._lease = None
+        if not self._parts_down:
+            return DeviceRawAnswer(parts=DeviceView(self._backend, lease), **small)
+        parts_HW = slot.output("parts")
+        lease.release()
+        return RawAnswer(parts_HW=parts_HW, **small)
+
+
+class CudaBackend:
+    """See `Backend`. One thread at a time; every buffer is allocated here and none later."""
+
+    def __init__(self, engine: CudaEngine, device: CudaDevice, *, in_flight: int = 1) -> None:
+        """Take over an engine and make its slots.
+
+        Args:
+            engine: Closed with this backend, also when this fails.
+            device: That the engine is on.
+            in_flight: Frames that may be in flight at the same time.
+
+        Raises:
+            UsageError: If `in_flight` is out of range.
+            DeviceError: If the GPU has no room.
+        """
+        self._engine = engine
+        self._device = device
+        self._lost: DeviceLostError | None = None
+        self._is_closed = False
+        self._slots: list[Slot] = []
+        self._leases: list[weakref.ref[Lease] | None] = []
+        try:
+            if not 1 <= in_flight <= IN_FLIGHT_MAX:
+                raise UsageError(f"{in_flight} frames in flight were asked for; give 1 to {IN_FLIGHT_MAX}.")
+            device.activate()
+            for _ in range(in_flight):
+                self._slots.append(Slot(device, engine))
+                self._leases.append(None)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def name(self) -> str:
+        """Of the engine."""
+        return self._engine.name
+
+    @property
+    def version(self) -> str:
+        """Of the engine."""
+        return self._engine.version
+
+    @property
+    def signature(self) -> GraphSignature:
+        """Of the graph."""
+        return self._engine.signature
+
+    @property
+    def in_flight_max(self) -> int:
+        """Frames that may be in flight."""
+        return len(self._slots)
+
+    @property
+    def free_count(self) -> int:
+        """Frames that may be submitted now."""
+        leases = [reference() if reference is not None else None for reference in self._leases]
+        return sum(lease is None or lease.is_released for lease in leases)
+
+    @property
+    def graphs(self) -> str:
+        """How runs are queued, for a person: with CUDA graphs, or why without."""
+        if self._engine.captures_itself:
+            return "captured by the engine"
+        problem = next((slot.graph_problem for slot in self._slots if slot.graph_problem), "")
+        return f"none: {problem}" if problem else f"{sum(slot.graph_count for slot in self._slots)} captured"
+
+    def run(self, frame_HWC: NDArray[np.uint8]) -> RawAnswer:
+        """Answer one frame; see `Backend.run`."""
+        raw = self.submit(frame_HWC).result()
+        assert isinstance(raw, RawAnswer)
+        return raw
+
+    def submit(self, frame: object, *, parts_on_device: bool = False) -> CudaTicket:
+        """Queue one frame.
+
+        Args:
+            frame: uint8 array [H, W, 3] in C order, which may be overwritten at once; or a frame on this GPU as in
+                `source.device_frame_from`, which must stay as it is until the result is taken.
+            parts_on_device: Leave the parts mask there; see `DeviceView`.
+
+        Raises:
+            FrameError: If the frame does not fit the graph.
+            DeviceError: If the GPU or the engine fails.
+            UsageError: If as many frames are in flight as may be, or the backend is closed.
+        """
+        self._check_open()
+        self._device.activate()
+        index = self._free_slot()
+        slot = self._slots[index]
+        if isinstance(frame, np.ndarray):
+            self._check_host_frame(frame)
+            self.guarded(lambda: slot.start_from_host(frame, parts_down=not parts_on_device))
+        else:
+            device_frame: DeviceFrame = device_frame_from(frame, stream=slot.stream)
+            self.guarded(lambda: slot.start_from_device(device_frame, parts_down=not parts_on_device))
+        lease = Lease(slot)
+        self._leases[index] = weakref.ref(lease)
+        return CudaTicket(self, lease, parts_down=not parts_on_device)
+
+    def guarded(self, call: Callable[[], T]) -> T:
+        """Call something of the device; an error that sticks closes the door for every later call.
+
+        Raises:
+            DeviceError: Of the call.
+        """
+        if self._lost is not None:
+            raise self._lost
+        try:
+            self._device.activate()
+            return call()
+        except DeviceLostError as error:
+            self._lost = error
+            raise
+
+    def close(self) -> None:
+        """Free the GPU's memory; tickets whose result was not taken and views end. Closing twice is harmless."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        with suppress(DeviceError):
+            self._device.activate()
+        for reference in self._leases:
+            lease = reference() if reference is not None else None
+            if lease is not None:
+                lease.release()
+        for slot in self._slots:
+            slot.close()
+        self._slots.clear()
+        self._engine.close()
+
+    def _check_open(self) -> None:
+        if self._lost is not None:
+            raise self._lost
+        if self._is_closed:
+            raise UsageError("this backend is closed. Load the bundle again.")
+
+    def _free_slot(self) -> int:
+        for index, reference in enumerate(self._leases):
+            lease = reference() if reference is not None else None
+            if lease is None or lease.is_released:
+                if reference is not None:
+                    # A frame whose ticket was dropped may still be on its way; its buffers are not ours until then.
+                    self.guarded(self._slots[index].finish)
+                    self._leases[index] = None
+                return index
+        raise UsageError(
+            f"{len(self._slots)} frames are in flight or held on the GPU, as many as this session has room for. Take a "
+            "ticket's result or release its view first, or load with a larger in_flight."
+        )
+
+    def _check_host_frame(self, frame: NDArray[Any]) -> None:
+        shape = (*self.signature.frame_size_px, 3)
+        if frame.dtype != np.uint8 or frame.shape != shape:
+            raise FrameError(f"frame has shape {frame.shape} and dtype {frame.dtype}; the graph takes uint8 {shape}.")

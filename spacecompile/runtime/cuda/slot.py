@@ -1,0 +1,266 @@
+"""What one frame in flight needs, allocated once: a stream, buffers on both sides, a context, and its CUDA graphs.
+
+    host frame -> pinned -> [copy in -> engine -> copy out] -> pinned -> the caller's own arrays
+
+What stands in brackets is captured in one CUDA graph after it ran once, and replayed from then on. A graph holds
+addresses, so there is one per address that frames come from.
+
+Layout legend: H, W frame rows and columns; C channels (RGB); L classes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from contextlib import ExitStack, suppress
+from math import prod
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spacecompile.contract import INPUT_NAME
+from spacecompile.errors import DeviceError, DeviceLostError
+from spacecompile.runtime.cuda.device import CudaDevice
+from spacecompile.runtime.cuda.engine import CudaEngine, output_layouts
+from spacecompile.runtime.cuda.source import DeviceFrame, check_device_frame
+
+GRAPHS_MAX: Final = 8
+"""Graphs of one slot. A camera's ring has fewer buffers; frames from ever new addresses are run without a graph."""
+
+_ALIGNMENT_BYTES: Final = 256
+"""What cudaMalloc gives. A frame at another address is copied first: engines may read whole vectors."""
+
+_log = logging.getLogger(__name__)
+
+
+class _Route(NamedTuple):
+    """What a graph is made for.
+
+    Attributes:
+        origin: `host` for a frame in our pinned buffer, `device` for one in device memory.
+        pointer: That the engine reads the frame from.
+        parts_down: Whether the parts mask is copied to the host.
+    """
+
+    origin: Literal["host", "device"]
+    pointer: int
+    parts_down: bool
+
+
+class Slot:
+    """One frame in flight at a time, used by one thread at a time."""
+
+    def __init__(self, device: CudaDevice, engine: CudaEngine) -> None:
+        """Allocate everything.
+
+        Raises:
+            DeviceError: If the GPU has no room; what was allocated until then is free again.
+        """
+        self._device = device
+        self._engine = engine
+        self._graphs: OrderedDict[_Route, int] = OrderedDict()
+        self._seen: OrderedDict[_Route, None] = OrderedDict()
+        self._held: object = None
+        self._is_from_host = False
+        self.graph_problem = ""
+        with ExitStack() as stack:
+            self._allocate(stack)
+            self._stack = stack.pop_all()
+
+    def _allocate(self, stack: ExitStack) -> None:
+        device, signature = self._device, self._engine.signature
+        self._row_bytes = 3 * signature.frame_size_px[1]
+        self.stream = device.create_stream()
+        stack.callback(device.destroy_stream, self.stream)
+        self._done = device.create_event()
+        stack.callback(device.destroy_event, self._done)
+        self._ready = device.create_event()
+        stack.callback(device.destroy_event, self._ready)
+        self._layouts = output_layouts(signature)
+        frame_bytes = prod(signature.frame_size_px) * 3
+        sizes = {INPUT_NAME: frame_bytes} | {layout.name: layout.num_bytes for layout in self._layouts}
+        self.addresses: dict[str, int] = {}
+        pinned: dict[str, NDArray[Any]] = {}
+        for name, num_bytes in sizes.items():
+            self.addresses[name] = device.allocate(num_bytes)
+            stack.callback(device.free, self.addresses[name])
+            pinned[name] = device.allocate_pinned(num_bytes)
+            stack.callback(device.free_pinned, pinned[name])
+        self._frame_HWC = pinned[INPUT_NAME].reshape(*signature.frame_size_px, 3)
+        self._host = {
+            layout.name: pinned[layout.name].view(layout.dtype).reshape(layout.shape) for layout in self._layouts
+        }
+        self._context = self._engine.context(self.stream, self.addresses)
+        stack.callback(self._context.close)
+
+    @property
+    def graph_count(self) -> int:
+        """CUDA graphs that were captured and are kept."""
+        return len(self._graphs)
+
+    def start_from_host(self, frame_HWC: NDArray[np.uint8], *, parts_down: bool) -> None:
+        """Queue a frame of the host; it is copied before this returns, so that the caller may overwrite it.
+
+        Raises:
+            DeviceError: If it can't be queued.
+        """
+        np.copyto(self._frame_HWC, frame_HWC)
+        self._is_from_host = True
+        self._run(_Route(origin="host", pointer=self.addresses[INPUT_NAME], parts_down=parts_down))
+
+    def start_from_device(self, frame: DeviceFrame, *, parts_down: bool) -> None:
+        """Queue a frame of the device; its memory must stay as it is until `finish`.
+
+        Raises:
+            FrameError: If it is not what the graph takes.
+            DeviceError: If it can't be queued.
+        """
+        device = self._device
+        check_device_frame(frame, size_px=self._engine.signature.frame_size_px, device=device)
+        self._held, self._is_from_host = frame, False
+        if frame.stream is not None:
+            device.record(self._ready, frame.stream)
+            device.wait(self.stream, self._ready)
+        pointer = frame.pointer
+        if not (self._engine.takes_any_address and frame.is_dense and pointer % _ALIGNMENT_BYTES == 0):
+            pointer = self.addresses[INPUT_NAME]
+            device.copy_rows(
+                pointer,
+                frame.pointer,
+                row_bytes=self._row_bytes,
+                pitch_bytes=frame.pitch_bytes,
+                rows=frame.shape[0],
+                stream=self.stream,
+            )
+        self._run(_Route(origin="device", pointer=pointer, parts_down=parts_down))
+
+    def finish(self) -> None:
+        """Wait for the frame that was started.
+
+        Raises:
+            DeviceError: If its work failed.
+        """
+        try:
+            self._device.synchronize(self._done)
+        finally:
+            self._held = None
+
+    def is_finished(self) -> bool:
+        """Whether `finish` would return at once.
+
+        Raises:
+            DeviceError: If the work failed.
+        """
+        return self._device.is_reached(self._done)
+
+    def host_frame(self) -> NDArray[np.uint8] | None:
+        """A copy of the frame that was started last, for another engine; None if it came from the device."""
+        return self._frame_HWC.copy() if self._is_from_host else None
+
+    def output(self, name: str) -> NDArray[Any]:
+        """One output of the finished frame, as an array of the caller's own."""
+        return self._host[name].copy()
+
+    def fetch_parts(self) -> NDArray[np.uint8]:
+        """The parts mask of the finished frame, which stayed on the device.
+
+        Raises:
+            DeviceError: If it can't be copied.
+        """
+        self._device.copy_out(self._host["parts"], self.addresses["parts"], self.stream)
+        self._device.record(self._done, self.stream)
+        self._device.synchronize(self._done)
+        return self.output("parts")
+
+    def close(self) -> None:
+        """Free everything, after the work in flight has ended. On a lost device there is nothing left to free."""
+        with suppress(DeviceError):
+            self.finish()
+        for graph in self._graphs.values():
+            with suppress(DeviceError):
+                self._device.destroy_graph(graph)
+        self._graphs.clear()
+        with suppress(DeviceError):
+            self._stack.close()
+
+    def _run(self, route: _Route) -> None:
+        """Queue one run; if that fails, wait for what was queued of it: the next frame uses the same buffers."""
+        try:
+            self._replay_or_queue(route)
+        except DeviceError as error:
+            self._drain(error)
+            raise
+
+    def _drain(self, cause: DeviceError) -> None:
+        """Wait for what is queued after an error; an error that sticks is worse than its cause, and is what counts."""
+        try:
+            self._device.record(self._done, self.stream)
+            self.finish()
+        except DeviceLostError as lost:
+            raise lost from cause
+        except DeviceError as error:
+            _log.info("after %s: %s", cause, error)
+
+    def _replay_or_queue(self, route: _Route) -> None:
+        """Replayed where there is a graph for it, else call by call and captured for the next time."""
+        graph = self._graphs.get(route)
+        if graph is not None:
+            self._graphs.move_to_end(route)
+            self._device.launch(graph, self.stream)
+            self._device.record(self._done, self.stream)
+            return
+        self._queue(route)
+        self._device.record(self._done, self.stream)
+        if self._is_worth_a_graph(route):
+            self._capture(route)
+
+    def _queue(self, route: _Route) -> None:
+        device = self._device
+        if route.origin == "host":
+            device.copy_in(route.pointer, self._frame_HWC, self.stream)
+        self._context.bind_input(route.pointer)
+        self._context.enqueue()
+        for layout in self._layouts:
+            if layout.name != "parts" or route.parts_down:
+                device.copy_out(self._host[layout.name], self.addresses[layout.name], self.stream)
+
+    def _is_worth_a_graph(self, route: _Route) -> bool:
+        """Our own buffer always is; a caller's address once it comes back."""
+        if self._engine.captures_itself or self.graph_problem:
+            return False
+        if route.pointer == self.addresses[INPUT_NAME] or route in self._seen:
+            return True
+        self._seen[route] = None
+        if len(self._seen) > GRAPHS_MAX:
+            self._seen.popitem(last=False)
+        return False
+
+    def _capture(self, route: _Route) -> None:
+        """Note down the run that was just queued. TensorRT asks for a plain run with the same addresses before it.
+
+        A capture that fails costs speed, not answers: the slot goes on without graphs, and says so.
+        """
+        try:
+            graph = self._captured(route)
+        except DeviceLostError:
+            raise
+        except DeviceError as error:
+            self.graph_problem = str(error)
+            _log.warning("no CUDA graph, every call is queued by itself: %s", error)
+            return
+        if len(self._graphs) >= GRAPHS_MAX:
+            _, oldest = self._graphs.popitem(last=False)
+            self._device.synchronize(self._done)
+            self._device.destroy_graph(oldest)
+        self._graphs[route] = graph
+
+    def _captured(self, route: _Route) -> int:
+        self._device.begin_capture(self.stream)
+        try:
+            self._queue(route)
+        except BaseException:
+            with suppress(DeviceError):
+                self._device.destroy_graph(self._device.end_capture(self.stream))
+            raise
+        return self._device.end_capture(self.stream)

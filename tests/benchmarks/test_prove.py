@@ -1,0 +1,215 @@
+"""The proof, rehearsed on a fake GPU with real engines and real PyTorch, and what it says where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from fake_cuda import FakeDevice
+from fake_tensorrt import install
+
+from spacecompile.benchmarks.latency import LatencySettings
+from spacecompile.benchmarks.peers import EagerPeer
+from spacecompile.benchmarks.proof_contestants import Proven
+from spacecompile.benchmarks.proof_records import Memory, Proof, Soak
+from spacecompile.benchmarks.proof_targets import Findings, targets_of
+from spacecompile.benchmarks.prove import ProofInput, ProofSettings, prove, runs_on_gpu
+from spacecompile.benchmarks.records import Ratio
+from spacecompile.benchmarks.summary import summarise
+from spacecompile.cli.main import main
+from spacecompile.cli.prove import default_destination, error_of
+from spacecompile.contract import ModelSpec, Tta
+from spacecompile.errors import InterruptedRunError, MissingPartError, ParityError
+from spacecompile.export.frames import adversarial_frames
+from spacecompile.export.sealed import SealedGraph
+from spacecompile.network.checkpoint import load_checkpoint
+from spacecompile.runtime.bundle import open_bundle
+from spacecompile.runtime.cuda.driver import GpuFacts, probe_cuda
+
+SETTINGS = ProofSettings(
+    latency=LatencySettings(rounds_min=12, duration_s=0, warmup_rounds=1, warmup_s=0, settle_max_ms=0, priming_calls=0),
+    soak_frames=25,
+    torch_device="cpu",
+)
+without_gpu = pytest.mark.skipif(probe_cuda().device is not None, reason="there is a GPU")
+
+
+@pytest.fixture
+def given(tiny_bundle: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ProofInput:
+    device = FakeDevice(is_late=False)
+    install(monkeypatch, tmp_path / "package", device)
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    return ProofInput(
+        bundle=open_bundle(tiny_bundle),
+        checkpoint=checkpoint,
+        frames=adversarial_frames(checkpoint.spec.frame_size_px)[:4],
+        peers=[EagerPeer(checkpoint, threads=1)],
+        missing_peers={"cuda-onnxruntime": "no GPU"},
+        device=device,
+        gpu=None,
+    )
+
+
+def test_a_rehearsal_shows_every_part_and_says_that_it_is_one(given: ProofInput) -> None:
+    seen: set[str] = set()
+    proof = prove(given, SETTINGS, progress=lambda *report: seen.add(report[0]))
+    names = [f"{variant.name}@onnxruntime-cuda" for variant in given.bundle.manifest.variants]
+    assert [(it.verdict.variant, it.against) for it in proof.parity] == [
+        (variant.name, against)
+        for tta in dict.fromkeys(variant.tta for variant in given.bundle.manifest.variants)
+        for variant in given.bundle.manifest.variants
+        if variant.tta == tta
+        for against in ("pytorch-cpu", "pytorch-gpu")
+    ]
+    assert all(it.verdict.passed for it in proof.parity)
+    assert list(proof.latency["app"]) == [*names, "pytorch-eager"]
+    assert list(proof.latency["device"]) == names
+    assert proof.latency["app"][names[0]].samples == 12
+    assert proof.ratios[names[0]]["pytorch-eager"].rounds == 12
+    assert proof.agreement["pytorch-eager"].frames == 4
+    assert {name: soak.differing for name, soak in proof.soak.items()} == dict.fromkeys(names, 0)
+    assert all(memory.loaded_bytes > 0 for memory in proof.memory.values())
+    assert {memory.soak_bytes for memory in proof.memory.values()} == {0}
+    assert proof.rehearsal
+    assert any("rehearsal" in gap for gap in proof.unproven)
+    assert any(gap.startswith("tensorrt: the bundle has nothing that it runs") for gap in proof.unproven)
+    assert any("cuda-onnxruntime: no GPU" in gap for gap in proof.unproven)
+    assert {target.promise.split(" (")[0]: target.held for target in proof.targets}[
+        "no memory of the GPU is allocated after warm-up"
+    ]
+    assert msgspec.json.decode(msgspec.json.encode(proof), type=Proof) == proof
+    assert error_of(proof) is None
+    assert f"soak {names[0]}" in seen
+    assert not given.device.memory, "sessions and frames are off the GPU again"  # type: ignore[attr-defined]
+
+
+def test_an_answer_that_changes_is_found_by_the_soak(given: ProofInput, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw, calls = Proven.raw, []
+
+    def unsteady(self: Proven, frame_HWC: Any) -> Any:
+        answer = raw(self, frame_HWC)
+        calls.append(self.name)
+        if len(calls) % 10 == 0:
+            answer.health[0] += 1
+        return answer
+
+    monkeypatch.setattr(Proven, "raw", unsteady)
+    proof = prove(given, SETTINGS)
+    assert sum(soak.differing for soak in proof.soak.values()) > 0
+    error = error_of(proof)
+    assert isinstance(error, ParityError)
+    assert "another answer" in str(error)
+
+
+def test_an_answer_that_is_not_pytorchs_fails_the_proof(given: ProofInput, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = Proven.raw
+
+    def wrong(self: Proven, frame_HWC: Any) -> Any:
+        answer = raw(self, frame_HWC)
+        answer.class_probs_L[:] = np.roll(answer.class_probs_L, 1)
+        return answer
+
+    monkeypatch.setattr(Proven, "raw", wrong)
+    proof = prove(given, SETTINGS)
+    assert not any(it.verdict.passed for it in proof.parity)
+    assert isinstance(error_of(proof), ParityError)
+    assert not proof.targets[-1].held
+
+
+def test_an_interrupt_keeps_what_was_shown(given: ProofInput) -> None:
+    def interrupt(step: str, done: int, total: int) -> None:
+        if step.startswith("soak"):
+            raise KeyboardInterrupt
+
+    proof = prove(given, SETTINGS, progress=interrupt)
+    assert proof.partial
+    assert proof.parity
+    assert proof.latency["app"]
+    assert not proof.soak
+    assert isinstance(error_of(proof), InterruptedRunError)
+    missing = [target for target in proof.targets if target.held is None]
+    assert missing
+    assert all(target.missing for target in missing)
+
+
+@pytest.mark.parametrize("tta", ["none", "d4", "d4-median"])
+def test_the_reference_makes_nothing_on_another_device(tta: Tta) -> None:
+    # The meta device refuses to mix with the CPU as CUDA does, and needs no GPU.
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts, self.classes = torch.nn.Conv2d(3, 2, 3, 4, 1), torch.nn.Linear(2, 10)
+
+        def forward(self, input_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            features: torch.Tensor = self.parts(input_NCHW)
+            return self.classes(features.mean(dim=(2, 3))), features
+
+    spec = ModelSpec(input_size_px=(64, 64), frame_size_px=(128, 128))
+    graph = SealedGraph(Network(), spec, tta).to("meta")
+    with torch.device("meta"):
+        outputs = graph(torch.empty(128, 128, 3, dtype=torch.uint8))
+    assert {output.device.type for output in outputs} == {"meta"}
+
+
+FP16, FP16_D4 = "fp16@onnxruntime-cuda", "fp16-d4@onnxruntime-cuda"
+
+
+def findings(*, plain_ms: float, d4_ms: float, device_ms: float, ratio: float, grown_bytes: int) -> Findings:
+    return Findings(
+        latency={
+            "app": {FP16: summarise([plain_ms] * 11), FP16_D4: summarise([d4_ms] * 11)},
+            "device": {FP16: summarise([device_ms] * 11)},
+        },
+        ratios={FP16: {"cuda-onnxruntime": Ratio(ratio=ratio, spread=(ratio, ratio), rounds=11)}},
+        parity=(),
+        memory={FP16: Memory(loaded_bytes=1, warm_bytes=0, soak_bytes=grown_bytes)},
+        soak={FP16: Soak(frames=1, differing=0, graphs="")},
+    )
+
+
+@pytest.mark.parametrize(
+    ("numbers", "held"),
+    [
+        pytest.param((1.0, 2.9, 0.6, 0.76, 0), (True, None, True, True, True, True, None), id="all kept"),
+        pytest.param((1.0, 3.1, 0.61, 0.78, 8), (False, None, False, False, False, True, None), id="none kept"),
+    ],
+)
+def test_targets_are_those_of_the_issue(numbers: tuple[float, ...], held: tuple[bool | None, ...]) -> None:
+    plain_ms, d4_ms, device_ms, ratio, grown_bytes = numbers
+    judged = targets_of(
+        findings(plain_ms=plain_ms, d4_ms=d4_ms, device_ms=device_ms, ratio=ratio, grown_bytes=int(grown_bytes))
+    )
+    assert tuple(target.held for target in judged) == held
+
+
+def test_a_result_is_named_after_the_gpu() -> None:
+    path = default_destination(GpuFacts(gpu="NVIDIA H200 (SXM)", compute_capability="9.0", cuda="13.1"))
+    assert path.parent == Path("benchmarks/results")
+    assert path.name.startswith("cuda_nvidia-h200-sxm_20")
+
+
+@without_gpu
+def test_without_anything_for_a_gpu_there_is_nothing_to_prove(tiny_bundle: Path) -> None:
+    with pytest.raises(MissingPartError, match="nothing of this bundle can be proven"):
+        runs_on_gpu(open_bundle(tiny_bundle), [])
+
+
+@without_gpu
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        pytest.param(["--device", "cuda", "--prove"], 3, "nothing to prove on", id="no GPU"),
+        pytest.param(["--prove"], 2, "add --device cuda", id="on the CPU"),
+        pytest.param(["--device", "cuda"], 2, "goes with --prove", id="without a proof"),
+        pytest.param(["--device", "tpu", "--prove"], 2, "give cpu, cuda or cuda:N", id="no device"),
+    ],
+)
+def test_the_command_says_what_it_needs(
+    tiny_bundle: Path, flags: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", str(tiny_bundle), *flags]) == code
+    assert message in capsys.readouterr().err
