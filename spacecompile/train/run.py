@@ -154,9 +154,10 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
         world=world,
         teacher=_teacher(state, plan),
     )
-    log.info("%d training and %d validation frames, on %s", len(train_frames), len(val_frames), plan.name)
-    if missing := set(spec.classes) - {frame.class_name for frame in train_frames}:
-        log.warning("no training frame shows %s; these classes can't be learned", ", ".join(sorted(missing)))
+    if world.is_first:
+        log.info("%d training and %d validation frames, on %s", len(train_frames), len(val_frames), plan.name)
+        if missing := set(spec.classes) - {frame.class_name for frame in train_frames}:
+            log.warning("no training frame shows %s; these classes can't be learned", ", ".join(sorted(missing)))
     steps_per_epoch(state, inputs.train_frames)  # refuses too few frames before any folder is made
     if world.is_first:
         _prepare_output(job, state.command)
