@@ -199,8 +199,10 @@ def _craft_share(state: TrainingState, steps: int) -> float:
 def _run_epoch(state: TrainingState, inputs: LoopInputs, objective: Objective, callbacks: Callbacks) -> EpochReport:
     recipe, world, start_s, elapsed_before_s = state.recipe, inputs.world, time.perf_counter(), state.elapsed_s
 
-    def clock_s() -> float:  # one for all processes, since it may end the run
-        return world.from_first(lambda: time.perf_counter() - start_s)
+    def clock_s() -> float:
+        spent_s = time.perf_counter() - start_s
+        # Only a time limit makes the clock matter: it then ends the run, in all processes at once.
+        return world.from_first(lambda: spent_s) if recipe.time_limit_min else spent_s
 
     state.network.train()
     sums: dict[str, float] = {}

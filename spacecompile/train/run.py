@@ -158,9 +158,10 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
         world=world,
         teacher=_teacher(state, plan),
     )
-    log.info("%d training and %d validation frames, on %s", len(train_frames), len(val_frames), plan.name)
-    if missing := set(spec.classes) - {frame.class_name for frame in train_frames}:
-        log.warning("no training frame shows %s; these classes can't be learned", ", ".join(sorted(missing)))
+    if world.is_first:
+        log.info("%d training and %d validation frames, on %s", len(train_frames), len(val_frames), plan.name)
+        if missing := set(spec.classes) - {frame.class_name for frame in train_frames}:
+            log.warning("no training frame shows %s; these classes can't be learned", ", ".join(sorted(missing)))
     steps_per_epoch(state, inputs.train_frames)  # refuses too few frames before any folder is made
     if world.is_first:
         _prepare_output(job, state.command)
@@ -229,14 +230,16 @@ def _refuse_existing(job: TrainJob) -> None:
 def _holds_something(output: Path) -> bool:
     """Whether a folder has anything beyond what a run leaves that was stopped before there was a state to resume."""
     names = {path.name for path in output.iterdir() if not path.name.startswith(PARTIAL_PREFIX)}
-    # A kill between the first epoch's weights and its state leaves weights that can't be resumed.
     if "train.json" not in names or names - {"train.json", "best.pt", LOG_FOLDER}:
         return bool(names)
     try:
         facts = json.loads((output / "train.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        # A kill between the first epoch's weights and its state leaves weights that can't be resumed. Later weights
+        # whose state somebody removed are worth keeping.
+        epoch = load_checkpoint(output / "best.pt").training.get("epoch") if "best.pt" in names else 1
+    except (OSError, ValueError, CheckpointError):
         return True
-    return not isinstance(facts, dict) or facts.get("finished") is not False
+    return epoch != 1 or not isinstance(facts, dict) or facts.get("finished") is not False
 
 
 def _initial_network(job: TrainJob) -> MultiTaskNetwork:

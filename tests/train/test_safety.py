@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from spacecompile.errors import DivergedError, OutputError
-from spacecompile.network.checkpoint import load_checkpoint
+from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
 from spacecompile.train import objective, step
 from spacecompile.train.loop import Callbacks, EpochReport
 from spacecompile.train.losses import Losses
@@ -109,6 +109,17 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_lived(
     ours, theirs = (load_checkpoint(folder / "model.pt").network.state_dict() for folder in (run, finished))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert not list(run.glob(".partial-*"))
+
+
+def test_weights_of_a_later_epoch_are_never_overwritten_though_their_state_is_gone(
+    finished: Path, tiny_data: Path, still_checkpoint: Path, tmp_path: Path
+) -> None:
+    loaded = load_checkpoint(finished / "best.pt")
+    save_checkpoint(tmp_path / "run" / "best.pt", loaded.network, training={"epoch": 2})
+    (tmp_path / "run" / "train.json").write_text('{"finished": false}')
+    with pytest.raises(OutputError, match="--force"):
+        train(job_of(tiny_data, still_checkpoint, tmp_path / "run"))
+    assert load_checkpoint(tmp_path / "run" / "best.pt").training == {"epoch": 2}
 
 
 @contextmanager
