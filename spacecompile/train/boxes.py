@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from spacecompile.contract import BoxRule
-from spacecompile.metrics import box_iou, detection_score
+from spacecompile.metrics import IOU_THRESHOLDS, box_iou, detection_score
 from spacecompile.train.box_profile import OUTWARDS_XYXY, BoxProfile, box_from_profile, grown_box, tight_box
 from spacecompile.train.evaluate import FrameAnswer
 
@@ -53,11 +53,16 @@ class CalibratedRule:
 
     Attributes:
         rule: With margins fitted on all cases.
-        s_det_folds: With margins that were fitted on other cases than those they were judged on.
+        ious_N: Of each case, with margins that were fitted on others.
     """
 
     rule: BoxRule
-    s_det_folds: float
+    ious_N: NDArray[np.float64]
+
+    @property
+    def s_det_folds(self) -> float:
+        """`s_det` of these boxes; 0 without a case."""
+        return detection_score(self.ious_N) if self.ious_N.size else 0.0
 
 
 def cases_from_answers(answers: Iterable[FrameAnswer]) -> list[BoxCase]:
@@ -67,9 +72,32 @@ def cases_from_answers(answers: Iterable[FrameAnswer]) -> list[BoxCase]:
 
 def detection_score_of(rule: BoxRule, cases: Sequence[BoxCase], frame_size_px: tuple[int, int]) -> float:
     """`s_det` of a rule."""
-    return detection_score(
-        [box_iou(box_from_profile(case.profile, rule, frame_size_px), case.true_box_xyxy) for case in cases]
-    )
+    return detection_score(ious_of(rule, cases, frame_size_px))
+
+
+def ious_of(rule: BoxRule, cases: Sequence[BoxCase], frame_size_px: tuple[int, int]) -> NDArray[np.float64]:
+    """IoU of the rule's box of every case."""
+    boxes = [box_from_profile(case.profile, rule, frame_size_px) for case in cases]
+    return np.array([box_iou(box, case.true_box_xyxy) for box, case in zip(boxes, cases, strict=True)])
+
+
+def simplest_of_equals(ious: Sequence[NDArray[np.float64]]) -> int:
+    """Which estimator to keep: the first that the best one does not beat by more than chance.
+
+    With some dozens of frames the best of many is best by luck. An estimator counts as equal where its frames score
+    less than the best one's by no more than one standard error of the paired difference (the one-standard-error rule,
+    Breiman et al., Classification and Regression Trees, 1984).
+
+    Args:
+        ious: Of the same frames by each estimator, the simplest first.
+    """
+    scores = [(np.asarray(ious_N)[:, None] >= np.asarray(IOU_THRESHOLDS)).mean(axis=1) for ious_N in ious]
+    best = max(range(len(scores)), key=lambda index: (scores[index].mean(), -index))
+    for index, shares_N in enumerate(scores):
+        lacks_N = scores[best] - shares_N
+        if lacks_N.mean() <= lacks_N.std() / np.sqrt(lacks_N.size):
+            return index
+    return best
 
 
 def hard_rules() -> tuple[BoxRule, ...]:
@@ -137,16 +165,16 @@ def calibrated(
         fold_N: Fold of each case; runs of neighbours if not given.
     """
     if not cases:
-        return CalibratedRule(rule=start, s_det_folds=0.0)
+        return CalibratedRule(rule=start, ious_N=np.zeros(0))
     fold_N = np.arange(len(cases)) * FOLDS // len(cases) if fold_N is None else fold_N
-    best = CalibratedRule(rule=start, s_det_folds=detection_score_of(start, cases, frame_size_px))
+    best = CalibratedRule(rule=start, ious_N=ious_of(start, cases, frame_size_px))
     for rule in rules:
         fit = _Fit(rule, cases, frame_size_px)
         for margins in get_args(Margins):
-            score = fit.score_over_folds(margins, fold_N)
-            if score > best.s_det_folds:
+            ious_N = fit.ious_over_folds(margins, fold_N)
+            if detection_score(ious_N) > best.s_det_folds:
                 everything_N = np.ones(len(cases), bool)
-                best = CalibratedRule(rule=fit.rule_with(margins, everything_N), s_det_folds=score)
+                best = CalibratedRule(rule=fit.rule_with(margins, everything_N), ious_N=ious_N)
     return best
 
 
@@ -182,15 +210,15 @@ class _Fit:
         self.lacks_N4 = (self.true_N4 - middle_N14[:, 0]) * OUTWARDS_XYXY
         self.extents_N4 = np.tile(middle_N14[:, 0, 2:] - middle_N14[:, 0, :2], 2)
 
-    def score_over_folds(self, margins: Margins, fold_N: NDArray[np.int64]) -> float:
-        """`s_det` where each fold is judged with margins of the others; of all where there is one fold only."""
+    def ious_over_folds(self, margins: Margins, fold_N: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Of every case, each fold judged with margins of the others; of all where there is one fold only."""
         ious_N: NDArray[np.float64] = np.zeros(len(fold_N))
         folds = np.unique(fold_N)
         for fold in folds:
             is_judged_N: NDArray[np.bool_] = np.equal(fold_N, fold)
             rule = self.rule_with(margins, ~is_judged_N if len(folds) > 1 else is_judged_N)
             ious_N[is_judged_N] = self._ious(rule)[is_judged_N]
-        return detection_score(ious_N)
+        return ious_N
 
     def rule_with(self, margins: Margins, is_used_N: NDArray[np.bool_]) -> BoxRule:
         """The rule with margins that fit some of the cases."""

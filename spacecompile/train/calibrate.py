@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -32,6 +32,7 @@ from spacecompile.train.boxes import (
     detection_score_of,
     hard_rules,
     refitted,
+    simplest_of_equals,
     soft_rules,
     supported_rules,
     trajectory_folds,
@@ -103,6 +104,13 @@ class CalibrationJob:
     force: bool = False
 
 
+class _Judged(NamedTuple):
+    """An estimate, and the IoU of each training frame that it was judged by."""
+
+    estimate: Estimate
+    ious_N: NDArray[np.float64]
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Data:
     """Both splits as the network sees them."""
@@ -112,18 +120,19 @@ class _Data:
     train: Cases
     val: Cases
 
-    def estimate(self, name: str, tta: Tta, start: BoxRule, rules: Sequence[BoxRule]) -> Estimate:
+    def judged(self, name: str, tta: Tta, start: BoxRule, rules: Sequence[BoxRule]) -> _Judged:
         """Fit one estimator on the training split, and judge it on both."""
         train, val = (self.train.plain, self.val.plain) if tta == "none" else (self.train.d4, self.val.d4)
         size_px = self.spec.frame_size_px
         found = calibrated(train, frame_size_px=size_px, start=start, rules=rules, fold_N=self.fold_N)
-        return Estimate(
+        estimate = Estimate(
             name=name,
             tta=tta,
             rule=found.rule,
             s_det_train=found.s_det_folds,
             s_det_val=detection_score_of(found.rule, val, size_px),
         )
+        return _Judged(estimate, found.ious_N)
 
 
 def calibrate(job: CalibrationJob, *, progress: Progress = no_progress) -> CalibrationReport:
@@ -165,7 +174,7 @@ def calibrate(job: CalibrationJob, *, progress: Progress = no_progress) -> Calib
     plain = _estimates(data, "none")
     head = None
     if job.head is not None:
-        rule = _best(plain).rule
+        rule = _kept(plain).rule
         samples, val_samples = (
             head_samples(network, store, rule, plan=plan, shifts=shifts, step=f"features, {name}", progress=progress)
             for store, shifts, name in ((train_store, job.head.shifts, "training"), (val_store, 0, "validation"))
@@ -173,11 +182,11 @@ def calibrate(job: CalibrationJob, *, progress: Progress = no_progress) -> Calib
         training = _HeadTraining(
             data=data, rule=rule, samples=samples, val_samples=val_samples, settings=job.head, progress=progress
         )
-        with_head, head = training.estimate()
+        with_head, head = training.judged()
         plain.append(with_head)
     d4 = _estimates(data, job.tta) if job.tta != "none" else []
-    best, best_d4 = _best(plain), _best(d4) if d4 else None
-    estimates = tuple(msgspec.structs.replace(each, chosen=each in (best, best_d4)) for each in (*plain, *d4))
+    best, best_d4 = _kept(plain), _kept(d4) if d4 else None
+    estimates = tuple(msgspec.structs.replace(each, chosen=each in (best, best_d4)) for each, _ in (*plain, *d4))
     report = CalibrationReport(
         checkpoint=str(job.output),
         train_frames=len(train_frames),
@@ -189,7 +198,7 @@ def calibrate(job: CalibrationJob, *, progress: Progress = no_progress) -> Calib
     return report
 
 
-def _estimates(data: _Data, tta: Tta) -> list[Estimate]:
+def _estimates(data: _Data, tta: Tta) -> list[_Judged]:
     """Everything that needs no training, for graphs with this augmentation."""
     stored = data.spec.box_of(tta)
     families: list[tuple[str, BoxRule, tuple[BoxRule, ...]]] = [
@@ -204,12 +213,12 @@ def _estimates(data: _Data, tta: Tta) -> list[Estimate]:
         median = tuple(msgspec.structs.replace(rule, views="median") for rule in every)
         families.append(("median of boxes at 0.5", BoxRule(views="median"), ()))
         families.append(("median of boxes", BoxRule(views="median"), median))
-    return [data.estimate(name, tta, start, rules) for name, start, rules in families]
+    return [data.judged(name, tta, start, rules) for name, start, rules in families]
 
 
-def _best(estimates: Sequence[Estimate]) -> Estimate:
-    """The best on training frames; the first of equals, which is the simpler one."""
-    return max(estimates, key=lambda estimate: estimate.s_det_train)
+def _kept(judged: Sequence[_Judged]) -> Estimate:
+    """The simplest that no other beats by more than chance on training frames."""
+    return judged[simplest_of_equals([each.ious_N for each in judged])].estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +237,7 @@ class _HeadTraining:
         """Fold of each sample."""
         return torch.from_numpy(self.data.fold_N)[self.samples.frame_N]
 
-    def estimate(self) -> tuple[Estimate, BoxResidualHead]:
+    def judged(self) -> tuple[_Judged, BoxResidualHead]:
         """Train once per fold to judge it, once more to keep."""
         size_px = self.data.spec.frame_size_px
         ious_N = np.zeros(len(self.data.fold_N))
@@ -248,7 +257,7 @@ class _HeadTraining:
             s_det_train=detection_score(ious_N),
             s_det_val=detection_score(val_ious),
         )
-        return estimate, head
+        return _Judged(estimate, ious_N), head
 
     def _fitted(self, rule: BoxRule, *, judged_fold: int | None, step: str) -> BoxResidualHead:
         """A head that never saw the fold it is judged on, and stopped by the one behind it."""

@@ -17,6 +17,7 @@ from spacecompile.train.boxes import (
     detection_score_of,
     hard_rules,
     refitted,
+    simplest_of_equals,
     soft_rules,
     supported_rules,
     trajectory_folds,
@@ -199,3 +200,16 @@ def test_many_ious_are_those_of_the_score() -> None:
     expected = [box_iou(*pair) for pair in zip(given, truths, strict=True)]
     assert box_ious(given, truths) == pytest.approx(expected)
     assert min(expected) == 0 < max(expected)
+
+
+def test_an_estimator_that_wins_by_luck_gives_way_to_a_simpler_one() -> None:
+    rng = np.random.default_rng(3)
+    simple = rng.uniform(0.5, 0.95, 40)
+    lucky = simple + rng.normal(0, 0.05, 40)
+    lucky += 0.002 + (simple - lucky).mean()
+    better = simple + 0.05
+    assert lucky.mean() > simple.mean()
+    assert simplest_of_equals([simple, lucky]) == 0
+    assert simplest_of_equals([simple, lucky, better]) == 2
+    assert simplest_of_equals([simple, simple]) == 0
+    assert simplest_of_equals([better, simple]) == 0

@@ -50,7 +50,7 @@ def calibrated(
     return output, calibrate(job_of(checkpoint, tiny_data, output, tta="d4"))
 
 
-def test_every_estimator_is_compared_and_the_best_on_training_frames_is_kept(
+def test_every_estimator_is_compared_and_one_that_is_as_good_as_the_best_is_kept(
     calibrated: tuple[Path, CalibrationReport],
 ) -> None:
     output, report = calibrated
@@ -60,7 +60,7 @@ def test_every_estimator_is_compared_and_the_best_on_training_frames_is_kept(
         simple = {"as stored", "min/max at 0.5", "min/max", "min/max with support", "soft edges"}
         assert {estimate.name for estimate in estimates} == simple | extra
         (kept,) = (estimate for estimate in estimates if estimate.chosen)
-        assert kept.s_det_train == max(estimate.s_det_train for estimate in estimates)
+        assert kept.s_det_train > max(estimate.s_det_train for estimate in estimates) - 0.1
         assert kept.s_det_train > estimates[0].s_det_train
         spec = load_checkpoint(output).spec
         assert spec.box_of(tta) == kept.rule
