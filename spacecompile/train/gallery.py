@@ -36,7 +36,7 @@ class JudgedFrame:
     Attributes:
         score: `s_acc` of this frame alone.
         box_iou: Of the box.
-        parts_ious: Of body and panel.
+        parts_ious: Of body and panel; none where the parts are not labelled.
         answer, truth: What was said, and what is so.
         frame_HWC: RGB at input size.
         box_xyxy, true_box_xyxy: In pixels of `parts_HW`.
@@ -90,10 +90,14 @@ class Gallery:
     def _judged(self, answer: FrameAnswer) -> JudgedFrame:
         truth, classes = answer.truth, self.spec.classes
         box_xyxy = box_from_profile(answer.profile, self.rule, self.spec.frame_size_px)
-        ious, iou = parts_iou(answer.parts_HW, truth.parts_HW), box_iou(box_xyxy, truth.box_xyxy)
+        ious = parts_iou(answer.parts_HW, truth.parts_HW) if truth.has_parts else ()
+        iou = box_iou(box_xyxy, truth.box_xyxy)
         is_right = answer.class_index == truth.class_index
+        # A frame without labelled parts is ranked by its class and box.
+        s_det = detection_score([iou])
+        s_seg = float(np.mean(ious)) if ious else s_det
         return JudgedFrame(
-            score=accuracy_score(s_cls=float(is_right), s_det=detection_score([iou]), s_seg=float(np.mean(ious))),
+            score=accuracy_score(s_cls=float(is_right), s_det=s_det, s_seg=s_seg),
             box_iou=iou,
             parts_ious=ious,
             answer=classes[answer.class_index],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 
 import numpy as np
@@ -54,6 +55,14 @@ def test_a_wrong_class_is_worse_than_a_right_one_and_is_counted_in_its_row() -> 
     list(gallery.passing([answer_of(off_px=0, truth=2, class_index=2), answer_of(off_px=0, truth=2, class_index=1)]))
     assert [(judged.truth, judged.answer) for judged in gallery.worst] == [("Blue", "Green"), ("Blue", "Blue")]
     assert gallery.confusion_LL.tolist() == [[0, 0, 0], [0, 0, 0], [0, 1, 1]]
+
+
+def test_a_frame_without_labelled_parts_is_ranked_by_class_and_box() -> None:
+    gallery = Gallery(spec=SPEC, rule=BoxRule())
+    labelled = answer_of(off_px=0)
+    unlabelled = dataclasses.replace(labelled, truth=dataclasses.replace(labelled.truth, has_parts=False))
+    list(gallery.passing([unlabelled]))
+    assert (gallery.worst[0].parts_ious, gallery.worst[0].score) == ((), 1.0)
 
 
 def greenish(jpeg_base64: str) -> tuple[int, int]:
