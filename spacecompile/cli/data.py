@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ from spacecompile.files import check_destination, write_file
 
 if TYPE_CHECKING:
     from spacecompile.data.check import SplitFacts, Spread
+    from spacecompile.train.throughput import AugmentRate, DecodeRate
 
 app = typer.Typer(
     name="data", help="Look at a data set, export it, measure reading it, fetch one.", no_args_is_help=True
@@ -203,12 +205,7 @@ def bench(
             )
             rates.append(rate)
     augmented = augment_rate(batch, augment, device=name, duration_s=duration / 2)
-    for rate in rates:
-        by = f"{rate.processes} processes" if rate.processes else f"{usable_processors()} threads"
-        console.say(
-            f"decode by {by:<13} {rate.frames_per_s:8.1f} frames/s   first batch after {rate.first_batch_s:.1f} s"
-        )
-    console.say(f"augment {augment} on {name}  {augmented.frames_per_s:8.1f} frames/s")
+    _say_rates(rates, augmented, threads=usable_processors())
     facts = {
         "data": str(data),
         "split": split,
@@ -219,6 +216,16 @@ def bench(
     }
     if json is not None:
         console.emit_json({**facts, "decode": rates, "augment": augmented}, json)
+
+
+def _say_rates(rates: Sequence[DecodeRate], augmented: AugmentRate, *, threads: int) -> None:
+    for rate in rates:
+        by = f"{rate.processes} processes" if rate.processes else f"{threads} threads"
+        console.say(
+            f"decode by {by:<13} {rate.frames_per_s:8.1f} frames/s   first batch after {rate.first_batch_s:.1f} s"
+        )
+    name = f"{augmented.augment} on {augmented.device}"
+    console.say(f"augment {name:<15} {augmented.frames_per_s:8.1f} frames/s")
 
 
 def _counts(text: str) -> list[int]:

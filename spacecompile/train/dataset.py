@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -38,14 +38,15 @@ class Batch:
     Attributes:
         pixels_NCHW: uint8 [N, 5, H, W] at input size: RGB, body coverage, panel coverage; 255 is fully covered.
         class_N: int64 class indices.
-        boxes_N4: float32 [N, 4] labelled boxes, half-open xyxy in pixels of the input.
-        has_parts_N: Whether a frame's parts are labelled; its coverage is 0 where they are not. See `silenced`.
+        boxes_N4: float32 [N, 4] labelled boxes, half-open xyxy in pixels of the input; none by default.
+        has_parts_N: Whether a frame's parts are labelled; its coverage is 0 where they are not. See `silenced`. One
+            value for all frames, by default that they are.
     """
 
     pixels_NCHW: Tensor
     class_N: Tensor
-    boxes_N4: Tensor
-    has_parts_N: Tensor
+    boxes_N4: Tensor = field(default_factory=lambda: torch.zeros(0, 4))
+    has_parts_N: Tensor = field(default_factory=lambda: torch.tensor(True))
 
 
 def silenced(part_logits_NKhw: Tensor, has_parts_N: Tensor) -> Tensor:

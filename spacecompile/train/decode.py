@@ -12,16 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from spacecompile.contract import PARTS
 from spacecompile.data.broken import BrokenFile
 from spacecompile.data.labels import LabelledFrame
-from spacecompile.data.spark import read_frame_HWC, read_parts_HW
+from spacecompile.data.spark import read_frame_HWC, read_image, read_parts_HW, read_parts_image
 from spacecompile.errors import DataError, FrameError
 from spacecompile.network.preprocess import input_from_frame
 
 PIXEL_CHANNELS = 3 + len(PARTS)
+
+_COVERAGE_OF_BITS = [[255 * (bits >> part & 1) for bits in range(256)] for part in range(len(PARTS))]
 
 CRAFT_GROWTH = (0.9, 2.0)
 """Side of a craft view over the craft's own extent: smallest and largest. Tight views teach the class sooner."""
@@ -62,18 +65,6 @@ class ValidationFrame:
     has_parts: bool = True
 
 
-def parts_and_frame(frame: LabelledFrame) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Part bits [H, W], all 0 without a mask, and the frame [H, W, 3].
-
-    Raises:
-        DataError: If a file is missing, or their sizes disagree.
-        FrameError: If a file is damaged.
-    """
-    frame_HWC = read_frame_HWC(frame.image_path)
-    parts_HW = read_parts_HW(frame, frame_HWC.shape[:2])
-    return np.zeros(frame_HWC.shape[:2], np.uint8) if parts_HW is None else parts_HW, frame_HWC
-
-
 def views_from_files(frame: LabelledFrame, input_size_px: tuple[int, int], *, craft_growth: float | None) -> Views:
     """Decode and reduce one frame and its mask.
 
@@ -85,21 +76,41 @@ def views_from_files(frame: LabelledFrame, input_size_px: tuple[int, int], *, cr
         craft_growth: Side of the craft view over the craft's extent; None for the whole frame only.
 
     Raises:
-        DataError, FrameError: As `parts_and_frame`.
+        DataError: If a file is missing, or their sizes disagree.
+        FrameError: If a file is damaged.
     """
-    parts_HW, frame_HWC = parts_and_frame(frame)
-    pixels_HWC = np.empty((*parts_HW.shape, PIXEL_CHANNELS), np.uint8)
-    pixels_HWC[..., :3] = frame_HWC
-    for part in range(len(PARTS)):
-        pixels_HWC[..., 3 + part] = (parts_HW >> part & 1) * 255
-    windows = [(slice(0, parts_HW.shape[0]), slice(0, parts_HW.shape[1]))]
+    image = read_image(frame.image_path)
+    size_px = (image.height, image.width)
+    parts = read_parts_image(frame, size_px) or Image.new("L", image.size)
+    windows = [(slice(0, size_px[0]), slice(0, size_px[1]))]
     if craft_growth is not None:
-        windows.append(craft_window(frame.box_xyxy, parts_HW.shape, input_size_px, craft_growth))
-    views = [torch.from_numpy(pixels_HWC[window]).permute(2, 0, 1)[None].float() for window in windows]
+        windows.append(craft_window(frame.box_xyxy, size_px, input_size_px, craft_growth))
     return Views(
-        pixels_VCHW=torch.cat([input_from_frame(view, input_size_px) for view in views]).round().to(torch.uint8),
+        pixels_VCHW=torch.stack([_reduced(image, parts, window, input_size_px) for window in windows]),
         boxes_V4=torch.tensor([_box_in(window, frame.box_xyxy, input_size_px) for window in windows]),
     )
+
+
+def _reduced(
+    image: Image.Image, parts: Image.Image, window: tuple[slice, slice], input_size_px: tuple[int, int]
+) -> Tensor:
+    """RGB and coverage of a window at input size, rounded to uint8 [5, H, W].
+
+    Whole ratios take Pillow's box reduction: a frame of 1024x1024 px to 512x512 px is then 21 ms of one core instead of
+    55 ms with torch, decoding included. Both average the same pixels; where an average ends in a half they may round it
+    differently.
+    """
+    rows, columns = window
+    box = (columns.start, rows.start, columns.stop, rows.stop)
+    cropped = image.crop(box)
+    planes = [parts.crop(box).point(table) for table in _COVERAGE_OF_BITS]
+    ratios = (cropped.width // input_size_px[1], cropped.height // input_size_px[0])
+    if cropped.size == (ratios[0] * input_size_px[1], ratios[1] * input_size_px[0]):
+        reduced = [np.asarray(picture.reduce(ratios)) for picture in (cropped, *planes)]
+        return torch.from_numpy(np.concatenate([reduced[0].transpose(2, 0, 1), np.stack(reduced[1:])]))
+    pixels_HWC = np.dstack([np.asarray(picture) for picture in (cropped, *planes)])
+    pixels_NCHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1)[None].float()
+    return input_from_frame(pixels_NCHW, input_size_px)[0].round().to(torch.uint8)
 
 
 def _box_in(
@@ -141,13 +152,14 @@ def craft_window(
 def validation_frame_from_files(
     frame: LabelledFrame, class_index: int, input_size_px: tuple[int, int]
 ) -> ValidationFrame:
-    """Decode one frame to score, with its mask at the frame's own size. Errors as `parts_and_frame`."""
-    parts_HW, frame_HWC = parts_and_frame(frame)
+    """Decode one frame to score, with its mask at the frame's own size. Errors as `views_from_files`."""
+    frame_HWC = read_frame_HWC(frame.image_path)
+    parts_HW = read_parts_HW(frame, frame_HWC.shape[:2])
     frame_NCHW = torch.from_numpy(frame_HWC.copy()).permute(2, 0, 1)[None].float()
     x_min, y_min, x_max, y_max = (float(edge_px) for edge_px in frame.box_xyxy)
     return ValidationFrame(
         input_CHW=input_from_frame(frame_NCHW, input_size_px)[0],
-        parts_HW=parts_HW,
+        parts_HW=np.zeros(frame_HWC.shape[:2], np.uint8) if parts_HW is None else parts_HW,
         class_index=class_index,
         box_xyxy=(x_min, y_min, x_max, y_max),
         has_parts=frame.has_parts,

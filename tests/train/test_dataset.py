@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from PIL import Image
 
 from spacecompile.contract import SPARK_CLASSES
 from spacecompile.data.spark import LabelledFrame, parts_HW_from_mask, read_frame_HWC, read_split
-from spacecompile.errors import DataError
+from spacecompile.errors import DataError, UsageError
 from spacecompile.network.preprocess import input_from_frame
 from spacecompile.train.dataset import (
+    Batch,
     Cache,
     TrainingFrames,
     ValidationFrames,
@@ -40,16 +42,19 @@ def with_one_broken(frames: list[LabelledFrame], broken: Path, *, copies: int) -
     return many
 
 
-def test_pixels_are_the_reduced_frame_and_the_covered_share_of_each_pixel(tiny_data: Path) -> None:
+@pytest.mark.parametrize("size_px", [(64, 96), (48, 48), (96, 96), (128, 96)], ids=["part", "half", "same", "larger"])
+def test_pixels_are_the_reduced_frame_and_the_covered_share_of_each_pixel(
+    tiny_data: Path, size_px: tuple[int, int]
+) -> None:
     frame = read_split(tiny_data, "train")[3]
-    pixels_CHW = views_from_files(frame, (64, 96), craft_growth=None).pixels_VCHW[0]
+    pixels_CHW = views_from_files(frame, size_px, craft_growth=None).pixels_VCHW[0]
     frame_NCHW = torch.tensor(read_frame_HWC(frame.image_path)).permute(2, 0, 1)[None].float()
     parts_HW = parts_HW_from_mask(frame.mask_path)
     panel_NCHW = torch.tensor(parts_HW // 2 * 255.0)[None, None].float()
     assert pixels_CHW.dtype == torch.uint8
-    assert pixels_CHW.shape == (5, 64, 96)
-    assert (pixels_CHW[:3] - input_from_frame(frame_NCHW, (64, 96))[0]).abs().max() <= 0.5
-    assert (pixels_CHW[4] - input_from_frame(panel_NCHW, (64, 96))[0, 0]).abs().max() <= 0.5
+    assert pixels_CHW.shape == (5, *size_px)
+    assert (pixels_CHW[:3] - input_from_frame(frame_NCHW, size_px)[0]).abs().max() <= 0.5
+    assert (pixels_CHW[4] - input_from_frame(panel_NCHW, size_px)[0, 0]).abs().max() <= 0.5
 
 
 @pytest.mark.parametrize("cache", ["ram", "none"])
@@ -183,6 +188,17 @@ def test_processes_give_the_batches_that_threads_give(tiny_data: Path) -> None:
             assert torch.equal(batch.class_N, expected.class_N)
 
 
+def test_a_worker_that_is_killed_ends_the_epoch_with_a_sentence(tiny_data: Path) -> None:
+    before = set(multiprocessing.active_children())
+    store = training_frames(read_split(tiny_data, "train")[:6], "none", processes=1)
+    batches = store.batches(torch.arange(6).repeat(20), 2)
+    next(batches)
+    (worker,) = set(multiprocessing.active_children()) - before
+    worker.kill()
+    with pytest.raises(UsageError, match="--workers 0"):
+        list(batches)
+
+
 @pytest.mark.parametrize("cache", ["ram", "none"])
 def test_one_broken_file_in_more_than_a_hundred_is_counted_and_the_next_frame_shown(
     tmp_path: Path, tiny_data: Path, cache: Cache, caplog: pytest.LogCaptureFixture
@@ -210,6 +226,13 @@ def test_validation_leaves_a_broken_file_out_and_refuses_one_in_a_hundred(tmp_pa
     assert scored(11) == [9] + [10] * 10
     with pytest.raises(DataError, match=r"1 of 100 frames of the frames to score are broken"):
         scored(10)
+
+
+def test_a_frame_may_come_twice_in_one_batch(tiny_data: Path) -> None:
+    store = training_frames(read_split(tiny_data, "train")[:3], "none")
+    (batch,) = store.batches(torch.tensor([2, 0, 2]), 3)
+    assert torch.equal(batch.pixels_NCHW[0], batch.pixels_NCHW[2])
+    assert batch.class_N.tolist() == [2, 0, 2]
 
 
 def test_boxes_follow_the_frame_into_its_views(tiny_data: Path) -> None:
@@ -261,3 +284,5 @@ def test_frames_without_masks_teach_the_class_and_nothing_about_parts(tiny_data:
 def test_where_every_frame_has_masks_nothing_is_silenced() -> None:
     logits_NKhw = torch.randn(2, 2, 4, 4)
     assert silenced(logits_NKhw, torch.tensor([True, True])) is logits_NKhw
+    plain = Batch(pixels_NCHW=torch.zeros(2, 5, 4, 4), class_N=torch.zeros(2, dtype=torch.int64))
+    assert silenced(logits_NKhw, plain.has_parts_N) is logits_NKhw
