@@ -91,7 +91,10 @@ def prepare(job: SearchJob, candidates: Sequence[NamedRecipe]) -> None:
     Raises:
         OutputError: If the folder holds an earlier search, another search is to be resumed, or it can't be written.
         DataError: If the frames can't be read.
+        UsageError: If a candidate's spec makes no sense.
     """
+    for candidate in candidates:
+        candidate.model_spec()
     for split in ("train", "val"):
         read_split(Path(job.setup.data), split)
     settings = job.output / SETTINGS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,6 +21,8 @@ from spacecompile.search.trial import Told, TrialSetup, trainable
 from spacecompile.train.named import NamedRecipe
 
 log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 10.0
 
 RETRIES = 5
 """Of one candidate whose process or machine is lost."""
@@ -60,20 +63,34 @@ def ray_session(options: TuneOptions) -> Iterator[None]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
+        _require_listener(options.ray_address)
         if options.ray_address is None:
             ray.init(num_cpus=options.at_once * options.threads, include_dashboard=False, **quiet)
         else:
             ray.init(address=options.ray_address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         where = options.ray_address or "this machine"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise MissingPartError(
-            f"Ray can't be used on {where}: {reason} Start one with `ray start --head` and name it with --ray-address."
+            f"Ray can't be used on {where}: {reason.rstrip('.')}. Start one with `ray start --head` and name it with "
+            "--ray-address."
         ) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_listener(address: str | None) -> None:
+    """Ask whether anybody listens there at all: Ray itself tries for minutes.
+
+    Raises:
+        OSError: If nobody does.
+        ValueError: If the port is no number.
+    """
+    host, separator, port = (address or "").removeprefix("ray://").rpartition(":")
+    if separator:  # `auto` names no host
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
 class _Watch(tune.Callback):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from spacecompile.cli.main import main
 
-COMMANDS = ("render", "train", "build", "inspect", "verify", "predict", "eval", "bench", "demo")
+COMMANDS = ("render", "train", "search", "build", "inspect", "verify", "predict", "eval", "bench", "demo")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

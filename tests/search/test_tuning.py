@@ -15,7 +15,6 @@ from spacecompile.search.trial import Told, TrialSetup, run_candidate
 from spacecompile.search.tuning import TuneOptions, ray_session, run_all
 
 pytestmark = [
-    pytest.mark.slow,  # Ray takes seconds to start, each of its processes some more to import torch
     # Ray and its processes leave sockets and files to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -30,6 +29,7 @@ HEALTH = {
 """A lost node is noticed after seconds instead of half a minute."""
 
 
+@pytest.mark.slow  # Ray takes seconds to start, each of its processes some more to import torch
 def test_all_are_trained_the_diverged_one_is_caught_and_a_resumed_search_trains_nothing_again(
     tiny: Any, costs: Costs, search_data: Path, tmp_path: Path
 ) -> None:
@@ -60,6 +60,7 @@ def test_all_are_trained_the_diverged_one_is_caught_and_a_resumed_search_trains_
     assert (tmp_path / "tune" / "first" / "good").is_dir()
 
 
+@pytest.mark.slow
 def test_two_nodes_of_which_one_is_killed_lose_nothing(
     tiny: Any, costs: Costs, search_data: Path, tmp_path: Path
 ) -> None:
@@ -108,7 +109,11 @@ def test_two_nodes_of_which_one_is_killed_lose_nothing(
         assert outcome.history == undisturbed[-1].history
 
 
-def test_a_cluster_that_is_not_there_is_named(tmp_path: Path) -> None:
-    options = TuneOptions(folder=tmp_path, ray_address="127.0.0.1:1")
-    with pytest.raises(MissingPartError, match=r"127\.0\.0\.1:1.*ray start --head"), ray_session(options):
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:port"])
+def test_a_cluster_that_is_not_there_is_named(address: str, tmp_path: Path) -> None:
+    options = TuneOptions(folder=tmp_path, ray_address=address)
+    with (
+        pytest.raises(MissingPartError, match=rf"Ray can't be used on {address}.*ray start --head"),
+        ray_session(options),
+    ):
         pytest.fail("connected")

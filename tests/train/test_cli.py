@@ -129,3 +129,30 @@ def test_ctrl_c_exits_130_and_says_how_to_go_on(tiny_data: Path, tmp_path: Path)
     assert "-o run --resume" in error
     assert "Traceback" not in error
     assert (tmp_path / "run" / "last.pt").is_file()
+
+
+def test_flags_win_over_a_named_recipe_and_it_over_defaults(tiny_data: Path) -> None:
+    Path("mine.json").write_text(
+        json.dumps(
+            {
+                "name": "mine",
+                "spec": {
+                    "encoder": "tu-test_resnet",
+                    "encoder_depth": 4,
+                    "part_head": "shuffle",
+                    "input_size_px": [96, 96],
+                    "dropout": 0.3,
+                },
+                "recipe": {"epochs": 9, "batch_size": 8, "lr": 0.002, "weight_decay": 0.01},
+            }
+        )
+    )
+    given = ("--epochs", "1", "--imgsz", "64", "--frame", "96x96", "--device", "cpu", "--threads", "1")
+    assert main(["train", "--data", str(tiny_data), "-o", "run", "--recipe", "mine.json", *given]) == 0
+    facts = json.loads(Path("run/train.json").read_text())
+    spec, recipe = facts["spec"], facts["recipe"]
+    assert (spec["encoder"], spec["part_head"], spec["dropout"]) == ("tu-test_resnet", "shuffle", 0.3)
+    assert (spec["input_size_px"], spec["frame_size_px"]) == ([64, 64], [96, 96])
+    assert (recipe["epochs"], recipe["batch_size"], recipe["lr"], recipe["weight_decay"]) == (1, 8, 0.002, 0.01)
+    assert "--recipe mine.json" in facts["command"]
+    assert load_checkpoint(Path("run/model.pt")).spec.part_head == "shuffle"
