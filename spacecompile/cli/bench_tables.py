@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import UnsetType
 from rich.markup import escape
@@ -65,9 +65,8 @@ def _say_budget(result: BenchResult) -> None:
 def _say_stages(budget: BudgetReport) -> None:
     if not budget.stages:
         return
-    table = _table(
-        "Stages, before and after the rewrites", "", "M parameters", "", "GMAC, fvcore", "", "GMAC, torch", ""
-    )
+    title = "Stages: M parameters, GMAC by fvcore and by torch, each before and after the rewrites"
+    table = _table(title, "", "params", "after", "fvcore", "after", "torch", "after")
     for stage in budget.stages:
         both = (stage.before, stage.after)
         table.add_row(
@@ -104,10 +103,10 @@ def _say_score(result: BenchResult) -> None:
             console.say(f"[bold]Score[/] {escape(result.score_note)}\n")
         return
     report = result.score
-    columns = ("s_cls", "s_det", "s_seg", "s_acc", "s_flops", "s_params")
-    table = _table("Score", "", *columns, "s_final", "D4 charged", "drop", "frames")
+    columns = ("s_cls", "s_det", "s_seg", "s_acc")
     rows = [(name, scores, name) for name, scores in report.variants.items()]
     rows += [(f"PyTorch, {tta}", scores, "") for tta, scores in report.torch.items()]
+    table = _table(f"Score on {rows[0][1].frames} frames", "", *columns, "s_final", "charged", "drop")
     for label, scores, name in rows:
         charged, drop = report.s_final_charged.get(name), report.drops.get(name)
         table.add_row(
@@ -116,9 +115,12 @@ def _say_score(result: BenchResult) -> None:
             f"[bold]{scores.s_final:.4f}[/]",
             "" if charged is None else f"{charged:.4f}",
             "" if drop is None else f"{drop:+.4f}",
-            str(scores.frames),
         )
     console.stderr.print(table)
+    first = rows[0][1]
+    console.say(
+        f"[dim]s_flops {first.s_flops:.4f}, s_params {first.s_params:.4f}; charged: s_final with every view charged[/]"
+    )
     if report.torch_note:
         console.say(f"PyTorch was not scored: {escape(report.torch_note)}")
     if report.drops:
@@ -131,28 +133,33 @@ def _say_latency(result: BenchResult, percentiles: Sequence[float]) -> None:
         return
     keys = [percentile_key(percentile) for percentile in percentiles]
     heads = [key.removesuffix("_ms") for key in keys]
-    title = "Latency in ms, frame in memory to answer"
-    table = _table(title, "", *heads, "max", "variation", "samples", "engine p50", "from file p50", "backend")
-    engines, files = result.latency.get("engine", {}), result.latency.get("file", {})
-    backends = {} if isinstance(result.configuration, UnsetType) else result.configuration.engines
+    table = _table("Latency in ms, frame in memory to answer", "", *heads, "max", "varies", "samples")
     for name, latency in result.latency.get("app", {}).items():
-        engine = engines.get(name)
         table.add_row(
             name,
             *(percentile_cell(latency, key) for key in keys),
             f"{latency.max_ms:,.1f}",
             f"{latency.variation:.0%}",
             str(latency.samples),
-            percentile_cell(engine, "p50_ms") if engine else "",
-            percentile_cell(files[name], "p50_ms") if name in files else "",
-            escape(backends[name].name) if name in backends else "",
         )
     console.stderr.print(table)
+    _say_scopes(result.latency)
+    backends = {} if isinstance(result.configuration, UnsetType) else result.configuration.engines
     for name, backend in backends.items():
         console.say(escape(f"{name} ran on {backend.name} {backend.version}, {backend.reason}"))
     if any(latency.missing_samples for latency in result.latency.get("app", {}).values()):
         console.say("[dim]so many more samples are needed before that percentile means something[/]")
     console.say("")
+
+
+def _say_scopes(latency: Mapping[str, Mapping[str, Latency]]) -> None:
+    """Medians of the scopes inside and around `app`."""
+    scopes = [scope for scope in ("engine", "app", "file") if scope in latency]
+    table = _table("Median in ms by scope", "", *scopes)
+    for name in latency.get("app", {}):
+        cells = (percentile_cell(latency[scope][name], "p50_ms") if name in latency[scope] else "" for scope in scopes)
+        table.add_row(name, *cells)
+    console.stderr.print(table)
 
 
 def _say_starts(result: BenchResult) -> None:
@@ -181,7 +188,7 @@ def _say_paced(result: BenchResult, percentiles: Sequence[float]) -> None:
     heads = [key.removesuffix("_ms") for key in keys]
     rate_hz = next(iter(result.paced.values())).rate_hz
     title = f"Paced at {rate_hz:g} Hz, ms from when a frame was due to its answer"
-    table = _table(title, "", *heads, "max", "missed", "late starts", "busy")
+    table = _table(title, "", *heads, "max", "missed", "late", "busy")
     for name, paced in result.paced.items():
         table.add_row(
             name,
