@@ -54,37 +54,27 @@ def bench(
 
     Example: spacecompile bench net.spacepkg --data frames --report bench.html --json bench.json
     """
+    from spacecompile.cli.prove import device_index, prove_bundle
+
+    gpu_index = device_index(device, prove=prove)
+    if gpu_index is not None:
+        rounds = {"rounds_min": samples, "duration_s": duration, "warmup_rounds": warmup}
+        prove_bundle(bundle, index=gpu_index, data=data, checkpoint=checkpoint, rounds=rounds, json=json, force=force)
+        return
     from spacecompile.benchmarks.budget import read_budget
     from spacecompile.benchmarks.contest import ContestSettings
     from spacecompile.benchmarks.latency import LatencySettings
     from spacecompile.benchmarks.suite import BenchSettings
     from spacecompile.benchmarks.variants import LoadSettings
-    from spacecompile.cli.prove import device_index, prove_bundle
     from spacecompile.contract import Budget
     from spacecompile.runtime.threads import usable_cores
 
-    gpu_index = device_index(device, prove=prove)
     how = LoadSettings(backend=backend, threads=usable_cores() if threads is None else threads, spinning=spinning)
     asked = _percentiles(percentiles)
-    latency = LatencySettings(rounds_min=samples, duration_s=duration, warmup_rounds=warmup)
-    if gpu_index is not None:
-        if bundle is None:
-            raise UsageError("--prove needs a bundle. Name one that `spacecompile build` made.")
-        prove_bundle(
-            bundle,
-            index=gpu_index,
-            data=data,
-            checkpoint=checkpoint,
-            latency=latency,
-            threads=how.threads,
-            json=json,
-            force=force,
-        )
-        return
     settings = BenchSettings(
         contest=ContestSettings(
             how=how,
-            latency=latency,
+            latency=LatencySettings(rounds_min=samples, duration_s=duration, warmup_rounds=warmup),
             percentiles=asked,
         ),
         budget=Budget() if budget is None else read_budget(budget),
