@@ -148,9 +148,14 @@ def test_every_call_makes_the_gpu_the_callers_thread_s_own(
     make_session: Callable[..., Session], device: FakeDevice, craft_frame: NDArray[np.uint8]
 ) -> None:
     session = make_session()
-    before = device.calls["activate"]
-    session(craft_frame)
-    assert device.calls["activate"] > before
+    seen = [device.calls["activate"]]
+    ticket = session.submit(craft_frame, parts_on_device=True)
+    seen.append(device.calls["activate"])
+    answer = ticket.result()
+    seen.append(device.calls["activate"])
+    answer.parts.to_host()
+    seen.append(device.calls["activate"])
+    assert seen == sorted(set(seen)), "submitting, taking the result and fetching the mask each do"
 
 
 @pytest.mark.parametrize("call", ["copy_in", "synchronize"])
