@@ -72,39 +72,31 @@ def bench(
 
     Example: spacecompile bench net.spacepkg --data frames --report bench.html --json bench.json
     """
+    from spacecompile.cli.prove import device_index, prove_bundle
+
+    gpu_index = device_index(device, prove=prove)
+    if gpu_index is not None:
+        rounds = {"samples": samples, "duration_s": duration, "warmup_rounds": warmup, "warmup_s": warmup_seconds}
+        prove_bundle(bundle, index=gpu_index, data=data, checkpoint=checkpoint, rounds=rounds, json=json, force=force)
+        return
     from spacecompile.benchmarks.budget import read_budget
     from spacecompile.benchmarks.contest import ContestSettings
     from spacecompile.benchmarks.latency import LatencySettings
     from spacecompile.benchmarks.suite import BenchSettings
     from spacecompile.benchmarks.variants import LoadSettings
-    from spacecompile.cli.prove import device_index, prove_bundle
     from spacecompile.contract import Budget
     from spacecompile.runtime.threads import usable_cores
 
-    gpu_index = device_index(device, prove=prove)
     require_extra("bench", "bench")
     backends = tuple(dict.fromkeys(name.strip() for name in backend.split(",")))
     how = LoadSettings(backend=backends[0], threads=usable_cores() if threads is None else threads, spinning=spinning)
     asked = _percentiles(percentiles)
-    latency = LatencySettings.for_samples(samples, duration_s=duration, warmup_rounds=warmup, warmup_s=warmup_seconds)
-    if gpu_index is not None:
-        if bundle is None:
-            raise UsageError("--prove needs a bundle. Name one that `spacecompile build` made.")
-        prove_bundle(
-            bundle,
-            index=gpu_index,
-            data=data,
-            checkpoint=checkpoint,
-            latency=latency,
-            threads=how.threads,
-            json=json,
-            force=force,
-        )
-        return
     settings = BenchSettings(
         contest=ContestSettings(
             how=how,
-            latency=latency,
+            latency=LatencySettings.for_samples(
+                samples, duration_s=duration, warmup_rounds=warmup, warmup_s=warmup_seconds
+            ),
             percentiles=asked,
             peers=tuple(peer or ()),
             from_file=from_file,

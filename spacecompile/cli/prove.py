@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
@@ -18,6 +19,7 @@ from spacecompile.extras import require_extra
 if TYPE_CHECKING:
     from spacecompile.benchmarks.latency import LatencySettings
     from spacecompile.benchmarks.proof_records import Proof
+    from spacecompile.runtime.bundle import Bundle
     from spacecompile.runtime.cuda.device import CudaDevice
     from spacecompile.runtime.cuda.driver import GpuFacts
 
@@ -45,13 +47,12 @@ def device_index(device: str, *, prove: bool) -> int | None:
 
 
 def prove_bundle(
-    bundle: Path,
+    bundle: Path | None,
     *,
     index: int,
     data: Path | None,
     checkpoint: Path | None,
-    latency: LatencySettings,
-    threads: int,
+    rounds: Mapping[str, Any],
     json: str | None,
     force: bool,
 ) -> Proof:
@@ -62,22 +63,25 @@ def prove_bundle(
         index: Of the GPU.
         data: Frames to compare and time on; rendered ones if None.
         checkpoint: That the bundle was built from; looked for if None.
-        latency: Of the race.
-        threads: Of the peers on the CPU.
+        rounds: Arguments of `LatencySettings.for_samples` for the race.
         json: File to write, or `-`; one in `benchmarks/results` if None.
         force: Replace a file that is there.
 
     Raises:
+        UsageError: If no bundle or checkpoint is there.
         MissingPartError: If there is no GPU, or nothing that could be proven on it.
         ParityError: If an answer is not PyTorch's, or not the same every time; the document was written before.
         InterruptedRunError: After an interrupt; what was shown until then was written.
     """
     from spacecompile.benchmarks.checkpoints import check_checkpoint, find_checkpoint
+    from spacecompile.benchmarks.latency import LatencySettings
     from spacecompile.benchmarks.prove import runs_on_gpu
     from spacecompile.runtime.bundle import open_bundle
     from spacecompile.runtime.cuda.bindings import open_device
 
     require_extra("compile", "bench --prove")
+    if bundle is None:
+        raise UsageError("--prove needs a bundle. Name one that `spacecompile build` made.")
     opened = open_bundle(bundle)
     gpu = _gpu()
     runs_on_gpu(opened)
@@ -98,7 +102,7 @@ def prove_bundle(
         RESULTS.mkdir(parents=True, exist_ok=True)
     console.check_json(destination, force=force, bundle=bundle)
     started_s = time.perf_counter()
-    proof = _run(bundle, found, gpu, device, data=data, latency=latency, threads=threads)
+    proof = _run(opened, found, gpu, device, data=data, latency=LatencySettings.for_samples(**rounds))
     say_proof(proof)
     console.emit_json(proof, destination)
     console.say_line(f"proven in {time.perf_counter() - started_s:.0f} s; written: {escape(destination)}")
@@ -139,30 +143,29 @@ def _gpu() -> GpuFacts:
 
 
 def _run(
-    bundle: Path,
+    bundle: Bundle,
     checkpoint: Path,
     gpu: GpuFacts,
     device: CudaDevice,
     *,
     data: Path | None,
     latency: LatencySettings,
-    threads: int,
 ) -> Proof:
     from spacecompile.benchmarks.peer_table import PEERS, open_peers
     from spacecompile.benchmarks.prove import ProofInput, ProofSettings, prove
     from spacecompile.export.frames import parity_frames
     from spacecompile.network.checkpoint import load_checkpoint
-    from spacecompile.runtime.bundle import open_bundle
+    from spacecompile.runtime.threads import usable_cores
 
-    opened = open_bundle(bundle, verify=False)
+    threads = usable_cores()
     with console.progress_bar() as progress, ExitStack() as stack:
-        frames = parity_frames(opened.manifest.spec.frame_size_px, data=data, count=PARITY_FRAMES, progress=progress)
+        frames = parity_frames(bundle.manifest.spec.frame_size_px, data=data, count=PARITY_FRAMES, progress=progress)
         entries = tuple(entry for entry in PEERS if entry.cuda)
         peers, missing = open_peers(checkpoint, threads=threads, entries=entries, progress=progress)
         for peer in peers:
             stack.callback(peer.close)
         given = ProofInput(
-            bundle=opened,
+            bundle=bundle,
             checkpoint=load_checkpoint(checkpoint),
             frames=frames,
             peers=peers,

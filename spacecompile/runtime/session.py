@@ -208,18 +208,18 @@ class Session:
         """Run a black frame, so that the first real one does not pay for memory and code that is touched first.
 
         Raises:
-            UsageError: As `__call__`.
+            DeviceError, UsageError: As `__call__`.
         """
         black_HWC = np.zeros((*self.spec.frame_size_px, 3), np.uint8)
         for _ in range(runs):
             with self._entered() as backend:
-                if isinstance(backend, CudaBackend):
-                    # Every slot at once: each has memory and CUDA graphs of its own.
-                    tickets = [backend.submit(black_HWC) for _ in range(backend.free_count)]
-                    for ticket in tickets:
-                        ticket.result()
-                else:
-                    backend.run(black_HWC)
+                try:
+                    if isinstance(backend, CudaBackend):
+                        backend.run_everywhere(black_HWC)
+                    else:
+                        backend.run(black_HWC)
+                except DeviceError as error:
+                    self._fall_back(error, backend).run(black_HWC)
 
     def close(self) -> None:
         """Free the engine. Closing twice is harmless.

@@ -100,6 +100,17 @@ def test_warming_up_touches_every_slot(make_session: Callable[..., Session], dev
     assert device.calls["copy_in"] == 8
 
 
+def test_a_gpu_that_fails_while_warming_up_is_passed_over_too(
+    make_session: Callable[..., Session], device: FakeDevice, craft_frame: NDArray[np.uint8]
+) -> None:
+    session = make_session(in_flight=2, on_device_error="cpu")
+    device.fail("synchronize", "cudaErrorLaunchFailure")
+    session.warm_up()
+    assert "cudaErrorLaunchFailure" in session.choice.fallback
+    assert session(craft_frame).box_xyxy.tolist() == BOX
+    device.sticky = ""
+
+
 def test_frames_of_another_order_are_not_taken_from_the_gpu(
     make_session: Callable[..., Session], craft_frame: NDArray[np.uint8]
 ) -> None:
@@ -137,9 +148,14 @@ def test_every_call_makes_the_gpu_the_callers_thread_s_own(
     make_session: Callable[..., Session], device: FakeDevice, craft_frame: NDArray[np.uint8]
 ) -> None:
     session = make_session()
-    before = device.calls["activate"]
-    session(craft_frame)
-    assert device.calls["activate"] > before
+    seen = [device.calls["activate"]]
+    ticket = session.submit(craft_frame, parts_on_device=True)
+    seen.append(device.calls["activate"])
+    answer = ticket.result()
+    seen.append(device.calls["activate"])
+    answer.parts.to_host()
+    seen.append(device.calls["activate"])
+    assert seen == sorted(set(seen)), "submitting, taking the result and fetching the mask each do"
 
 
 @pytest.mark.parametrize("call", ["copy_in", "synchronize"])

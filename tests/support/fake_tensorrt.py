@@ -110,7 +110,7 @@ def install(monkeypatch: pytest.MonkeyPatch, folder: Path, device: FakeDevice) -
     monkeypatch.setattr(registry, "find_spec", find_spec)
     for module in (onnxruntime_cuda_, tensorrt_):
         monkeypatch.setattr(module, "open_device", lambda _: device)
-    on_the_cpu = onnxruntime_cuda_.Provider(name="CPUExecutionProvider", device_type="cpu", is_cuda=False)
+    on_the_cpu = onnxruntime_cuda_.Provider(name="CPUExecutionProvider", device_type="cpu")
     monkeypatch.setattr(onnxruntime_cuda_, "CUDA_PROVIDER", on_the_cpu)
     api = fake_api(device)
     monkeypatch.setattr(tensorrt_, "load_engine_api", lambda _: api)

@@ -112,7 +112,7 @@ class OnnxRuntimeBackend:
 
 
 def session_options(threads: int, spinning: bool) -> Any:
-    """Options of every session: one thread pool, deterministic, quiet."""
+    """How every graph runs in ONNX Runtime here."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -134,6 +134,6 @@ def tensor_facts(nodes: Any) -> list[TensorFact]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first, as a sentence."""
+    """What ONNX Runtime says, as one sentence."""
     text = str(error).strip().splitlines()[0]
     return text if text.endswith(".") else text + "."

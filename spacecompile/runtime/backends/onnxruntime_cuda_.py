@@ -34,16 +34,14 @@ class Provider:
     Attributes:
         name: Of ONNX Runtime's execution provider.
         device_type: Of the memory that its tensors are bound to.
-        is_cuda: Whether it takes a stream and captures graphs.
     """
 
     name: str
     device_type: str
-    is_cuda: bool
 
     def options(self, device_index: int, stream: int) -> dict[str, str]:
         """The provider's options, all of them text."""
-        if not self.is_cuda:
+        if self.device_type != "cuda":
             return {}
         return {
             "device_id": str(device_index),
@@ -54,7 +52,7 @@ class Provider:
         }
 
 
-CUDA_PROVIDER: Final = Provider(name="CUDAExecutionProvider", device_type="cuda", is_cuda=True)
+CUDA_PROVIDER: Final = Provider(name="CUDAExecutionProvider", device_type="cuda")
 
 
 class OnnxRuntimeCudaEngine:
@@ -63,6 +61,7 @@ class OnnxRuntimeCudaEngine:
     name = "onnxruntime-cuda"
     version: str = ort.__version__
     takes_any_address = False
+    captures_itself = True
 
     def __init__(
         self,
@@ -88,7 +87,6 @@ class OnnxRuntimeCudaEngine:
         """
         if threads < 1:
             raise UsageError(f"threads is {threads}; at least one is needed. Check --threads.")
-        self.captures_itself = provider.is_cuda
         self._model_bytes: bytes | None = model_bytes
         self._threads, self._spinning = threads, spinning
         self._device_index, self._provider = device_index, provider

@@ -242,6 +242,15 @@ class CudaBackend:
         assert isinstance(raw, RawAnswer)
         return raw
 
+    def run_everywhere(self, frame_HWC: NDArray[np.uint8]) -> None:
+        """Run a frame in every free slot, side by side: each has memory and CUDA graphs of its own to warm up.
+
+        Raises:
+            DeviceError: If the GPU or the engine fails.
+        """
+        for ticket in [self.submit(frame_HWC) for _ in range(self.free_count)]:
+            ticket.result()
+
     def submit(self, frame: object, *, parts_on_device: bool = False) -> CudaTicket:
         """Queue one frame.
 

@@ -1,7 +1,7 @@
 """`CudaDevice` on NVIDIA's own Python bindings: the one place that calls CUDA.
 
 The runtime API of `cuda-bindings` is used and not `cuda-core`'s classes: it shares the primary context with TensorRT
-and ONNX Runtime by itself, and its functions have been the same since CUDA 12.
+and ONNX Runtime by itself, and takes the same arguments in cuda-bindings 12.8 and 13.5.
 """
 
 from __future__ import annotations
@@ -45,7 +45,12 @@ def open_device(index: int = 0) -> CudaBindingsDevice:
             f"cuda-bindings is installed but can't be imported: {error}. "
             "Run: pip install --force-reinstall 'spacecompile[cuda]'"
         ) from error
-    code, count = api.cudaGetDeviceCount()
+    try:
+        code, count = api.cudaGetDeviceCount()
+    except RuntimeError as error:  # without a driver cuda-bindings 12.8 raises instead of giving a code
+        raise MissingPartError(
+            f"CUDA can't be called: {error}. Install NVIDIA's driver, or use a backend for the CPU."
+        ) from error
     if code != api.cudaError_t.cudaSuccess:
         raise MissingPartError(
             f"CUDA finds no GPU that it can use ({code.name}: {_text(api, code)}). Check NVIDIA's driver with "

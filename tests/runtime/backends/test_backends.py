@@ -65,6 +65,13 @@ class BackendTester:
         for before, after in zip(arrays_of(first), arrays_of(second), strict=True):
             np.testing.assert_array_equal(before, after)
 
+    def test_every_frame_of_a_stream_gets_its_own_answer(
+        self, backend: Backend, craft_frame: NDArray[np.uint8]
+    ) -> None:
+        for shift in range(6):
+            raw = backend.run(np.roll(craft_frame, shift, axis=1))
+            assert raw.box_xyxy.tolist() == [30 + shift, 20, 90 + shift, 40]
+
     def test_the_caller_owns_the_arrays(self, backend: Backend, craft_frame: NDArray[np.uint8]) -> None:
         first = backend.run(craft_frame)
         kept = [array.copy() for array in arrays_of(first)]

@@ -98,6 +98,15 @@ def test_an_enqueue_that_fails_is_an_error_and_the_next_frame_is_right(device: F
     assert backend.run(craft(2)).box_xyxy.tolist() == box(2)
 
 
+def test_an_enqueue_that_failed_because_the_gpu_is_lost_says_that(device: FakeDevice) -> None:
+    # An engine only says that it did not queue; what is behind it shows when what is queued is waited for.
+    backend = CudaBackend(ColorEngine(device, enqueue_fails_at=1), device)
+    device.fail("synchronize", "cudaErrorIllegalAddress")
+    with pytest.raises(DeviceLostError, match="cudaErrorIllegalAddress") as caught:
+        backend.run(craft(1))
+    assert "did not queue" in str(caught.value.__cause__)
+
+
 @pytest.mark.parametrize("slots", [1, 2, 5])
 def test_as_many_frames_are_in_flight_as_there_are_slots_and_no_more(device: FakeDevice, slots: int) -> None:
     backend = CudaBackend(ColorEngine(device), device, in_flight=slots)

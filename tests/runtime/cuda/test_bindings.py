@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from fake_cuda import FakeDevice
 
 from spacecompile.errors import DeviceError, DeviceLostError, DeviceMemoryError, MissingPartError
+from spacecompile.runtime.cuda import bindings
 from spacecompile.runtime.cuda.bindings import STICKY_ERRORS, CudaBindingsDevice, error_of, open_device
 from spacecompile.runtime.cuda.device import CudaDevice
 from spacecompile.runtime.cuda.driver import probe_cuda
@@ -70,6 +72,15 @@ def test_every_call_takes_its_arguments_and_reports_what_cuda_says(name: str) ->
 @without_gpu
 def test_a_machine_without_a_gpu_is_a_missing_part() -> None:
     with pytest.raises(MissingPartError, match="CUDA finds no GPU"):
+        open_device()
+
+
+def test_bindings_that_raise_without_a_driver_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses() -> None:
+        raise RuntimeError("Failed to dlopen libcuda.so.1")
+
+    monkeypatch.setattr(bindings, "import_module", lambda _: SimpleNamespace(cudaGetDeviceCount=refuses))
+    with pytest.raises(MissingPartError, match=r"Failed to dlopen libcuda\.so\.1\. Install NVIDIA's driver"):
         open_device()
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,14 @@ GPU = CudaProbe(device=GpuFacts(gpu="Test GPU", compute_capability="8.7", cuda="
 
 
 @pytest.fixture
-def tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that is imported as `tensorrt`."""
+def tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file that is imported as `tensorrt`, and that no later test finds."""
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
-    return tmp_path / "tensorrt.py"
+    before = sys.modules.pop("tensorrt", None)
+    yield tmp_path / "tensorrt.py"
+    sys.modules.pop("tensorrt", None)
+    if before is not None:
+        sys.modules["tensorrt"] = before
 
 
 @pytest.mark.parametrize(
