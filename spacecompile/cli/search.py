@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from spacecompile.cli import console
 from spacecompile.cli.openmp import wait_passively
@@ -267,8 +267,10 @@ def _finish(result: SearchResult, output: Path, json: str | None) -> None:
 
 
 def _table(title: str, outcomes: tuple[Outcome, ...]) -> Table:
-    names = ("candidate", "status", "epochs", "s_cls", "s_det", "s_seg", "s_acc", "GMAC", "M param", "s_final")
-    table = Table(*names, title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    columns = ("status", "epochs", "s_cls", "s_det", "s_seg", "s_acc", "GMAC", "M param", "s_final")
+    # Names fold instead of losing their ends: they differ there.
+    name = Column("candidate", overflow="fold")
+    table = Table(name, *columns, title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for outcome in outcomes:
         scores, costs = outcome.scores, outcome.costs
         if scores is None or costs is None or outcome.s_final < 0:
