@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from spacecompile.benchmarks.checkpoints import check_checkpoint, find_checkpoin
 from spacecompile.benchmarks.contest import Contest, ContestSettings, run_contest
 from spacecompile.benchmarks.environment import load_average, read_environment
 from spacecompile.benchmarks.frames import FrameStream, labelled_frames, stream_from_bundle, stream_from_data
+from spacecompile.benchmarks.further import Further, FurtherSettings, measure_further
 from spacecompile.benchmarks.records import BenchResult, Configuration, ScoreReport, Subject
 from spacecompile.benchmarks.score import check_frames, evaluate
 from spacecompile.benchmarks.summary import NOISY_VARIATION
@@ -52,6 +53,7 @@ class BenchSettings:
         stream_frames: Different frames of the latency run at most.
         peers: Whether the peers take part.
         checkpoint: With the bundle's source weights; None to look for it.
+        limits: Roofline, layers and scaling; None to leave them out.
     """
 
     contest: ContestSettings
@@ -63,6 +65,7 @@ class BenchSettings:
     stream_frames: int = 16
     peers: bool = True
     checkpoint: Path | None = None
+    limits: FurtherSettings | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +88,7 @@ class _Draft:
     contest: Contest = field(default_factory=Contest)
     stream: FrameStream | None = None
     scores: dict[str, Scores] = field(default_factory=dict)
+    further: Further = field(default_factory=Further)
     partial: bool = False
 
 
@@ -102,6 +106,7 @@ def run_bench(bundle: Bundle, settings: BenchSettings, *, progress: Progress = n
     variants = _chosen_variants(bundle, settings.variants)
     labelled = _labelled(bundle, settings)
     checkpoint = _checkpoint_for_peers(bundle, settings)
+    checkpoint_of_sizes = _checkpoint_for_sizes(bundle, settings)
     parity = _parity(bundle)
     load_average_start = load_average()
     draft = _Draft()
@@ -118,6 +123,17 @@ def run_bench(bundle: Bundle, settings: BenchSettings, *, progress: Progress = n
         )
         able = [variant for variant in variants if variant.name in draft.contest.engines]
         _score(bundle, able, labelled, settings.contest.how, draft.scores, progress)
+        if settings.limits is not None:
+            measure_further(
+                bundle,
+                able,
+                draft.contest,
+                draft.stream,
+                settings.limits,
+                draft.further,
+                checkpoint=checkpoint_of_sizes,
+                progress=progress,
+            )
     except KeyboardInterrupt:
         draft.partial = True
     result = _result(bundle, settings, variants, draft, load_average_start=load_average_start, parity=parity)
@@ -149,6 +165,20 @@ def _checkpoint_for_peers(bundle: Bundle, settings: BenchSettings) -> Path | str
         f"the checkpoint with SHA-256 {source_sha256[:12]} is neither in checkpoints/ nor beside the bundle; "
         f"add it with: spacecompile bench {bundle.root} --checkpoint CKPT"
     )
+
+
+def _checkpoint_for_sizes(bundle: Bundle, settings: BenchSettings) -> Path | str:
+    """The checkpoint that scaling builds from; whether peers take part does not matter to it.
+
+    Raises:
+        UsageError: If scaling is asked for and there is none.
+    """
+    if settings.limits is None or not settings.limits.scaling:
+        return "scaling was not asked for"
+    found = _checkpoint_for_peers(bundle, replace(settings, peers=True))
+    if isinstance(found, str):
+        raise UsageError(f"--scaling builds other sizes from the bundle's source, but {found}")
+    return found
 
 
 def _stream(bundle: Bundle, settings: BenchSettings) -> FrameStream:
@@ -218,6 +248,9 @@ def _result(
         cold_start=contest.cold_starts or UNSET,
         skipped=contest.skipped or UNSET,
         peers=contest.peers([variant.name for variant in variants]) if measured else UNSET,
+        roofline=draft.further.roofline,
+        roofline_note=draft.further.roofline_note,
+        scaling=draft.further.scaling,
         parity=parity,
         warnings=_warnings(draft, load_average_start),
     )

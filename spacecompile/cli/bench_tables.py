@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from msgspec import UnsetType
 from rich.markup import escape
-from rich.table import Table
 
 from spacecompile.benchmarks.records import BenchResult, Latency
 from spacecompile.benchmarks.summary import percentile_key, percentile_of
 from spacecompile.cli import console
+from spacecompile.cli.bench_limits import say_limits, say_scaling
+from spacecompile.cli.rich_tables import plain_table
 
 
 def say_result(result: BenchResult, percentiles: Sequence[float]) -> None:
@@ -24,21 +25,15 @@ def say_result(result: BenchResult, percentiles: Sequence[float]) -> None:
     _say_score(result)
     _say_latency(result, percentiles)
     _say_peers(result)
+    say_limits(result)
+    say_scaling(result)
     for warning in result.warnings:
         console.say(f"[yellow]note[/] {escape(warning)}")
 
 
-def _table(title: str, first: str, *others: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(first, no_wrap=True)
-    for other in others:
-        table.add_column(other, justify="right", no_wrap=True)
-    return table
-
-
 def _say_budget(result: BenchResult) -> None:
     budget = result.budget
-    table = _table("Budget", "", "value", "limit", "margin", "")
+    table = plain_table("Budget", "", "value", "limit", "margin", "")
     for line in budget.lines:
         verdict = "[green]ok[/]" if line.passed else "[bold red]exceeded[/]"
         numbers = (f"{value:,.4g} {line.unit}" for value in (line.value, line.limit, line.margin))
@@ -57,7 +52,9 @@ def _say_score(result: BenchResult) -> None:
         if not isinstance(result.score_note, UnsetType):
             console.say(f"[bold]Score[/] {escape(result.score_note)}\n")
         return
-    table = _table("Score", "variant", "s_cls", "s_det", "s_seg", "s_acc", "s_flops", "s_params", "s_final", "frames")
+    table = plain_table(
+        "Score", "variant", "s_cls", "s_det", "s_seg", "s_acc", "s_flops", "s_params", "s_final", "frames"
+    )
     for name, scores in result.score.variants.items():
         values = (scores.s_cls, scores.s_det, scores.s_seg, scores.s_acc, scores.s_flops, scores.s_params)
         table.add_row(name, *(f"{value:.4f}" for value in values), f"[bold]{scores.s_final:.4f}[/]", str(scores.frames))
@@ -70,7 +67,9 @@ def _say_latency(result: BenchResult, percentiles: Sequence[float]) -> None:
         return
     keys = [percentile_key(percentile) for percentile in percentiles]
     heads = [key.removesuffix("_ms") for key in keys]
-    table = _table("Latency in ms, frame in memory to answer", "", *heads, "max", "samples", "engine p50", "backend")
+    table = plain_table(
+        "Latency in ms, frame in memory to answer", "", *heads, "max", "samples", "engine p50", "backend"
+    )
     engines = result.latency.get("engine", {})
     backends = {} if isinstance(result.configuration, UnsetType) else result.configuration.engines
     for name, latency in result.latency.get("app", {}).items():
@@ -100,7 +99,7 @@ def percentile_cell(latency: Latency, key: str) -> str:
 def _say_peers(result: BenchResult) -> None:
     if isinstance(result.peers, UnsetType):
         return
-    table = _table("Time of a variant over a peer's, same frame, same round", "", "ratio", "quartiles", "rounds")
+    table = plain_table("Time of a variant over a peer's, same frame, same round", "", "ratio", "quartiles", "rounds")
     for peer_name, peer in result.peers.items():
         for variant, ratio in peer.ratios.items():
             low, high = ratio.spread

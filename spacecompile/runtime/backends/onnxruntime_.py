@@ -19,7 +19,7 @@ ort: Any = import_onnxruntime()
 ort_errors: Any = ort.capi.onnxruntime_pybind11_state
 
 # ONNX Runtime's exceptions share no base class but Exception.
-_ORT_ERRORS = (
+ORT_ERRORS = (
     ort_errors.EPFail,
     ort_errors.Fail,
     ort_errors.InvalidArgument,
@@ -67,11 +67,11 @@ class OnnxRuntimeBackend:
             raise UsageError(f"threads is {threads}; at least one is needed. Check --threads.")
         try:
             session = ort.InferenceSession(
-                model_bytes, sess_options=_options(threads, spinning), providers=["CPUExecutionProvider"]
+                model_bytes, sess_options=session_options(threads, spinning), providers=["CPUExecutionProvider"]
             )
-        except _ORT_ERRORS as error:
+        except ORT_ERRORS as error:
             raise IntegrityError(
-                f"ONNX Runtime {ort.__version__} refuses the graph: {_first_line(error)} "
+                f"ONNX Runtime {ort.__version__} refuses the graph: {first_line(error)} "
                 "Build the bundle again, or install an ONNX Runtime as new as the one in its manifest."
             ) from error
         self._signature = signature_from_tensors(_facts(session.get_inputs()), _facts(session.get_outputs()))
@@ -92,11 +92,11 @@ class OnnxRuntimeBackend:
             outputs = self._session.run(OUTPUT_NAMES, {INPUT_NAME: frame_HWC})
         except ort_errors.InvalidArgument as error:
             raise FrameError(
-                f"ONNX Runtime refuses the frame: {_first_line(error)} Check its shape and dtype."
+                f"ONNX Runtime refuses the frame: {first_line(error)} Check its shape and dtype."
             ) from error
-        except _ORT_ERRORS as error:
+        except ORT_ERRORS as error:
             raise IntegrityError(
-                f"ONNX Runtime {ort.__version__} failed on the graph: {_first_line(error)} Check the free memory; "
+                f"ONNX Runtime {ort.__version__} failed on the graph: {first_line(error)} Check the free memory; "
                 "if that is not it, verify the bundle with `spacecompile verify`."
             ) from error
         class_probs_L, parts_HW, box_xyxy, health = outputs
@@ -107,7 +107,8 @@ class OnnxRuntimeBackend:
         self._session = None
 
 
-def _options(threads: int, spinning: bool) -> Any:
+def session_options(threads: int, spinning: bool) -> Any:
+    """How every graph runs in ONNX Runtime here."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -127,6 +128,7 @@ def _facts(nodes: Any) -> list[TensorFact]:
     ]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What ONNX Runtime says, as one sentence."""
     text = str(error).strip().splitlines()[0]
     return text if text.endswith(".") else text + "."
