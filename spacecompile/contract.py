@@ -315,10 +315,35 @@ class Manifest(Record):
 
 
 class Budget(Record):
-    """Limits of the benchmark: 100 GFLOP (multiply-adds counted once) and 30 M parameters."""
+    """Limits of the benchmark, 100 GFLOP (multiply-adds counted once) and 30 M parameters, and those of a user.
+
+    A limit that is None is not judged; one that is given and can't be judged counts as exceeded.
+
+    Attributes:
+        gmacs_max: Multiply-adds of one forward pass in units of 1e9, fvcore's count.
+        mparams_max: Parameters in units of 1e6.
+        file_mb_max: Graph file in units of 1e6 bytes.
+        memory_mb_max: Peak resident memory of a process that runs the variant, in units of 1e6 bytes.
+        load_ms_max: `load` in a fresh process.
+        first_answer_ms_max: From the import in a fresh process to the first answer.
+        p50_ms_max, p90_ms_max, p99_ms_max, max_ms_max: Latency from the frame in memory to the answer.
+        score_drop_max: `s_final` below PyTorch's with the same augmentation; may be zero.
+        variants: Names of the variants that the limits from `file_mb_max` on hold for; all that are measured when
+            empty.
+    """
 
     gmacs_max: float = 100.0
     mparams_max: float = 30.0
+    file_mb_max: float | None = None
+    memory_mb_max: float | None = None
+    load_ms_max: float | None = None
+    first_answer_ms_max: float | None = None
+    p50_ms_max: float | None = None
+    p90_ms_max: float | None = None
+    p99_ms_max: float | None = None
+    max_ms_max: float | None = None
+    score_drop_max: float | None = None
+    variants: tuple[str, ...] = ()
 
 
 def is_safe_relative_path(path: str) -> bool:

@@ -15,6 +15,7 @@ _MODULES = {
     "train": _COMPILE_MODULES,
     "render": ("embreex", "trimesh"),
     "report": ("jinja2", "matplotlib"),
+    "bench": ("psutil", "pynvml"),
     "tensorrt": ("tensorrt",),
     "tensorrt-rtx": ("tensorrt_rtx",),
 }

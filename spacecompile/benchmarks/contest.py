@@ -5,7 +5,7 @@ Layout legend: H, W frame rows and columns; C channels (RGB).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +15,27 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from spacecompile.benchmarks.answers import AgreementTolerance, Answered, compare, tolerance_for
+from spacecompile.benchmarks.energy import measure_energy, open_counters
 from spacecompile.benchmarks.frames import FrameStream
-from spacecompile.benchmarks.latency import Contestant, LatencySettings, Recording, measure
-from spacecompile.benchmarks.peer_table import PEERS, PeerContestant, PeerEntry, answered_from_peer, open_peers
-from spacecompile.benchmarks.records import Agreement, ColdStart, Latency, Peer, VariantEngine
+from spacecompile.benchmarks.latency import Contestant, LatencySettings, Recording, measure, settle
+from spacecompile.benchmarks.paced import PACED_S, Handled, run_paced, summarise_paced
+from spacecompile.benchmarks.peer_table import (
+    PeerContestant,
+    PeerEntry,
+    answered_from_peer,
+    chosen_peers,
+    open_peers,
+)
+from spacecompile.benchmarks.records import Agreement, ColdStart, Energy, Latency, Paced, Peer, VariantEngine
 from spacecompile.benchmarks.summary import paired_ratio, summarise
-from spacecompile.benchmarks.variants import LoadSettings, VariantContestant, answered_from_answer, open_variant
-from spacecompile.contract import Progress, Variant, no_progress
+from spacecompile.benchmarks.variants import (
+    Entrant,
+    LoadSettings,
+    VariantContestant,
+    answered_from_answer,
+    open_variant,
+)
+from spacecompile.contract import Progress, Tta, no_progress
 from spacecompile.errors import MissingPartError, UsageError
 from spacecompile.runtime.answer import Answer
 from spacecompile.runtime.bundle import Bundle
@@ -40,11 +54,21 @@ class ContestSettings:
         how: How the variants are loaded; the peers take its number of threads, and their libraries' defaults beyond.
         latency: How long.
         percentiles: Beside the usual ones.
+        peers: Names of the peers that take part; all that fit when empty.
+        from_file: Whether scope `file` is measured too, of the variants without test-time augmentation.
+        rate_hz: Of the paced run after the other; None leaves it out.
+        paced_s: How long each contestant of the paced run is handed frames.
+        energy: Whether energy is measured where the machine counts it.
     """
 
     how: LoadSettings
     latency: LatencySettings
     percentiles: tuple[float, ...] = ()
+    peers: tuple[str, ...] = ()
+    from_file: bool = True
+    rate_hz: float | None = None
+    paced_s: float = PACED_S
+    energy: bool = True
 
 
 @dataclass(kw_only=True)
@@ -55,50 +79,84 @@ class Contest:
         engines: What runs each variant that could be loaded.
         skipped: Why a variant can't run here, and what to do, by variant.
         cold_starts: By variant.
+        entries: Peers that were to take part.
         agreements: By peer.
+        versions: Of their engines, by peer.
         missing: Why a peer did not run, by peer.
         order: Names of all who take part, variants first.
+        of_files: Names of contestants that are handed files, and the variant of each.
         recording: The samples.
+        handled: Frames of the paced run, by contestant.
+        energy: By variant.
+        energy_note: Why there is none.
         samples: A few frames with the answers of the first variant, for pictures.
     """
 
     engines: dict[str, VariantEngine] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     cold_starts: dict[str, ColdStart] = field(default_factory=dict)
+    entries: tuple[PeerEntry, ...] = ()
     agreements: dict[str, Agreement] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
+    of_files: dict[str, str] = field(default_factory=dict)
     recording: Recording = field(default_factory=Recording)
+    handled: dict[str, list[Handled]] = field(default_factory=dict)
+    energy: dict[str, Energy] = field(default_factory=dict)
+    energy_note: str = ""
     samples: list[tuple[NDArray[np.uint8], Answer]] = field(default_factory=list)
 
     def latencies(self, percentiles: tuple[float, ...]) -> dict[str, dict[str, Latency]]:
-        """Summaries by scope and contestant."""
-        scopes = {"engine": self.recording.engine_ms, "app": self.recording.app_ms}
-        return {
+        """Summaries by scope and contestant; a scope that nobody was measured in is left out."""
+        recorded = self.recording
+        from_file = {self.of_files[name]: recorded.app_ms[name] for name in self.of_files if name in recorded.app_ms}
+        # On a CPU there is nothing to copy: `result.SCOPES` says so.
+        on_device = {name: recorded.engine_ms[name] for name in self.engines if name in recorded.engine_ms}
+        scopes = {"engine": recorded.engine_ms, "device": on_device, "app": recorded.app_ms, "file": from_file}
+        summaries = {
             scope: {
                 name: summarise(list(by_name[name].values()), percentiles) for name in self.order if name in by_name
             }
             for scope, by_name in scopes.items()
         }
+        return {scope: by_name for scope, by_name in summaries.items() if by_name or scope != "file"}
 
-    def peers(self, variants: Sequence[str]) -> dict[str, Peer]:
+    def paced(self, rate_hz: float, percentiles: tuple[float, ...]) -> dict[str, Paced]:
+        """Summaries of the paced run by contestant."""
+        return {
+            name: summarise_paced(handled, rate_hz, percentiles) for name, handled in self.handled.items() if handled
+        }
+
+    def peers(self, variants: Sequence[Entrant]) -> dict[str, Peer]:
         """Every peer with its ratios, or with what keeps it away."""
-        return {entry.name: self._peer(entry, variants) for entry in PEERS}
+        return {entry.name: self._peer(entry, variants) for entry in self.entries}
 
-    def _peer(self, entry: PeerEntry, variants: Sequence[str]) -> Peer:
+    def _peer(self, entry: PeerEntry, variants: Sequence[Entrant]) -> Peer:
         app_ms = self.recording.app_ms
         theirs_ms = app_ms.get(entry.name, {})
         ratios = {
-            name: ratio for name in variants if (ratio := paired_ratio(app_ms.get(name, {}), theirs_ms)) is not None
+            entrant.name: ratio
+            for entrant in variants
+            # A peer that augments is no measure for a variant that does not.
+            if (entry.tta == "none" or entrant.variant.tta != "none")
+            and (ratio := paired_ratio(app_ms.get(entrant.name, {}), theirs_ms)) is not None
         }
         missing = self.missing.get(entry.name) or (None if theirs_ms else INTERRUPTED)
         agreement = self.agreements.get(entry.name, UNSET)
-        return Peer(label=entry.label, agreement=agreement, ratios=ratios, missing=missing)
+        return Peer(
+            label=entry.label,
+            agreement=agreement,
+            ratios=ratios,
+            missing=missing,
+            tta=entry.tta,
+            versions=self.versions.get(entry.name, ""),
+        )
 
 
 def run_contest(
     bundle: Bundle,
-    variants: Sequence[Variant],
+    variants: Sequence[Entrant],
     stream: FrameStream,
     checkpoint: Path | str,
     *,
@@ -110,7 +168,7 @@ def run_contest(
 
     Args:
         bundle: Verified.
-        variants: Of it, at least one. The peers' answers are compared with the first without test-time augmentation.
+        variants: Of it, at least one. A peer's answers are compared with the first that augments as it does.
         stream: Frames.
         checkpoint: For the peers; a text says why there is none, and what to do.
         settings: How.
@@ -121,28 +179,34 @@ def run_contest(
         MissingPartError, UsageError: If none of the variants can run here.
     """
     with ExitStack() as stack:
-        opened = _open_variants(bundle, variants, stream, contest, settings.how, stack=stack, progress=progress)
-        able = [variant for variant in variants if variant.name in opened]
-        reference = next((variant for variant in able if variant.tta == "none"), able[0])
-        answers = [opened[reference.name].run(frame_HWC) for frame_HWC in stream.frames_HWC]
-        contest.samples = list(zip(stream.frames_HWC, answers, strict=True))[:PICTURES]
-        peers, contest.missing = open_peers(checkpoint, threads=settings.how.threads, progress=progress)
+        opened = _open_variants(bundle, variants, stream, contest, stack=stack, progress=progress)
+        able = [entrant for entrant in variants if entrant.name in opened]
+        expected = _expected(able, opened, stream, contest)
+        contest.entries = chosen_peers(settings.peers, expected)
+        peers, contest.missing = open_peers(
+            checkpoint, threads=settings.how.threads, entries=contest.entries, progress=progress
+        )
         for peer in peers:
             stack.callback(peer.close)
-        expected = [answered_from_answer(answer) for answer in answers]
-        tolerance = tolerance_for(bundle.manifest.spec)
-        contest.agreements = _agreements(peers, stream, expected, tolerance, progress)
-        everyone: list[Contestant] = [*opened.values(), *peers]
-        contest.order = [contestant.name for contestant in everyone]
+        contest.versions = {peer.name: peer.versions for peer in peers}
+        peers = _comparable(peers, expected, contest)
+        contest.agreements = _agreements(peers, stream, expected, tolerance_for(bundle.manifest.spec), progress)
+        plain = [opened[entrant.name] for entrant in able if entrant.variant.tta == "none"]
+        files = [contestant.from_files(stream.paths) for contestant in plain if settings.from_file and stream.paths]
+        contest.of_files = {contestant.name: contestant.variant for contestant in files}
+        contest.order = [*opened, *(peer.name for peer in peers)]
+        everyone: list[Contestant] = [*opened.values(), *peers, *files]
         measure(everyone, stream.frames_HWC, settings.latency, contest.recording, progress=progress)
+        # Peers could be paced as well, but a deadline is a question to what is shipped.
+        _run_paced(list(opened.values()), stream, settings, contest, progress)
+        _run_energy(list(opened.values()), stream, settings, contest, progress)
 
 
 def _open_variants(
     bundle: Bundle,
-    variants: Sequence[Variant],
+    variants: Sequence[Entrant],
     stream: FrameStream,
     contest: Contest,
-    how: LoadSettings,
     *,
     stack: ExitStack,
     progress: Progress,
@@ -150,16 +214,16 @@ def _open_variants(
     """Load the variants that can run here; what keeps the others away goes into `contest`."""
     opened: dict[str, VariantContestant] = {}
     failures: list[MissingPartError | UsageError] = []
-    for done, variant in enumerate(variants, start=1):
+    for done, entrant in enumerate(variants, start=1):
         try:
-            contestant, cold_start = open_variant(bundle, variant, stream.frames_HWC[0], how=how)
+            contestant, cold_start = open_variant(bundle, entrant, stream.frames_HWC[0])
         except (MissingPartError, UsageError) as error:
-            contest.skipped[variant.name] = str(error)
+            contest.skipped[entrant.name] = str(error)
             failures.append(error)
             continue
         stack.callback(contestant.close)
-        opened[variant.name], contest.cold_starts[variant.name] = contestant, cold_start
-        contest.engines[variant.name] = contestant.engine
+        opened[entrant.name], contest.cold_starts[entrant.name] = contestant, cold_start
+        contest.engines[entrant.name] = contestant.engine
         progress("load variants", done, len(variants))
     if not opened:
         # A part that can be added is the better advice than a flag to change.
@@ -167,17 +231,95 @@ def _open_variants(
     return opened
 
 
+def _expected(
+    able: Sequence[Entrant], opened: Mapping[str, VariantContestant], stream: FrameStream, contest: Contest
+) -> dict[Tta, list[Answered]]:
+    """Answers of the first variant of every augmentation; those of the first without one are kept for pictures."""
+    first: dict[Tta, str] = {}
+    for entrant in able:
+        first.setdefault(entrant.variant.tta, entrant.name)
+    answers = {tta: [opened[name].run(frame_HWC) for frame_HWC in stream.frames_HWC] for tta, name in first.items()}
+    shown = answers.get("none") or next(iter(answers.values()))
+    contest.samples = list(zip(stream.frames_HWC, shown, strict=True))[:PICTURES]
+    return {tta: [answered_from_answer(answer) for answer in given] for tta, given in answers.items()}
+
+
+def _comparable(
+    peers: Sequence[PeerContestant], expected: Mapping[Tta, Sequence[Answered]], contest: Contest
+) -> list[PeerContestant]:
+    """The peers that a variant with the same augmentation takes part for; without one, any without is compared."""
+    kept = []
+    for peer in peers:
+        if peer.tta == "none" or _reference(peer, expected) is not None:
+            kept.append(peer)
+        else:
+            contest.missing[peer.name] = f"no variant with tta {peer.tta} takes part; name one with --variant"
+    return kept
+
+
+def _reference(peer: PeerContestant, expected: Mapping[Tta, Sequence[Answered]]) -> Sequence[Answered] | None:
+    if peer.tta == "none":
+        return expected.get("none") or next(iter(expected.values()))
+    return next((answers for tta, answers in expected.items() if tta != "none"), None)
+
+
 def _agreements(
     peers: Sequence[PeerContestant],
     stream: FrameStream,
-    expected: Sequence[Answered],
+    expected: Mapping[Tta, Sequence[Answered]],
     tolerance: AgreementTolerance,
     progress: Progress,
 ) -> dict[str, Agreement]:
-    """Compare every peer's answers with the variant's before any of them is timed."""
+    """Compare every peer's answers with a variant's before any of them is timed."""
     agreements = {}
     for done, peer in enumerate(peers, start=1):
         given = [answered_from_peer(peer.run(frame_HWC)) for frame_HWC in stream.frames_HWC]
-        agreements[peer.name] = compare(given, expected, tolerance)
+        reference = _reference(peer, expected)
+        assert reference is not None  # `_comparable` has seen to it
+        agreements[peer.name] = compare(given, reference, tolerance)
         progress("compare answers", done, len(peers))
     return agreements
+
+
+def _run_paced(
+    contestants: Sequence[Contestant],
+    stream: FrameStream,
+    settings: ContestSettings,
+    contest: Contest,
+    progress: Progress,
+) -> None:
+    """Hand frames to one contestant after the other at the rate that was asked for."""
+    if settings.rate_hz is None:
+        return
+    for contestant in contestants:
+        settle(settings.latency.settle_max_ms)
+        contestant.run(stream.frames_HWC[0])
+        run_paced(
+            contestant,
+            stream.frames_HWC,
+            settings.rate_hz,
+            handled=contest.handled.setdefault(contestant.name, []),
+            duration_s=settings.paced_s,
+            progress=progress,
+        )
+
+
+def _run_energy(
+    contestants: Sequence[Contestant],
+    stream: FrameStream,
+    settings: ContestSettings,
+    contest: Contest,
+    progress: Progress,
+) -> None:
+    """Read the machine's counters around frames of every variant, where there are any."""
+    if not settings.energy:
+        contest.energy_note = "left out on request"
+        return
+    counters, contest.energy_note = open_counters()
+    frames_HWC = stream.frames_HWC
+    for done, contestant in enumerate(contestants if counters else (), start=1):
+        contest.energy[contestant.name] = measure_energy(
+            lambda index, run=contestant.run: run(frames_HWC[index % len(frames_HWC)]),  # type: ignore[misc]
+            counters,
+        )
+        progress("energy", done, len(contestants))

@@ -26,11 +26,13 @@ class FrameStream:
         names: Of the files.
         frames_HWC: uint8 RGB.
         source: Where they came from, for the results file.
+        paths: Of their files.
     """
 
     names: tuple[str, ...]
     frames_HWC: tuple[NDArray[np.uint8], ...]
     source: str
+    paths: tuple[Path, ...] = ()
 
 
 def labelled_frames(data: Path, split: str, limit: int | None) -> list[LabelledFrame]:
@@ -55,7 +57,10 @@ def stream_from_data(data: Path, split: str, frame_size_px: tuple[int, int], lim
     frames = labelled_frames(data, split, limit)
     decoded = tuple(frame_of_size(frame.image_path, frame_size_px) for frame in frames)
     return FrameStream(
-        names=tuple(frame.image_path.name for frame in frames), frames_HWC=decoded, source=f"{data.name}, split {split}"
+        names=tuple(frame.image_path.name for frame in frames),
+        frames_HWC=decoded,
+        source=f"{data.name}, split {split}",
+        paths=tuple(frame.image_path for frame in frames),
     )
 
 
@@ -106,4 +111,5 @@ def stream_from_bundle(bundle: Bundle, limit: int) -> FrameStream:
         names=tuple(name for name, _ in fitting),
         frames_HWC=tuple(frame_HWC for _, frame_HWC in fitting),
         source="self-test frames of the bundle",
+        paths=tuple(bundle.root / "selftest" / name for name, _ in fitting),
     )

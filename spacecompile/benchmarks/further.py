@@ -12,7 +12,8 @@ from spacecompile.benchmarks.contest import Contest
 from spacecompile.benchmarks.frames import FrameStream
 from spacecompile.benchmarks.limit_records import LimitReport
 from spacecompile.benchmarks.scaling_records import ScalingReport
-from spacecompile.contract import Progress, Variant
+from spacecompile.benchmarks.variants import Entrant
+from spacecompile.contract import Progress
 from spacecompile.errors import MissingPartError
 from spacecompile.extras import require_extra
 from spacecompile.runtime.bundle import Bundle
@@ -48,30 +49,32 @@ class Further:
 
 def measure_further(
     bundle: Bundle,
-    variants: Sequence[Variant],
+    asked: Sequence[Entrant],
     contest: Contest,
     stream: FrameStream,
-    settings: FurtherSettings,
+    settings: FurtherSettings | None,
     further: Further,
     *,
-    checkpoint: Path | str,
+    sizes: Path | None,
     progress: Progress,
 ) -> None:
     """Measure limits, and scaling where it is asked for.
 
     Args:
         bundle: Verified.
-        variants: Of it, that can run here.
+        asked: Variants on their engines, that can run here.
         contest: Of the latency run, which chose the engines.
         stream: Frames to run on.
-        settings: What.
+        settings: What; None for nothing.
         further: Filled step by step, so that an interrupt keeps what is done.
-        checkpoint: Of the bundle, to build other sizes from; or why there is none.
+        sizes: The bundle's checkpoint, to build other sizes from; None to leave scaling out.
         progress: Told each step.
 
     Raises:
         SpacecompileError: If a graph can't be read, or built at another size.
     """
+    if settings is None or not asked:
+        return
     try:
         require_extra("compile", "the roofline, which reads graphs,")
     except MissingPartError as error:
@@ -84,15 +87,15 @@ def measure_further(
     how = limit_settings(
         threads=settings.threads, spinning=settings.spinning, profile=settings.profile, duration_s=settings.duration_s
     )
-    further.roofline = measure_limits(bundle, variants, engines, stream.frames_HWC, how, progress=progress)
-    if settings.scaling and isinstance(checkpoint, Path):
+    further.roofline = measure_limits(bundle, asked, engines, stream.frames_HWC, how, progress=progress)
+    if sizes is not None:
         from spacecompile.benchmarks.scaling import measure_scaling, scaling_settings  # noqa: PLC0415
 
         further.scaling = measure_scaling(
-            checkpoint,
+            sizes,
             bundle.manifest.spec,
-            variants[0],
-            backend=engines[variants[0].name],
+            asked[0].variant,
+            backend=engines[asked[0].name],
             settings=scaling_settings(
                 threads=settings.threads, spinning=settings.spinning, duration_s=settings.duration_s
             ),

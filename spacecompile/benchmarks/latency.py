@@ -1,7 +1,9 @@
-"""Interleaved latency: in every round each contestant answers the same frame once, in a balanced order.
+"""Interleaved latency: in every round each contestant answers the same few frames in a row, in a balanced order.
 
 Whatever drifts during a run (clocks, temperature, neighbours on the machine) then meets every contestant alike, and
-the ratio of two contestants within a round is free of it.
+the ratio of two contestants within a round is free of it. They take turns in short blocks and not call by call: the
+first calls after another contestant find its data in the caches and its idle threads still spinning, so two of them are
+not recorded.
 
 Layout legend: H, W frame rows and columns; C channels (RGB).
 """
@@ -54,18 +56,20 @@ class LatencySettings:
         rounds_min: Rounds to measure at least, whatever they take.
         duration_s: Go on with rounds until this long.
         warmup_rounds, warmup_s: Unrecorded rounds before, until both are reached.
-        settle_max_ms: Before every call, wait until the process is idle, at most so long: the last contestant's idle
+        settle_max_ms: Before every block, wait until the process is idle, at most so long: the last contestant's idle
             threads may still spin, for some 50 ms in ONNX Runtime, and would take a core from the next one.
-        priming_calls: Unrecorded calls of the same contestant right before the recorded one, on other frames: what is
+        priming_calls: Unrecorded calls of the same contestant right before the recorded ones, on other frames: what is
             measured is a stream of frames, not a start from caches that hold the other contestants.
+        block_calls: Recorded calls of a contestant in a row, each on another frame.
     """
 
-    rounds_min: int = 64
+    rounds_min: int = 22
     duration_s: float = 60.0
     warmup_rounds: int = 3
     warmup_s: float = 2.0
     settle_max_ms: float = 150.0
-    priming_calls: int = 1
+    priming_calls: int = 2
+    block_calls: int = 3
 
     def __post_init__(self) -> None:
         """Check the settings once.
@@ -86,16 +90,27 @@ class LatencySettings:
                 f"the latency settings hold a negative or infinite number: {numbers}. Check --duration, "
                 "--samples and --warmup."
             )
-        if self.rounds_min < 1:
+        if self.rounds_min < 1 or self.block_calls < 1:
             raise UsageError("at least one sample must be measured. Check --samples.")
+
+    @classmethod
+    def for_samples(cls, samples: int, **further: float) -> LatencySettings:
+        """So many recorded samples of every contestant at least, in whole blocks.
+
+        Raises:
+            UsageError: As the constructor.
+        """
+        block_calls = max(1, min(cls.block_calls, samples))
+        return cls(rounds_min=-(-samples // block_calls), block_calls=block_calls, **further)  # type: ignore[arg-type]
 
 
 @dataclass(kw_only=True)
 class Recording:
-    """Samples by contestant and round, valid at any moment: an interrupted run keeps what it has.
+    """Samples by contestant and place in the run, valid at any moment: an interrupted run keeps what it has.
 
     Attributes:
-        app_ms: Scope `app`, by contestant's name, then by round.
+        app_ms: Scope `app`, by contestant's name, then by round times calls per block, plus the call's place in its
+            block. The samples of two contestants at the same key are of the same frame.
         engine_ms: Scope `engine`, likewise.
         rounds: Number of rounds that were finished.
     """
@@ -104,12 +119,12 @@ class Recording:
     engine_ms: dict[str, dict[int, float]] = field(default_factory=dict)
     rounds: int = 0
 
-    def add(self, contestant: Contestant, round_index: int, app_ms: float) -> None:
+    def add(self, contestant: Contestant, index: int, app_ms: float) -> None:
         """Store one call."""
-        self.app_ms.setdefault(contestant.name, {})[round_index] = app_ms
+        self.app_ms.setdefault(contestant.name, {})[index] = app_ms
         engine_ms = contestant.engine_ms()
         if engine_ms is not None:
-            self.engine_ms.setdefault(contestant.name, {})[round_index] = engine_ms
+            self.engine_ms.setdefault(contestant.name, {})[index] = engine_ms
 
 
 def balanced_order(num_contestants: int, round_index: int) -> list[int]:
@@ -140,7 +155,7 @@ def measure(
 
     Args:
         contestants: With different names.
-        frames_HWC: Round i uses frame i modulo their number.
+        frames_HWC: Recorded call i of a contestant uses frame i modulo their number.
         settings: How long.
         recording: Is filled round by round; still valid after a KeyboardInterrupt, which is passed on.
         progress: Told the percent done.
@@ -195,22 +210,29 @@ def _round(
     settings: LatencySettings,
     recording: Recording,
 ) -> None:
-    """Measure one round. A contestant that is interrupted leaves no sample; ratios use the rounds that both have."""
+    """Measure one round. A contestant that is interrupted keeps the samples before; ratios use what both have."""
     index = recording.rounds
-    frame_HWC = frames_HWC[index % len(frames_HWC)]
     for place in balanced_order(len(contestants), index):
-        contestant = contestants[place]
-        if index % contestant.every == 0:
-            _settle(settings.settle_max_ms)
-            for before in range(settings.priming_calls, 0, -1):
-                contestant.run(frames_HWC[(index - before) % len(frames_HWC)])
-            start_ns = time.perf_counter_ns()
-            contestant.run(frame_HWC)
-            recording.add(contestant, index, (time.perf_counter_ns() - start_ns) / NS_PER_MS)
+        if index % contestants[place].every == 0:
+            settle(settings.settle_max_ms)
+            _block(contestants[place], frames_HWC, settings, recording)
     recording.rounds += 1
 
 
-def _settle(limit_ms: float) -> None:
+def _block(
+    contestant: Contestant, frames_HWC: Sequence[NDArray[np.uint8]], settings: LatencySettings, recording: Recording
+) -> None:
+    first = recording.rounds * settings.block_calls
+    for index in range(first - settings.priming_calls, first):
+        contestant.run(frames_HWC[index % len(frames_HWC)])
+    for index in range(first, first + settings.block_calls):
+        frame_HWC = frames_HWC[index % len(frames_HWC)]
+        start_ns = time.perf_counter_ns()
+        contestant.run(frame_HWC)
+        recording.add(contestant, index, (time.perf_counter_ns() - start_ns) / NS_PER_MS)
+
+
+def settle(limit_ms: float) -> None:
     """Wait until no thread of this process is busy, or the time is up."""
     start_ns = time.perf_counter_ns()
     while time.perf_counter_ns() - start_ns < limit_ms * NS_PER_MS:

@@ -24,6 +24,7 @@ from spacecompile.benchmarks.roofline import (
     variant_limit,
     variant_profile,
 )
+from spacecompile.benchmarks.variants import Entrant
 from spacecompile.contract import INPUT_NAME, Precision, Progress, Variant, no_progress
 from spacecompile.errors import IntegrityError, MissingPartError, UsageError
 from spacecompile.export.graph_traffic import GraphTraffic, graph_traffic
@@ -77,7 +78,7 @@ def limit_settings(*, threads: int, spinning: bool, profile: bool, duration_s: f
 
 def measure_limits(
     bundle: Bundle,
-    variants: Sequence[Variant],
+    asked: Sequence[Entrant],
     engines: Mapping[str, str],
     frames_HWC: Sequence[NDArray[np.uint8]],
     settings: LimitSettings,
@@ -88,8 +89,8 @@ def measure_limits(
 
     Args:
         bundle: Verified.
-        variants: Of it.
-        engines: Backend by variant; a variant without one is left out.
+        asked: Variants of it on their engines.
+        engines: Backend by entrant; one without is left out.
         frames_HWC: To run on, in turn.
         settings: How.
         progress: Told each step.
@@ -97,10 +98,15 @@ def measure_limits(
     Raises:
         IntegrityError: If a graph is no valid ONNX file.
     """
-    able = [variant for variant in variants if variant.name in engines]
     subjects = [
-        _Subject(variant=variant, backend=engines[variant.name], model_bytes=bundle.read(variant.path))
-        for variant in able
+        _Subject(
+            name=entrant.name,
+            variant=entrant.variant,
+            backend=engines[entrant.name],
+            model_bytes=bundle.read(entrant.variant.path),
+        )
+        for entrant in asked
+        if entrant.name in engines
     ]
     needed = {kind for subject in subjects for kind in subject.macs()}
     how = CeilingSettings(threads=settings.threads, spinning=settings.spinning, seconds=settings.ceiling_s)
@@ -114,7 +120,7 @@ def measure_limits(
         try:
             _measure(subject, machine, frames_HWC, settings, report)
         except (MissingPartError, UsageError, IntegrityError) as error:
-            report.missing[subject.variant.name] = str(error)
+            report.missing[subject.name] = str(error)
         progress("limits of the variants", index + 1, len(subjects))
     return report
 
@@ -123,6 +129,7 @@ def measure_limits(
 class _Subject:
     """A variant, what runs it, and its file."""
 
+    name: str
     variant: Variant
     backend: str
     model_bytes: bytes
@@ -162,7 +169,7 @@ def _measure(
         UsageError: If the engine's layers can't be told.
         IntegrityError: If it refuses the graph.
     """
-    name, precision = subject.variant.name, subject.variant.precision
+    name, precision = subject.name, subject.variant.precision
     unknown = subject.macs().keys() - machine.gmacs_per_s.keys()
     if unknown:
         raise MissingPartError(

@@ -7,9 +7,10 @@ Layout legend: H, W frame rows and columns; C channels (RGB); K parts; L classes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -17,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spacecompile.benchmarks.answers import Answered
-from spacecompile.contract import Progress, no_progress
-from spacecompile.errors import CheckpointError
+from spacecompile.contract import Progress, Tta, no_progress
+from spacecompile.errors import CheckpointError, MissingPartError, UsageError
 
 if TYPE_CHECKING:
     from spacecompile.network.checkpoint import LoadedCheckpoint
@@ -41,6 +42,14 @@ class PeerContestant(Protocol):
     def run(self, frame_HWC: NDArray[np.uint8]) -> PeerAnswer:
         """Answer one frame."""
 
+    @property
+    def tta(self) -> Tta:
+        """Its test-time augmentation."""
+
+    @property
+    def versions(self) -> str:
+        """Of what runs its network."""
+
     def engine_ms(self) -> float | None:
         """See `latency.Contestant`."""
 
@@ -56,12 +65,18 @@ class PeerEntry:
         name: Key in the results.
         label: What it does, in one line.
         module, factory: Where its factory lies; imported only to open it.
+        tta: Its test-time augmentation: it takes part when a variant with the same does.
+        cuda: Whether it needs a GPU; without one it is only spoken of when it is asked for by name.
+        extra: Whose packages it needs.
     """
 
     name: str
     label: str
     module: str
     factory: str
+    tta: Tta = "none"
+    cuda: bool = False
+    extra: str = "compile"
 
     def open(self, checkpoint: LoadedCheckpoint, *, threads: int) -> PeerContestant:
         """Make the peer ready to run."""
@@ -69,52 +84,165 @@ class PeerEntry:
         return make(checkpoint, threads=threads)
 
 
+_TORCH, _PLAIN = "spacecompile.benchmarks.peers", "spacecompile.benchmarks.peers_plain"
+_AROUND = "Pillow resize, NumPy, {}, NumPy sigmoid, Pillow resize, threshold, box"
+
 PEERS = (
     PeerEntry(
         name="plain-export",
-        label="plain smp export: Pillow resize, NumPy, ONNX Runtime, NumPy sigmoid, Pillow resize, threshold, box",
-        module="spacecompile.benchmarks.peers",
-        factory="PlainExportPeer",
+        label=f"plain smp export: {_AROUND.format('ONNX Runtime')}",
+        module=_PLAIN,
+        factory="plain_export",
+    ),
+    PeerEntry(
+        name="plain-onnxslim",
+        label=f"plain smp export through onnxslim: {_AROUND.format('ONNX Runtime')}",
+        module=_PLAIN,
+        factory="plain_onnxslim",
+        extra="bench",
+    ),
+    PeerEntry(
+        name="plain-ort-offline",
+        label=f"plain smp export through ONNX Runtime's offline optimiser: {_AROUND.format('ONNX Runtime')}",
+        module=_PLAIN,
+        factory="plain_ort_offline",
+    ),
+    PeerEntry(
+        name="plain-openvino",
+        label=f"plain smp export: {_AROUND.format('OpenVINO in f32')}",
+        module=_PLAIN,
+        factory="plain_openvino",
+        extra="openvino",
     ),
     PeerEntry(
         name="pytorch-eager",
         label="PyTorch eager: tensor, F.interpolate, smp network, sigmoid, F.interpolate, threshold, box",
-        module="spacecompile.benchmarks.peers",
+        module=_TORCH,
         factory="EagerPeer",
+    ),
+    PeerEntry(
+        name="torch-compile",
+        label="PyTorch as pytorch-eager, network through torch.compile",
+        module=_TORCH,
+        factory="CompiledPeer",
+    ),
+    PeerEntry(
+        name="ttach-d4",
+        label="PyTorch as pytorch-eager, eight D4 views by ttach, probabilities averaged",
+        module=_TORCH,
+        factory="TtachPeer",
+        tta="d4",
+        extra="bench",
+    ),
+    PeerEntry(
+        name="cuda-eager-fp16",
+        label="PyTorch as pytorch-eager on the GPU, network in float16",
+        module=_TORCH,
+        factory="CudaEagerPeer",
+        cuda=True,
+    ),
+    PeerEntry(
+        name="cuda-compile-max-autotune",
+        label='PyTorch as cuda-eager-fp16, network through torch.compile(mode="max-autotune")',
+        module=_TORCH,
+        factory="CudaCompiledPeer",
+        cuda=True,
+    ),
+    PeerEntry(
+        name="cuda-onnxruntime",
+        label=f"plain smp export: {_AROUND.format('ONNX Runtime CUDA')}",
+        module=_PLAIN,
+        factory="cuda_onnxruntime",
+        cuda=True,
+    ),
+    PeerEntry(
+        name="cuda-tensorrt",
+        label=f"plain smp export: {_AROUND.format('TensorRT in float16')}",
+        module=_PLAIN,
+        factory="cuda_tensorrt",
+        cuda=True,
     ),
 )
 """In the order of the tables."""
 
+NO_GPU = "no CUDA GPU that PyTorch can use is there; see `spacecompile doctor`"
+
+
+def chosen_peers(names: Sequence[str], ttas: Iterable[Tta], *, gpu: bool | None = None) -> tuple[PeerEntry, ...]:
+    """The rows that take part.
+
+    Args:
+        names: Asked for; all that fit when empty.
+        ttas: Of the variants that take part.
+        gpu: Whether there is one; looked for if not given.
+
+    Raises:
+        UsageError: If a name is unknown.
+    """
+    known = {entry.name: entry for entry in PEERS}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(f"peer is {unknown[0]!r}; choose among {', '.join(known)}.")
+    if names:
+        return tuple(entry for entry in PEERS if entry.name in names)
+    gpu = has_gpu() if gpu is None else gpu
+    augmented = any(tta != "none" for tta in ttas)
+    return tuple(entry for entry in PEERS if (gpu or not entry.cuda) and (entry.tta == "none" or augmented))
+
+
+def has_gpu() -> bool:
+    """Whether PyTorch can use a GPU; False without PyTorch."""
+    if find_spec("torch") is None:
+        return False
+    return bool(import_module("torch").cuda.is_available())
+
 
 def open_peers(
-    checkpoint: Path | str, *, threads: int, progress: Progress = no_progress
+    checkpoint: Path | str,
+    *,
+    threads: int,
+    entries: Sequence[PeerEntry],
+    progress: Progress = no_progress,
 ) -> tuple[list[PeerContestant], dict[str, str]]:
     """Open every peer that can run here.
 
     Args:
         checkpoint: With the weights; a text says why there is none, and what to do.
         threads: Of each.
+        entries: Rows to open.
         progress: Told the peers done.
 
     Returns:
         The peers, and for each of the others why it is missing and what adds it.
     """
     if isinstance(checkpoint, str):
-        return [], {entry.name: checkpoint for entry in PEERS}
+        return [], {entry.name: checkpoint for entry in entries}
     opened: list[PeerContestant] = []
+    missing: dict[str, str] = {}
     try:
         loaded = import_module("spacecompile.network.checkpoint").load_checkpoint(checkpoint)
-        for entry in PEERS:
-            progress("open peers", len(opened), len(PEERS))
-            opened.append(entry.open(loaded, threads=threads))
-        progress("open peers", len(opened), len(PEERS))
     except ModuleNotFoundError as error:
-        reason = f"the package {error.name} is not installed; add it with: pip install 'spacecompile[compile]'"
+        return [], {entry.name: not_installed(error, "compile") for entry in entries}
     except CheckpointError as error:
-        reason = str(error)
-    else:
-        return opened, {}
-    return opened, {entry.name: reason for entry in PEERS[len(opened) :]}
+        return [], {entry.name: str(error) for entry in entries}
+    for done, entry in enumerate(entries):
+        progress("open peers", done, len(entries))
+        if entry.cuda and not has_gpu():
+            missing[entry.name] = NO_GPU
+            continue
+        try:
+            opened.append(entry.open(loaded, threads=threads))
+        except ModuleNotFoundError as error:
+            missing[entry.name] = not_installed(error, entry.extra)
+        except MissingPartError as error:
+            missing[entry.name] = str(error)
+    progress("open peers", len(entries), len(entries))
+    return opened, missing
+
+
+def not_installed(error: ModuleNotFoundError, extra: str) -> str:
+    """What a failed import lacks, and the command that adds it."""
+    return f"the package {error.name} is not installed; add it with: pip install 'spacecompile[{extra}]'"
 
 
 def answered_from_peer(answer: PeerAnswer) -> Answered:

@@ -1,33 +1,32 @@
-"""The same network as people run it without spacecompile: PyTorch eager, and the plain ONNX export.
+"""The same network as people run it in PyTorch: eager, compiled, with ttach's test-time augmentation, on CPU or CUDA.
 
-Both are written as a competent user writes them, with the same weights and thread count as the sealed graph, and none
-of its code: they are the independent oracle that its answers are checked against as well as the pace to beat. smp is
-used as it ships, with its `align_corners` upsampling to the input's size in the head.
+These and the plain exports of `peers_plain` are written as a competent user writes them, with the same weights and
+thread count as the sealed graph, and none of its code: they are the independent oracle that its answers are checked
+against as well as the pace to beat. smp is used as it ships, with its `align_corners` upsampling to the input's size in
+the head.
 
 Layout legend: N batch, C channels (RGB), H W frame rows and columns, h w input rows and columns, K parts, L classes.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
-import warnings
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import segmentation_models_pytorch as smp
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import nn
 from torch.nn import functional
 
 from spacecompile.benchmarks.latency import NS_PER_MS
 from spacecompile.benchmarks.peer_table import PeerAnswer
-from spacecompile.contract import PARTS, ModelSpec
+from spacecompile.benchmarks.variants import SLOW_EVERY
+from spacecompile.contract import PARTS, ModelSpec, Tta
+from spacecompile.errors import MissingPartError
 from spacecompile.network.checkpoint import LoadedCheckpoint
-from spacecompile.runtime.backends.onnxruntime_import import import_onnxruntime
-
-ort: Any = import_onnxruntime()
 
 
 def plain_smp_network(checkpoint: LoadedCheckpoint) -> nn.Module:
@@ -51,22 +50,36 @@ class EagerPeer:
 
     name = "pytorch-eager"
     every = 1
+    tta: Tta = "none"
 
-    def __init__(self, checkpoint: LoadedCheckpoint, *, threads: int) -> None:
+    def __init__(
+        self, checkpoint: LoadedCheckpoint, *, threads: int, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
         """Build the network.
 
         Args:
             checkpoint: Weights and spec.
             threads: For torch, which keeps one number per process, until `close`.
+            device: Where the network and everything around it runs.
+            dtype: Of the network.
         """
-        self._network = plain_smp_network(checkpoint)
-        self._spec = checkpoint.spec
-        self._mean_NC11 = torch.tensor(self._spec.mean).view(1, 3, 1, 1)
-        self._std_NC11 = torch.tensor(self._spec.std).view(1, 3, 1, 1)
-        self._thresholds_K11 = torch.tensor(self._spec.part_thresholds).view(-1, 1, 1)
-        self._network_ns: int | None = None
         self._threads_before = torch.get_num_threads()
         torch.set_num_threads(threads)
+        self._device = torch.device(device)
+        self._dtype = dtype
+        self._network: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = plain_smp_network(checkpoint).to(
+            self._device, dtype
+        )
+        self._spec = checkpoint.spec
+        self._mean_NC11 = torch.tensor(self._spec.mean, device=self._device).view(1, 3, 1, 1)
+        self._std_NC11 = torch.tensor(self._spec.std, device=self._device).view(1, 3, 1, 1)
+        self._thresholds_K11 = torch.tensor(self._spec.part_thresholds, device=self._device).view(-1, 1, 1)
+        self._network_ns: int | None = None
+
+    @property
+    def versions(self) -> str:
+        """Of what runs the network."""
+        return f"torch {torch.__version__}"
 
     def close(self) -> None:
         """Give torch its number of threads back."""
@@ -83,15 +96,26 @@ class EagerPeer:
         Returns:
             Class probabilities [L], part masks [K, H, W] and box xyxy.
         """
-        input_Nchw = self._input(torch.from_numpy(frame_HWC))
+        input_Nchw = self._input(torch.from_numpy(frame_HWC).to(self._device))
+        self._wait()
         start_ns = time.perf_counter_ns()
-        part_logits_NKhw, class_logits_NL = self._network(input_Nchw)
+        part_probs_NKhw, class_probs_L = self._probabilities(input_Nchw)
+        self._wait()
         self._network_ns = time.perf_counter_ns() - start_ns
-        size_px = frame_HWC.shape[:2]
-        probs_KHW = functional.interpolate(torch.sigmoid(part_logits_NKhw), size_px, mode="bilinear")[0]
+        probs_KHW = functional.interpolate(part_probs_NKhw, frame_HWC.shape[:2], mode="bilinear")[0]
         parts_KHW = probs_KHW > self._thresholds_K11
         box_xyxy = self._box(probs_KHW, parts_KHW)
-        return torch.softmax(class_logits_NL[0], dim=0).numpy(), parts_KHW.numpy(), box_xyxy
+        return class_probs_L.cpu().numpy(), parts_KHW.cpu().numpy(), box_xyxy
+
+    def _probabilities(self, input_Nchw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Part probabilities [1, K, h, w] and class probabilities [L], both float32."""
+        part_logits_NKhw, class_logits_NL = self._network(input_Nchw)
+        return torch.sigmoid(part_logits_NKhw.float()), torch.softmax(class_logits_NL[0].float(), dim=0)
+
+    def _wait(self) -> None:
+        """On a GPU calls return before their work is done."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
     def _input(self, frame_HWC: torch.Tensor) -> torch.Tensor:
         frame_NCHW = frame_HWC.permute(2, 0, 1)[None].float() / 255
@@ -99,7 +123,7 @@ class EagerPeer:
         # At exactly half size plain bilinear already averages every pixel, and is twice as fast as the antialiased one.
         halves = frame_HWC.shape[:2] == (2 * size_px[0], 2 * size_px[1])
         resized_NChw = functional.interpolate(frame_NCHW, size_px, mode="bilinear", antialias=not halves)
-        return (resized_NChw - self._mean_NC11) / self._std_NC11
+        return ((resized_NChw - self._mean_NC11) / self._std_NC11).to(self._dtype)
 
     def _box(self, probs_KHW: torch.Tensor, parts_KHW: torch.Tensor) -> NDArray[np.float32]:
         rule = self._spec.box
@@ -109,93 +133,96 @@ class EagerPeer:
         if not len(rows):
             return np.zeros(4, np.float32)
         edges = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-        return _with_margins(edges, self._spec)
+        return with_margins(edges, self._spec)
 
 
-class PlainExportPeer:
-    """What a user writes today: plain smp export, Pillow resize, ONNX Runtime with its defaults, NumPy for the rest."""
+class CompiledPeer(EagerPeer):
+    """As `EagerPeer` with the network through `torch.compile`, compiled before anything is timed."""
 
-    name = "plain-export"
-    every = 1
+    name = "torch-compile"
 
-    def __init__(self, checkpoint: LoadedCheckpoint, *, threads: int) -> None:
-        """Export and load the network.
+    def __init__(
+        self,
+        checkpoint: LoadedCheckpoint,
+        *,
+        threads: int,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        mode: str = "default",
+    ) -> None:
+        """Build and compile the network.
 
         Args:
             checkpoint: Weights and spec.
-            threads: For ONNX Runtime; everything else keeps its default.
+            threads: As `EagerPeer`.
+            device: As `EagerPeer`.
+            dtype: As `EagerPeer`.
+            mode: Of `torch.compile`.
+
+        Raises:
+            MissingPartError: If the C++ compiler that it needs on a CPU is not there.
         """
-        spec = checkpoint.spec
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        self._session = ort.InferenceSession(export_plain(checkpoint), options, providers=["CPUExecutionProvider"])
-        self._spec = spec
-        self._mean_C = np.asarray(spec.mean, np.float32)
-        self._std_C = np.asarray(spec.std, np.float32)
-        self._thresholds_K11 = np.asarray(spec.part_thresholds, np.float32).reshape(-1, 1, 1)
-        self._session_ns: int | None = None
-
-    def close(self) -> None:
-        """Free the session."""
-        del self._session
-
-    def engine_ms(self) -> float | None:
-        """Milliseconds of ONNX Runtime alone in the last call."""
-        return None if self._session_ns is None else self._session_ns / NS_PER_MS
-
-    def run(self, frame_HWC: NDArray[np.uint8]) -> PeerAnswer:
-        """Answer one frame.
-
-        Returns:
-            Class probabilities [L], part masks [K, H, W] and box xyxy.
-        """
-        height_px, width_px = self._spec.input_size_px
-        image = Image.fromarray(frame_HWC).resize((width_px, height_px), Image.Resampling.BILINEAR)
-        input_hwC = (np.asarray(image, np.float32) / 255 - self._mean_C) / self._std_C
-        input_NChw = np.ascontiguousarray(input_hwC.transpose(2, 0, 1)[None])
-        start_ns = time.perf_counter_ns()
-        part_logits_NKhw, class_logits_NL = self._session.run(None, {"input": input_NChw})
-        self._session_ns = time.perf_counter_ns() - start_ns
-        probs_Khw = 1 / (1 + np.exp(-part_logits_NKhw[0]))
-        size_px = (frame_HWC.shape[1], frame_HWC.shape[0])
-        resized = [Image.fromarray(probs_hw).resize(size_px, Image.Resampling.BILINEAR) for probs_hw in probs_Khw]
-        probs_KHW = np.stack([np.asarray(image) for image in resized])
-        parts_KHW = probs_KHW > self._thresholds_K11
-        exponents_L = np.exp(class_logits_NL[0] - class_logits_NL[0].max())
-        return exponents_L / exponents_L.sum(), parts_KHW, self._box(probs_KHW, parts_KHW)
-
-    def _box(self, probs_KHW: NDArray[np.float32], parts_KHW: NDArray[np.bool_]) -> NDArray[np.float32]:
-        rule = self._spec.box
-        shared = all(threshold == rule.threshold for threshold in self._spec.part_thresholds)
-        any_HW: NDArray[np.bool_] = np.any(parts_KHW if shared else probs_KHW > rule.threshold, axis=0)
-        rows, columns = np.flatnonzero(any_HW.any(axis=1)), np.flatnonzero(any_HW.any(axis=0))
-        if not len(rows):
-            return np.zeros(4, np.float32)
-        edges = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-        return _with_margins(edges, self._spec)
+        if device == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++", "cl"))):
+            raise MissingPartError("torch.compile needs a C++ compiler on a CPU; add one with: apt-get install g++")
+        super().__init__(checkpoint, threads=threads, device=device, dtype=dtype)
+        self._network = torch.compile(self._network, mode=mode)
+        height_px, width_px = self._spec.frame_size_px
+        try:
+            for _ in range(2):
+                self.run(np.zeros((height_px, width_px, 3), np.uint8))
+        except RuntimeError as error:
+            self.close()
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise MissingPartError(
+                f"torch.compile fails here ({reason}); PyTorch's own troubleshooting page for torch.compile helps"
+            ) from error
 
 
-def export_plain(checkpoint: LoadedCheckpoint) -> bytes:
-    """The smp network as `torch.onnx.export` writes it, neither rewritten nor simplified."""
-    network = plain_smp_network(checkpoint)
-    input_NChw = torch.zeros(1, 3, *checkpoint.spec.input_size_px)
-    with warnings.catch_warnings():
-        # torch's exporter warns about its own and smp's internals, which a user of either can't change.
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            network,
-            (input_NChw,),
-            dynamo=True,
-            verbose=False,
-            input_names=["input"],
-            output_names=["part_logits", "class_logits"],
-        )
-    assert program is not None  # with dynamo=True it always returns the program
-    model_bytes: bytes = program.model_proto.SerializeToString()
-    return model_bytes
+class TtachPeer(EagerPeer):
+    """As `EagerPeer` with the eight D4 views of the library ttach, one after the other, probabilities averaged."""
+
+    name = "ttach-d4"
+    every = SLOW_EVERY
+    tta: Tta = "d4"
+
+    def __init__(self, checkpoint: LoadedCheckpoint, *, threads: int) -> None:
+        """Build the network; see `EagerPeer`."""
+        import ttach  # noqa: PLC0415 - a peer of its own: the others run without it
+
+        self._views = ttach.aliases.d4_transform()
+        super().__init__(checkpoint, threads=threads)
+
+    def _probabilities(self, input_Nchw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        parts, classes = [], []
+        for view in self._views:
+            part_logits_NKhw, class_logits_NL = self._network(view.augment_image(input_Nchw))
+            parts.append(view.deaugment_mask(torch.sigmoid(part_logits_NKhw)))
+            classes.append(torch.softmax(view.deaugment_label(class_logits_NL)[0], dim=0))
+        return torch.stack(parts).mean(dim=0), torch.stack(classes).mean(dim=0)
 
 
-def _with_margins(edges_xyxy: tuple[int, int, int, int], spec: ModelSpec) -> NDArray[np.float32]:
+class CudaEagerPeer(EagerPeer):
+    """As `EagerPeer`, on the first GPU, network in float16."""
+
+    name = "cuda-eager-fp16"
+
+    def __init__(self, checkpoint: LoadedCheckpoint, *, threads: int) -> None:
+        """Build the network on the GPU; see `EagerPeer`."""
+        super().__init__(checkpoint, threads=threads, device="cuda", dtype=torch.float16)
+
+
+class CudaCompiledPeer(CompiledPeer):
+    """As `CudaEagerPeer` through `torch.compile(mode="max-autotune")`."""
+
+    name = "cuda-compile-max-autotune"
+
+    def __init__(self, checkpoint: LoadedCheckpoint, *, threads: int) -> None:
+        """Build and tune the network on the GPU; see `CompiledPeer`."""
+        super().__init__(checkpoint, threads=threads, device="cuda", dtype=torch.float16, mode="max-autotune")
+
+
+def with_margins(edges_xyxy: tuple[int, int, int, int], spec: ModelSpec) -> NDArray[np.float32]:
+    """A box grown by the spec's margins and clipped to the frame."""
     left, top, right, bottom = spec.box.margins_px
     height_px, width_px = spec.frame_size_px
     grown = np.asarray(edges_xyxy, np.float32) + np.asarray((-left, -top, right, bottom), np.float32)

@@ -8,9 +8,67 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from spacecompile.benchmarks.limit_records import LimitReport
+from spacecompile.benchmarks.records_timing import (
+    Agreement,
+    ColdStart,
+    Energy,
+    Latency,
+    Paced,
+    Peer,
+    ProcessStart,
+    Ratio,
+    Throughput,
+)
 from spacecompile.benchmarks.scaling_records import ScalingReport
 from spacecompile.contract import Cost, PassReport, Record
 from spacecompile.metrics import Scores
+
+__all__ = [
+    "Agreement",
+    "BenchResult",
+    "BudgetLine",
+    "BudgetReport",
+    "ColdStart",
+    "Configuration",
+    "Energy",
+    "Environment",
+    "Failure",
+    "GraphCost",
+    "Latency",
+    "MachineFacts",
+    "Paced",
+    "Peer",
+    "ProcessStart",
+    "Ratio",
+    "ScoreReport",
+    "StageCost",
+    "Subject",
+    "Throughput",
+    "VariantEngine",
+    "read_result",
+]
+
+
+class MachineFacts(Record):
+    """What the machine did from the start of the run to its end. None is what it does not tell; nothing is guessed.
+
+    Attributes:
+        frequency_start_mhz, frequency_end_mhz: Mean of the cores that tell.
+        temperature_start_c, temperature_end_c: Of the hottest sensor of the processor.
+        throttle_events: How often the processor slowed down for its temperature.
+        stolen_share: Share of the processor time that a hypervisor gave to others, 0 to 1.
+        others_share: Share of the processor time that other processes took, 0 to 1.
+        accelerators: Name and driver of every GPU that the driver's library lists.
+    """
+
+    frequency_start_mhz: float | None = None
+    frequency_end_mhz: float | None = None
+    temperature_start_c: float | None = None
+    temperature_end_c: float | None = None
+    throttle_events: int | None = None
+    stolen_share: float | None = None
+    others_share: float | None = None
+    accelerators: tuple[str, ...] = ()
 
 
 class Environment(Record):
@@ -28,6 +86,7 @@ class Environment(Record):
         versions: Of every package that takes part.
         commit: Of the source tree; None outside a clone.
         modified: Whether the source tree differs from that commit.
+        machine: What the machine did during the run; None in files of before it was watched.
     """
 
     cpu: str
@@ -42,6 +101,7 @@ class Environment(Record):
     versions: dict[str, str]
     commit: str | None
     modified: bool | None
+    machine: MachineFacts | None = None
 
 
 class Subject(Record):
@@ -91,6 +151,8 @@ class Configuration(Record):
         rounds, rounds_min, duration_s, warmup_rounds, warmup_s, settle_max_ms, priming_calls: Of the latency run; see
             `latency.LatencySettings`.
         augmented_every: Variants with test-time augmentation take part in every n-th round only.
+        block_calls: Recorded calls of a contestant in a row; see `latency.LatencySettings`.
+        scopes: What each scope of `latency` is on this machine.
         percentile_method: numpy's name of it.
         garbage_collector: How it was kept out of the samples.
     """
@@ -110,6 +172,8 @@ class Configuration(Record):
     percentile_method: str = "higher"
     garbage_collector: str = "off during a call, run between rounds"
     engines: dict[str, VariantEngine] = msgspec.field(default_factory=dict)
+    block_calls: int = 1
+    scopes: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class BudgetLine(Record):
@@ -132,15 +196,56 @@ class BudgetLine(Record):
     passed: bool
 
 
+class StageCost(Record):
+    """Cost of one stage of the network, before and after the rewrites.
+
+    Attributes:
+        stage: `encoder`, `decoder`, `segmentation_head`, `classification_head` or `mask_upsampling`.
+        before, after: In the conventions of `contract.Cost`.
+    """
+
+    stage: str
+    before: Cost
+    after: Cost
+
+
+class GraphCost(Record):
+    """Cost of one shipped graph, counted in the ONNX file itself: no checkpoint is needed and nothing fused is missed.
+
+    Attributes:
+        params: Elements of its weights.
+        macs: Multiply-adds of one frame, one counted once, all views of test-time augmentation included.
+        views: Of test-time augmentation: how often the network runs in it.
+        macs_by_op: Per operator.
+        macs_by_type: Per type that they are done in.
+        file_bytes, weight_bytes: Of the file, and of the weights in it.
+        uncounted: Nodes that multiply and add but whose shapes are unknown.
+    """
+
+    params: int
+    macs: int
+    views: int
+    macs_by_op: dict[str, int]
+    macs_by_type: dict[str, int]
+    file_bytes: int
+    weight_bytes: int
+    uncounted: int = 0
+
+
 class BudgetReport(Record):
     """The limits, and the cost of the network in both conventions, before and after the rewrites.
 
     Attributes:
-        passed: Whether every line is.
+        passed: Whether every line is, and every limit could be judged.
         lines: One per limit.
         counter: That the limit on multiply-adds is judged by.
         cost_source, cost: Before and after.
         rewrites: What each pass changed.
+        counters: What counted each number, by name of the number.
+        unjudged: Why a limit could not be judged, by its key.
+        stages: Of the network; empty without the checkpoint.
+        graphs: By variant; empty without the `onnx` package.
+        notes: Why `stages` or `graphs` are empty, and what adds them, by that name.
     """
 
     passed: bool
@@ -149,6 +254,11 @@ class BudgetReport(Record):
     cost_source: Cost
     cost: Cost
     rewrites: tuple[PassReport, ...]
+    counters: dict[str, str] = msgspec.field(default_factory=dict)
+    unjudged: dict[str, str] = msgspec.field(default_factory=dict)
+    stages: tuple[StageCost, ...] = ()
+    graphs: dict[str, GraphCost] = msgspec.field(default_factory=dict)
+    notes: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class ScoreReport(Record):
@@ -157,105 +267,22 @@ class ScoreReport(Record):
     Attributes:
         data: Where the labelled frames came from.
         split: Of that data set.
-        variants: Scores by variant.
+        variants: Scores by variant; test-time augmentation is not charged, as the benchmark has it.
+        s_final_charged: `s_final` by variant with every view of test-time augmentation charged.
+        torch: PyTorch's own scores of the same checkpoint on the same frames, neither rewritten nor exported, by
+            augmentation (`none`, `d4`, `d4-median`); empty where it was not asked.
+        drops: `s_final` of PyTorch with the same augmentation and the cost of the rewritten network, less the
+            variant's; negative where the variant is better.
+        torch_note: Why `torch` is empty, and what adds it; empty where it is not.
     """
 
     data: str
     split: str
     variants: dict[str, Scores]
-
-
-class Latency(Record):
-    """Samples of one contestant in one scope, and what follows from them.
-
-    Attributes:
-        samples: Their number.
-        p50_ms, p90_ms, p99_ms: None below the sample floor of that percentile.
-        max_ms, min_ms, mean_ms: Over every sample; none is left out.
-        variation: Standard deviation over mean.
-        further_ms: Other percentiles that were asked for.
-        missing_samples: How many more each percentile that is None needs.
-        samples_ms: In the order in which they were measured.
-    """
-
-    samples: int
-    p50_ms: float | None
-    p90_ms: float | None
-    p99_ms: float | None
-    max_ms: float
-    min_ms: float
-    mean_ms: float
-    variation: float
-    further_ms: dict[str, float | None]
-    missing_samples: dict[str, int]
-    samples_ms: tuple[float, ...]
-
-
-class ColdStart(Record):
-    """One start of a variant: files in the page cache, modules imported, and no compiled model in the engine's cache.
-
-    Attributes:
-        load_ms: From `load` being called until it returns: hashing, parsing, optimising.
-        first_answer_ms: From `load` being called until the first answer.
-    """
-
-    load_ms: float
-    first_answer_ms: float
-
-
-class Ratio(Record):
-    """A variant's time over a peer's on the same frame in the same round; below 1 the variant is faster.
-
-    Attributes:
-        ratio: Median over the rounds.
-        spread: First and third quartile.
-        rounds: In which both took part.
-    """
-
-    ratio: float
-    spread: tuple[float, float]
-    rounds: int
-
-
-class Agreement(Record):
-    """How far a peer's answers are from a variant's, on the very frames of the latency run.
-
-    Attributes:
-        frames: Compared.
-        class_agreement: Share with the same top class.
-        class_probs_max: Largest absolute difference of a class probability.
-        parts_iou_mean, parts_iou_min: Over frames and parts; two empty masks have IoU 1.
-        parts_near_mean: Mean share of set pixels that have one of the other answer's within `near_px` frame pixels.
-        box_px_median, box_px_max: Largest edge difference per frame, in frame pixels.
-        same: Whether they are close enough to be the same task; see `agreement.AgreementTolerance`.
-    """
-
-    frames: int
-    class_agreement: float
-    class_probs_max: float
-    parts_iou_mean: float
-    parts_iou_min: float
-    near_px: int
-    parts_near_mean: float
-    box_px_median: float
-    box_px_max: float
-    same: bool
-
-
-class Peer(Record):
-    """The same network as a user runs it without spacecompile.
-
-    Attributes:
-        label: What it does, in one line.
-        ratios: By variant.
-        agreement: With the first variant without test-time augmentation; absent when the peer did not run.
-        missing: Why it did not run and what adds it; None when it ran.
-    """
-
-    label: str
-    ratios: dict[str, Ratio]
-    agreement: Agreement | UnsetType = UNSET
-    missing: str | None = None
+    s_final_charged: dict[str, float] = msgspec.field(default_factory=dict)
+    torch: dict[str, Scores] = msgspec.field(default_factory=dict)
+    drops: dict[str, float] = msgspec.field(default_factory=dict)
+    torch_note: str = ""
 
 
 class Failure(Record):
@@ -278,8 +305,16 @@ class BenchResult(Record, kw_only=True):
         budget: Always there: it needs no measurement.
         score: Absent without labelled frames.
         score_note: Why it is absent.
-        latency: By scope, then by contestant. `app`: frame in memory to answer; `engine`: the bare engine call in it.
-        cold_start: By variant.
+        latency: By scope, then by contestant. `app`: frame in memory to answer; `file`: image file to answer;
+            `device`: the engine's call with its copies; `engine`: the graph alone. What the last two are on this
+            machine is in `configuration.scopes`.
+        cold_start: By variant, in this process.
+        process_start: By variant, in processes of their own.
+        paced: By contestant, at the rate that was asked for.
+        throughput: By variant.
+        energy: By variant; absent where the machine has no counter.
+        energy_note: Why it is absent.
+        missing_backends: What keeps a backend away that holds a certificate for a variant, and what adds it.
         skipped: Why a variant that was asked for can't run here, and what to do, by variant.
         peers: By name.
         roofline: Limits of the machine and the share of them that each variant reaches.
@@ -302,6 +337,12 @@ class BenchResult(Record, kw_only=True):
     score_note: str | UnsetType = UNSET
     latency: dict[str, dict[str, Latency]] | UnsetType = UNSET
     cold_start: dict[str, ColdStart] | UnsetType = UNSET
+    process_start: dict[str, ProcessStart] | UnsetType = UNSET
+    paced: dict[str, Paced] | UnsetType = UNSET
+    throughput: dict[str, tuple[Throughput, ...]] | UnsetType = UNSET
+    energy: dict[str, Energy] | UnsetType = UNSET
+    energy_note: str | UnsetType = UNSET
+    missing_backends: dict[str, str] | UnsetType = UNSET
     skipped: dict[str, str] | UnsetType = UNSET
     peers: dict[str, Peer] | UnsetType = UNSET
     roofline: LimitReport | UnsetType = UNSET

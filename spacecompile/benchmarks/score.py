@@ -12,10 +12,31 @@ from numpy.typing import NDArray
 
 from spacecompile.benchmarks.answers import Answered
 from spacecompile.benchmarks.frames import check_size, frame_of_size
-from spacecompile.contract import Cost, ModelSpec, Progress, no_progress
+from spacecompile.contract import Cost, ModelSpec, Progress, Tta, no_progress
 from spacecompile.data.spark import LabelledFrame, image_size_px, parts_HW_from_mask
 from spacecompile.errors import DataError
-from spacecompile.metrics import ScoreMeter, Scores
+from spacecompile.metrics import ScoreMeter, Scores, final_score, flops_score, params_score
+
+VIEWS: dict[Tta, int] = {"none": 1, "d4": 8, "d4-median": 8}
+"""How often the network runs per frame."""
+
+
+def charged_score(scores: Scores, cost: Cost, tta: Tta) -> float:
+    """`s_final` with every view of test-time augmentation charged; the benchmark itself charges one.
+
+    Args:
+        scores: Of a variant.
+        cost: Of one forward pass.
+        tta: Of the variant.
+    """
+    views = VIEWS[tta]
+    all_views = Cost(params=cost.params, macs_fvcore=views * cost.macs_fvcore, macs_torch=views * cost.macs_torch)
+    return final_score(s_acc=scores.s_acc, s_flops=flops_score(all_views), s_params=params_score(cost))
+
+
+def score_drop(ours: Scores, theirs: Scores) -> float:
+    """How far `s_final` falls below another's by its answers alone: the costs are taken to be the same."""
+    return final_score(s_acc=theirs.s_acc - ours.s_acc, s_flops=0, s_params=0)
 
 
 def check_frames(frames: Sequence[LabelledFrame], spec: ModelSpec) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +13,32 @@ import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from spacecompile._version import __version__
-from spacecompile.benchmarks.budget import check_budget
 from spacecompile.benchmarks.checkpoints import check_checkpoint, find_checkpoint
-from spacecompile.benchmarks.contest import Contest, ContestSettings, run_contest
-from spacecompile.benchmarks.environment import load_average, read_environment
+from spacecompile.benchmarks.contest import INTERRUPTED, ContestSettings, run_contest
+from spacecompile.benchmarks.draft import NO_DATA, Draft
+from spacecompile.benchmarks.environment import load_average
 from spacecompile.benchmarks.frames import FrameStream, labelled_frames, stream_from_bundle, stream_from_data
-from spacecompile.benchmarks.further import Further, FurtherSettings, measure_further
-from spacecompile.benchmarks.records import BenchResult, Configuration, ScoreReport, Subject
+from spacecompile.benchmarks.further import FurtherSettings, measure_further
+from spacecompile.benchmarks.machine import MachineWatch
+from spacecompile.benchmarks.paced import check_rate
+from spacecompile.benchmarks.peer_table import chosen_peers, not_installed
+from spacecompile.benchmarks.process_start import start_once, summarise_starts
+from spacecompile.benchmarks.records import BenchResult
+from spacecompile.benchmarks.result import result_of
 from spacecompile.benchmarks.score import check_frames, evaluate
-from spacecompile.benchmarks.summary import NOISY_VARIATION
-from spacecompile.benchmarks.variants import SLOW_EVERY, LoadSettings, answered_from_answer
-from spacecompile.contract import Budget, Manifest, Progress, Variant, no_progress
+from spacecompile.benchmarks.throughput import measure_throughput, session_counts
+from spacecompile.benchmarks.variants import Entrant, answered_from_answer, entrants
+from spacecompile.contract import Budget, Progress, Variant, no_progress
 from spacecompile.data.spark import LabelledFrame
-from spacecompile.errors import IntegrityError, UsageError
-from spacecompile.metrics import Scores
+from spacecompile.errors import BuildError, CheckpointError, IntegrityError, UsageError
 from spacecompile.runtime.answer import Answer
 from spacecompile.runtime.bundle import Bundle
 from spacecompile.runtime.session import load
-from spacecompile.runtime.threads import usable_processors
 
 PARITY_PATH = "reports/parity.json"
 
-NO_DATA = "Not measured: give labelled frames in the SPARK format with --data DIR"
 NO_PEERS = "left out on request"
+NO_TORCH_SCORES = "PyTorch's scores were left out; add them with: --torch-scores"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,24 +49,32 @@ class BenchSettings:
         contest: Latency.
         budget: Limits.
         variants: Names; all of the bundle when empty.
+        backends: That run them: names, `auto` for the best of each, `all` for every certified one that is present.
         data: Labelled frames for scores and for the latency stream; None for the bundle's self-test frames.
         split: Of `data`.
         score_limit: Frames to score; None for all.
         stream_frames: Different frames of the latency run at most.
-        peers: Whether the peers take part.
+        peers: Whether PyTorch is asked: the peers, the cost of each stage, and the scores next to the variants'.
         checkpoint: With the bundle's source weights; None to look for it.
+        starts: Processes in which each variant is started for load time and memory; 0 leaves that out.
+        torch_scores: Whether PyTorch is scored too, with every augmentation that the variants have.
+        throughput: Whether sessions side by side are measured.
         limits: Roofline, layers and scaling; None to leave them out.
     """
 
     contest: ContestSettings
     budget: Budget = field(default_factory=Budget)
     variants: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ("auto",)
     data: Path | None = None
     split: str = "val"
     score_limit: int | None = None
     stream_frames: int = 16
     peers: bool = True
     checkpoint: Path | None = None
+    starts: int = 0
+    torch_scores: bool = False
+    throughput: bool = False
     limits: FurtherSettings | None = None
 
 
@@ -81,17 +91,6 @@ class BenchRun:
     samples: tuple[tuple[NDArray[np.uint8], Answer], ...]
 
 
-@dataclass(kw_only=True)
-class _Draft:
-    """What is known so far, valid at any moment."""
-
-    contest: Contest = field(default_factory=Contest)
-    stream: FrameStream | None = None
-    scores: dict[str, Scores] = field(default_factory=dict)
-    further: Further = field(default_factory=Further)
-    partial: bool = False
-
-
 def run_bench(bundle: Bundle, settings: BenchSettings, *, progress: Progress = no_progress) -> BenchRun:
     """Measure a bundle. Interrupted, it returns what it has, marked as partial.
 
@@ -104,39 +103,40 @@ def run_bench(bundle: Bundle, settings: BenchSettings, *, progress: Progress = n
         SpacecompileError: If an input can't be used; nothing was measured then.
     """
     variants = _chosen_variants(bundle, settings.variants)
+    asked, missing_backends = entrants(variants, settings.backends, settings.contest.how)
+    chosen_peers(settings.contest.peers, ())
     labelled = _labelled(bundle, settings)
     checkpoint = _checkpoint_for_peers(bundle, settings)
-    checkpoint_of_sizes = _checkpoint_for_sizes(bundle, settings)
-    parity = _parity(bundle)
-    load_average_start = load_average()
-    draft = _Draft()
+    sizes = _checkpoint_for_sizes(bundle, settings)
+    draft = Draft(
+        watch=MachineWatch(),
+        load_average_start=load_average(),
+        parity=_parity(bundle),
+        missing_backends=missing_backends,
+    )
     try:
         draft.stream = _stream(bundle, settings)
+        _start(bundle, asked, settings, draft, progress)
         run_contest(
             bundle,
-            variants,
+            asked,
             draft.stream,
             checkpoint,
             settings=settings.contest,
             contest=draft.contest,
             progress=progress,
         )
-        able = [variant for variant in variants if variant.name in draft.contest.engines]
-        _score(bundle, able, labelled, settings.contest.how, draft.scores, progress)
-        if settings.limits is not None:
-            measure_further(
-                bundle,
-                able,
-                draft.contest,
-                draft.stream,
-                settings.limits,
-                draft.further,
-                checkpoint=checkpoint_of_sizes,
-                progress=progress,
-            )
+        able = [entrant for entrant in asked if entrant.name in draft.contest.engines]
+        _throughput(bundle, able, settings, draft, progress)
+        _score(bundle, able, labelled, draft, progress)
+        _costs(bundle, variants, checkpoint, draft, progress)
+        _torch_score(able, labelled, checkpoint, settings, draft, progress)
+        measure_further(
+            bundle, able, draft.contest, draft.stream, settings.limits, draft.further, sizes=sizes, progress=progress
+        )
     except KeyboardInterrupt:
         draft.partial = True
-    result = _result(bundle, settings, variants, draft, load_average_start=load_average_start, parity=parity)
+    result = result_of(bundle, settings, asked, draft)
     return BenchRun(result=result, samples=tuple(draft.contest.samples))
 
 
@@ -167,14 +167,14 @@ def _checkpoint_for_peers(bundle: Bundle, settings: BenchSettings) -> Path | str
     )
 
 
-def _checkpoint_for_sizes(bundle: Bundle, settings: BenchSettings) -> Path | str:
+def _checkpoint_for_sizes(bundle: Bundle, settings: BenchSettings) -> Path | None:
     """The checkpoint that scaling builds from; whether peers take part does not matter to it.
 
     Raises:
         UsageError: If scaling is asked for and there is none.
     """
     if settings.limits is None or not settings.limits.scaling:
-        return "scaling was not asked for"
+        return None
     found = _checkpoint_for_peers(bundle, replace(settings, peers=True))
     if isinstance(found, str):
         raise UsageError(f"--scaling builds other sizes from the bundle's source, but {found}")
@@ -187,28 +187,104 @@ def _stream(bundle: Bundle, settings: BenchSettings) -> FrameStream:
     return stream_from_data(settings.data, settings.split, bundle.manifest.spec.frame_size_px, settings.stream_frames)
 
 
+def _start(bundle: Bundle, asked: Sequence[Entrant], settings: BenchSettings, draft: Draft, progress: Progress) -> None:
+    """Start every variant in processes of its own, before this one's threads could disturb them."""
+    if not settings.starts:
+        return
+    draft.notes["process_start"] = INTERRUPTED
+    for done, entrant in enumerate(asked):
+        starts = []
+        for number in range(settings.starts):
+            starts.append(start_once(bundle.root, entrant.variant, entrant.how))
+            progress("start processes", done * settings.starts + number + 1, len(asked) * settings.starts)
+            if isinstance(starts[-1], str):
+                break
+        draft.process_start[entrant.name] = summarise_starts(starts)
+    del draft.notes["process_start"]
+
+
+def _throughput(
+    bundle: Bundle, able: Sequence[Entrant], settings: BenchSettings, draft: Draft, progress: Progress
+) -> None:
+    """Sessions side by side, of the variants without test-time augmentation."""
+    plain = [entrant for entrant in able if entrant.variant.tta == "none"]
+    if not settings.throughput or draft.stream is None:
+        return
+    for done, entrant in enumerate(plain):
+        counts = session_counts(entrant.how.threads)
+        for place, sessions in enumerate(counts, start=1):
+            seen = measure_throughput(
+                bundle, entrant.variant, draft.stream.frames_HWC, how=entrant.how, sessions=sessions
+            )
+            draft.throughput[entrant.name] = (*draft.throughput.get(entrant.name, ()), seen)
+            progress("throughput", done * len(counts) + place, len(plain) * len(counts))
+
+
 def _score(
-    bundle: Bundle,
-    variants: Sequence[Variant],
-    frames: Sequence[LabelledFrame],
-    how: LoadSettings,
-    scores: dict[str, Scores],
-    progress: Progress,
+    bundle: Bundle, able: Sequence[Entrant], frames: Sequence[LabelledFrame], draft: Draft, progress: Progress
 ) -> None:
     """Score every variant on the labelled frames, if there are any."""
-    if not frames:
-        return
     manifest = bundle.manifest
-    for variant in variants:
-        with load(bundle, **how.arguments(variant)) as session:
-            scores[variant.name] = evaluate(
+    for entrant in able if frames else ():
+        with load(bundle, **entrant.how.arguments(entrant.variant)) as session:
+            draft.scores[entrant.name] = evaluate(
                 lambda frame_HWC, session=session: answered_from_answer(session(frame_HWC)),  # type: ignore[misc]
                 frames,
                 spec=manifest.spec,
                 cost=manifest.cost,
-                step=f"score {variant.name}",
+                step=f"score {entrant.name}",
                 progress=progress,
             )
+
+
+def _costs(
+    bundle: Bundle, variants: Sequence[Variant], checkpoint: Path | str, draft: Draft, progress: Progress
+) -> None:
+    """Count the graphs, and the network's stages where its checkpoint is at hand; after the latency run."""
+    try:
+        draft.graphs = import_module("spacecompile.benchmarks.graph_cost").graph_costs(
+            bundle, variants, progress=progress
+        )
+    except ModuleNotFoundError as error:
+        draft.cost_notes["graphs"] = not_installed(error, "compile")
+    if isinstance(checkpoint, str):
+        draft.cost_notes["stages"] = checkpoint
+        return
+    try:
+        draft.stages = import_module("spacecompile.benchmarks.stage_cost").stage_costs(checkpoint, progress=progress)
+    except ModuleNotFoundError as error:
+        draft.cost_notes["stages"] = not_installed(error, "compile")
+    except (CheckpointError, BuildError) as error:
+        draft.cost_notes["stages"] = str(error)
+
+
+def _torch_score(
+    able: Sequence[Entrant],
+    frames: Sequence[LabelledFrame],
+    checkpoint: Path | str,
+    settings: BenchSettings,
+    draft: Draft,
+    progress: Progress,
+) -> None:
+    """PyTorch's scores on the same frames with every augmentation that the variants have; last, since it is slowest."""
+    if not frames:
+        draft.notes["drops"] = NO_DATA
+    elif not settings.torch_scores or isinstance(checkpoint, str):
+        draft.notes["drops"] = checkpoint if isinstance(checkpoint, str) else NO_TORCH_SCORES
+    else:
+        try:
+            module = import_module("spacecompile.benchmarks.torch_scores")
+            module.torch_scores(
+                checkpoint,
+                [entrant.variant.tta for entrant in able],
+                frames,
+                scores=draft.torch_scores,
+                progress=progress,
+            )
+        except ModuleNotFoundError as error:
+            draft.notes["drops"] = not_installed(error, "compile")
+        except CheckpointError as error:
+            draft.notes["drops"] = str(error)
 
 
 def _parity(bundle: Bundle) -> Any:
@@ -220,101 +296,6 @@ def _parity(bundle: Bundle) -> Any:
         raise IntegrityError(f"{bundle.root / PARITY_PATH} is not JSON: {error}. Build the bundle again.") from error
 
 
-def _result(
-    bundle: Bundle,
-    settings: BenchSettings,
-    variants: Sequence[Variant],
-    draft: _Draft,
-    *,
-    load_average_start: float | None,
-    parity: Any,
-) -> BenchResult:
-    contest, measured = draft.contest, bool(draft.contest.recording.app_ms)
-    latency = contest.latencies(settings.contest.percentiles) if measured else UNSET
-    score: Any = UNSET
-    if settings.data is not None and draft.scores:
-        score = ScoreReport(data=settings.data.name, split=settings.split, variants=draft.scores)
-    return BenchResult(
-        version=__version__,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        partial=draft.partial,
-        subject=_subject(bundle.manifest),
-        configuration=_configuration(settings, draft) if measured else UNSET,
-        environment=read_environment(threads=settings.contest.how.threads, load_average_start=load_average_start),
-        budget=check_budget(bundle.manifest, settings.budget),
-        score=score,
-        score_note=NO_DATA if settings.data is None else UNSET,
-        latency=latency,
-        cold_start=contest.cold_starts or UNSET,
-        skipped=contest.skipped or UNSET,
-        peers=contest.peers([variant.name for variant in variants]) if measured else UNSET,
-        roofline=draft.further.roofline,
-        roofline_note=draft.further.roofline_note,
-        scaling=draft.further.scaling,
-        parity=parity,
-        warnings=_warnings(draft, load_average_start),
-    )
-
-
-def _subject(manifest: Manifest) -> Subject:
-    return Subject(
-        bundle=manifest.name,
-        source_sha256=manifest.source_sha256,
-        architecture=manifest.spec.architecture,
-        encoder=manifest.spec.encoder,
-        input_size_px=manifest.spec.input_size_px,
-        frame_size_px=manifest.spec.frame_size_px,
-        variant_bytes={variant.name: manifest.files[variant.path].bytes for variant in manifest.variants},
-        checkpoint_training=manifest.training,
-    )
-
-
-def _configuration(settings: BenchSettings, draft: _Draft) -> Configuration:
-    latency, engines = settings.contest.latency, draft.contest.engines
-    assert draft.stream is not None  # samples exist, so there were frames
-    return Configuration(
-        backend=", ".join(dict.fromkeys(f"{engine.name} {engine.version}" for engine in engines.values())),
-        engines=engines,
-        spinning=settings.contest.how.spinning,
-        frames=len(draft.stream.frames_HWC),
-        frames_source=draft.stream.source,
-        rounds=draft.contest.recording.rounds,
-        rounds_min=latency.rounds_min,
-        duration_s=latency.duration_s,
-        warmup_rounds=latency.warmup_rounds,
-        warmup_s=latency.warmup_s,
-        settle_max_ms=latency.settle_max_ms,
-        priming_calls=latency.priming_calls,
-        augmented_every=SLOW_EVERY,
-    )
-
-
-def _warnings(draft: _Draft, load_average_start: float | None) -> tuple[str, ...]:
-    """What a reader must know before using the numbers."""
-    warnings = ["interrupted: sections that are not there were not measured"] if draft.partial else []
-    warnings += [f"variant {name} was left out: {reason}" for name, reason in draft.contest.skipped.items()]
-    for name, latency in draft.contest.latencies(()).get("app", {}).items():
-        if latency.variation > NOISY_VARIATION:
-            warnings.append(
-                f"{name}: the samples vary by {latency.variation:.0%} of their mean; the machine is noisy, compare "
-                "medians and ratios only"
-            )
-    if load_average_start is not None and load_average_start > 0.5 * usable_processors():
-        warnings.append(
-            f"load average was {load_average_start:.1f} on {usable_processors()} processors before the run; other "
-            "programs share the machine"
-        )
-    for name, agreement in draft.contest.agreements.items():
-        if not agreement.same:
-            warnings.append(
-                f"{name}: its answers differ from the variant's by more than resize geometry explains (classes agree "
-                f"on {agreement.class_agreement:.0%}, parts on {agreement.parts_near_mean:.1%} within "
-                f"{agreement.near_px} px, boxes within {agreement.box_px_median:.1f} px, median); its ratio may "
-                "compare different tasks"
-            )
-    return tuple(warnings)
-
-
 def check_settings(settings: BenchSettings) -> None:
     """Refuse settings that could only fail after minutes.
 
@@ -323,5 +304,8 @@ def check_settings(settings: BenchSettings) -> None:
     """
     if settings.stream_frames < 1:
         raise UsageError(f"the latency stream has {settings.stream_frames} frames; at least one is needed.")
+    if settings.starts < 0:
+        raise UsageError(f"starts is {settings.starts}; give the number of processes, or 0. Check --starts.")
+    check_rate(settings.contest.rate_hz)
     if settings.contest.how.threads < 1:
         raise UsageError(f"threads is {settings.contest.how.threads}; at least one is needed. Check --threads.")

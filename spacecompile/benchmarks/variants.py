@@ -6,7 +6,10 @@ Layout legend: H, W frame rows and columns; C channels (RGB).
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,7 @@ from spacecompile.benchmarks.records import ColdStart, VariantEngine
 from spacecompile.contract import Variant
 from spacecompile.errors import UsageError
 from spacecompile.runtime.answer import Answer
-from spacecompile.runtime.backends.registry import choose_backend
+from spacecompile.runtime.backends.registry import BACKENDS, certified_present, choose_backend, entry_named
 from spacecompile.runtime.backends.stopwatch import StopwatchBackend
 from spacecompile.runtime.bundle import Bundle
 from spacecompile.runtime.session import Session, load
@@ -47,6 +50,10 @@ class VariantContestant:
         """Answer one frame."""
         return self._session(frame_HWC)
 
+    def from_files(self, paths: Sequence[Path]) -> FileContestant:
+        """The same session handed the frames' files."""
+        return FileContestant(self, self._session, paths)
+
     def engine_ms(self) -> float | None:
         """Milliseconds of the bare backend run in the last call."""
         return self._stopwatch.runs_ms[-1] if self._stopwatch.runs_ms else None
@@ -54,6 +61,33 @@ class VariantContestant:
     def close(self) -> None:
         """Free the engine."""
         self._session.close()
+
+
+class FileContestant:
+    """A variant's session handed image files: its whole call is scope `file`, decoding included."""
+
+    every = SLOW_EVERY
+
+    def __init__(self, variant: VariantContestant, session: Session, paths: Sequence[Path]) -> None:
+        """Share a variant's session; `VariantContestant.from_files` makes one.
+
+        Args:
+            variant: Whose session it is.
+            session: Closed by its variant.
+            paths: Of the frames' files, at least one.
+        """
+        self.variant = variant.name
+        self.name = f"{variant.name} from file"
+        self._session = session
+        self._paths = cycle(paths)
+
+    def run(self, frame_HWC: NDArray[np.uint8]) -> Answer:  # noqa: ARG002  its file is read instead
+        """Answer the next file."""
+        return self._session(next(self._paths))
+
+    def engine_ms(self) -> float | None:
+        """Not told apart: the variant itself tells it."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,24 +109,76 @@ class LoadSettings:
         return {"variant": variant.name, "tta": variant.tta, **asdict(self)}
 
 
-def open_variant(
-    bundle: Bundle, variant: Variant, frame_HWC: NDArray[np.uint8], *, how: LoadSettings
-) -> tuple[VariantContestant, ColdStart]:
+@dataclass(frozen=True, kw_only=True)
+class Entrant:
+    """One variant on one engine.
+
+    Attributes:
+        name: In the results: the variant's, and `@` and the backend's when several were asked for.
+        variant: Of the bundle.
+        how: To load it.
+    """
+
+    name: str
+    variant: Variant
+    how: LoadSettings
+
+
+def entrants(
+    variants: Sequence[Variant], backends: Sequence[str], how: LoadSettings
+) -> tuple[tuple[Entrant, ...], dict[str, str]]:
+    """Every variant on every engine that was asked for, and what keeps engines away.
+
+    Args:
+        variants: Of the bundle.
+        backends: Names; `auto` is the best for each variant, `all` every one that is certified for it and present.
+        how: For all; its backend is that of a single name.
+
+    Returns:
+        The entrants in the order of the variants; and per certified backend that this machine lacks, why and what adds
+        it.
+
+    Raises:
+        UsageError: If a name is unknown.
+    """
+    named = [name for name in backends if name not in ("auto", "all")]
+    rows = {entry.name: entry_named(entry.name) for entry in BACKENDS} | {name: entry_named(name) for name in named}
+    reasons = {name: row.missing() for name, row in rows.items()}
+    missing = {
+        name: f"{reasons[name]}; add it with: {row.remedy}"
+        for name, row in rows.items()
+        if reasons[name] and any(name in variant.certified and row.runs(variant) for variant in variants)
+    }
+    single = len(backends) == 1 and backends[0] != "all"
+    found = []
+    for variant in variants:
+        wanted = dict.fromkeys(
+            choice
+            for backend in backends
+            for choice in (certified_present(variant) if backend == "all" else (backend,))
+        )
+        for backend in wanted:
+            name = variant.name if single else f"{variant.name}@{backend}"
+            found.append(Entrant(name=name, variant=variant, how=replace(how, backend=backend)))
+    return tuple(found), missing
+
+
+def open_variant(bundle: Bundle, entrant: Entrant, frame_HWC: NDArray[np.uint8]) -> tuple[VariantContestant, ColdStart]:
     """Load a variant twice: once for its cold start, and once with the stopwatch.
 
     Neither takes a compiled model from the user's cache folder: whether there is one is chance.
 
     Args:
         bundle: Verified.
-        variant: Of it.
+        entrant: Variant of it, and how to load it.
         frame_HWC: For the first answer.
-        how: To load it.
 
     Raises:
         UsageError: If the engine that is asked for by name does not run the variant, or is not certified for it.
         MissingPartError: If this machine lacks the engine or what the precision needs.
         SpacecompileError: Else as `load`.
     """
+    variant, how = entrant.variant, entrant.how
     entry, _ = choose_backend(how.backend, variant)
     if entry.name not in variant.certified:
         raise UsageError(
@@ -116,7 +202,7 @@ def open_variant(
     session = Session(stopwatch, bundle.manifest.spec, choice=choice, rule=rule)
     every = 1 if variant.tta == "none" else SLOW_EVERY
     return (
-        VariantContestant(variant.name, session, stopwatch, every=every),
+        VariantContestant(entrant.name, session, stopwatch, every=every),
         ColdStart(load_ms=(loaded_ns - start_ns) / NS_PER_MS, first_answer_ms=(answered_ns - start_ns) / NS_PER_MS),
     )
 

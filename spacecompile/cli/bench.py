@@ -32,16 +32,33 @@ def bench(
     split: Annotated[str, typer.Option(help="Of --data.")] = "val",
     limit: Annotated[int | None, typer.Option(help="Frames to score; all if not given.")] = None,
     variant: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
-    backend: Annotated[str, typer.Option(help="Engine that runs the variants.")] = "auto",
+    backend: Annotated[
+        str,
+        typer.Option(help="Engine of the variants: auto, all that are certified, or names with commas."),
+    ] = "auto",
     threads: Annotated[int | None, typer.Option(help="Of every contestant; the usable cores if not given.")] = None,
     spinning: Annotated[bool, typer.Option("--spinning/--no-spinning", help="Idle threads wait busily.")] = True,
-    peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Measure PyTorch and the plain export too.")] = True,
+    peers: Annotated[
+        bool, typer.Option("--peers/--no-peers", help="Measure PyTorch and plain exports too, and count its stages.")
+    ] = True,
+    peer: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Source of the bundle, for the peers.")] = None,
     duration: Annotated[float, typer.Option(help="Seconds of the latency run.")] = 60.0,
     samples: Annotated[int, typer.Option(help="Rounds to measure at least; 64 is the floor of p90.")] = 64,
-    warmup: Annotated[int, typer.Option(help="Rounds before.")] = 3,
+    warmup: Annotated[int, typer.Option(help="Rounds before, at least.")] = 3,
+    warmup_seconds: Annotated[float, typer.Option(help="Seconds before, at least.")] = 2.0,
+    rate: Annotated[float | None, typer.Option(help="Hand over frames at so many Hz too; counts misses.")] = None,
+    starts: Annotated[int, typer.Option(help="Processes per variant for load time and memory.")] = 3,
+    from_file: Annotated[bool, typer.Option("--from-file/--no-from-file", help="Time image files too.")] = True,
+    throughput: Annotated[
+        bool, typer.Option("--throughput", help="Frames per second of sessions side by side.")
+    ] = False,
+    energy: Annotated[bool, typer.Option("--energy/--no-energy", help="Read RAPL and NVML where they are.")] = True,
+    torch_scores: Annotated[
+        bool, typer.Option("--torch-scores/--no-torch-scores", help="With --data: PyTorch's scores beside.")
+    ] = True,
     percentiles: Annotated[str, typer.Option(help="To print, for example 50,90,99,99.9.")] = "50,90,99",
-    budget: Annotated[Path | None, typer.Option(help="TOML file with gmacs_max and mparams_max.")] = None,
+    budget: Annotated[Path | None, typer.Option(help="TOML file with limits, gmacs_max = 5 for example.")] = None,
     roofline: Annotated[
         bool, typer.Option("--roofline/--no-roofline", help="Measure the machine's limits, and the share reached.")
     ] = True,
@@ -61,8 +78,8 @@ def bench(
 ) -> None:
     """Measure a bundle: budgets, score, and latency against PyTorch and a plain export on the same frames.
 
-    Exits with 6 when a budget is exceeded, after everything is written. Interrupted, it writes what it has, marked as
-    partial. With --compare it measures nothing and reads two results files instead.
+    Exits with 6 when a budget is exceeded or can't be judged, after everything is written. Interrupted, it writes what
+    it has, marked as partial. With --compare it measures nothing and reads two results files instead.
 
     Example: spacecompile bench net.spacepkg --data frames --report bench.html --json bench.json
     """
@@ -78,21 +95,33 @@ def bench(
     from spacecompile.contract import Budget
     from spacecompile.runtime.threads import usable_cores
 
-    how = LoadSettings(backend=backend, threads=usable_cores() if threads is None else threads, spinning=spinning)
+    require_extra("bench", "bench")
+    backends = tuple(dict.fromkeys(name.strip() for name in backend.split(",")))
+    how = LoadSettings(backend=backends[0], threads=usable_cores() if threads is None else threads, spinning=spinning)
     asked = _percentiles(percentiles)
     settings = BenchSettings(
         contest=ContestSettings(
             how=how,
-            latency=LatencySettings(rounds_min=samples, duration_s=duration, warmup_rounds=warmup),
+            latency=LatencySettings.for_samples(
+                samples, duration_s=duration, warmup_rounds=warmup, warmup_s=warmup_seconds
+            ),
             percentiles=asked,
+            peers=tuple(peer or ()),
+            from_file=from_file,
+            rate_hz=rate,
+            energy=energy,
         ),
         budget=Budget() if budget is None else read_budget(budget),
         variants=tuple(variant or ()),
+        backends=backends,
         data=data,
         split=split,
         score_limit=limit,
         peers=peers,
         checkpoint=checkpoint,
+        starts=starts,
+        torch_scores=torch_scores,
+        throughput=throughput,
         limits=FurtherSettings(
             duration_s=duration, threads=how.threads, spinning=spinning, profile=profile, scaling=scaling
         )

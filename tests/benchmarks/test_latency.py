@@ -18,7 +18,13 @@ FRAMES_HWC = [np.full((4, 4, 3), value, np.uint8) for value in range(3)]
 def quick(rounds: int, *, warmup_rounds: int = 0) -> LatencySettings:
     """Exactly so many rounds, without pauses."""
     return LatencySettings(
-        rounds_min=rounds, duration_s=0, warmup_rounds=warmup_rounds, warmup_s=0, settle_max_ms=0, priming_calls=0
+        rounds_min=rounds,
+        duration_s=0,
+        warmup_rounds=warmup_rounds,
+        warmup_s=0,
+        settle_max_ms=0,
+        priming_calls=0,
+        block_calls=1,
     )
 
 
@@ -113,6 +119,26 @@ def test_a_recorded_call_follows_unrecorded_ones_of_the_same_contestant_on_the_f
     assert [len(by_round) for by_round in recording.app_ms.values()] == [2, 2]
 
 
+def test_a_block_records_several_calls_on_frames_that_every_contestant_shares() -> None:
+    calls: list[tuple[str, int]] = []
+    recording = Recording()
+    settings = dataclasses.replace(quick(2), priming_calls=1, block_calls=2)
+    measure([Witness("a", calls), Witness("b", calls)], FRAMES_HWC, settings, recording)
+    assert calls[:6] == [("a", 2), ("a", 0), ("a", 1), ("b", 2), ("b", 0), ("b", 1)]
+    assert [frame for name, frame in calls[6:] if name == "a"] == [1, 2, 0]
+    assert {name: list(by_index) for name, by_index in recording.app_ms.items()} == {
+        "a": [0, 1, 2, 3],
+        "b": [0, 1, 2, 3],
+    }
+
+
+@pytest.mark.parametrize(("samples", "rounds", "calls"), [(1, 1, 1), (2, 1, 2), (3, 1, 3), (64, 22, 3), (662, 221, 3)])
+def test_so_many_samples_are_measured_at_least(samples: int, rounds: int, calls: int) -> None:
+    settings = LatencySettings.for_samples(samples)
+    assert (settings.rounds_min, settings.block_calls) == (rounds, calls)
+    assert settings.rounds_min * settings.block_calls >= samples
+
+
 def test_only_who_can_tell_has_an_engine_scope() -> None:
     _, recording = run_rounds(2, "with-engine", "without")
     assert recording.engine_ms == {"with-engine": {0: 0.25, 1: 0.25}}
@@ -156,6 +182,7 @@ def test_progress_ends_at_its_total_and_never_goes_back() -> None:
         {"duration_s": -1.0},
         {"warmup_rounds": -1},
         {"priming_calls": -1},
+        {"block_calls": 0},
         {"settle_max_ms": float("nan")},
         {"duration_s": np.inf},
     ],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -43,3 +44,13 @@ def test_an_unknown_field_is_refused(whole_result: BenchResult) -> None:
     document["guess"] = 1
     with pytest.raises(msgspec.ValidationError, match="guess"):
         read_result(json.dumps(document).encode())
+
+
+RESULTS = sorted((Path(__file__).resolve().parents[2] / "spacecompile" / "benchmarks" / "results").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_a_results_file_of_an_earlier_version_is_still_read(path: Path) -> None:
+    result = read_result(path.read_bytes())
+    assert result.latency
+    assert result.budget.lines

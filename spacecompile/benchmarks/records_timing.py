@@ -1,0 +1,186 @@
+"""What a results file holds of times: samples, starts, paces, ratios against peers."""
+
+from __future__ import annotations
+
+from msgspec import UNSET, UnsetType
+
+from spacecompile.contract import Record, Tta
+
+
+class Latency(Record):
+    """Samples of one contestant in one scope, and what follows from them.
+
+    Attributes:
+        samples: Their number.
+        p50_ms, p90_ms, p99_ms: None below the sample floor of that percentile.
+        max_ms, min_ms, mean_ms: Over every sample; none is left out.
+        variation: Standard deviation over mean.
+        further_ms: Other percentiles that were asked for.
+        missing_samples: How many more each percentile that is None needs.
+        samples_ms: In the order in which they were measured.
+    """
+
+    samples: int
+    p50_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
+    max_ms: float
+    min_ms: float
+    mean_ms: float
+    variation: float
+    further_ms: dict[str, float | None]
+    missing_samples: dict[str, int]
+    samples_ms: tuple[float, ...]
+
+
+class ColdStart(Record):
+    """One start of a variant: files in the page cache, modules imported, and no compiled model in the engine's cache.
+
+    Attributes:
+        load_ms: From `load` being called until it returns: hashing, parsing, optimising.
+        first_answer_ms: From `load` being called until the first answer.
+    """
+
+    load_ms: float
+    first_answer_ms: float
+
+
+class ProcessStart(Record):
+    """A variant started in processes of its own, as a user's program starts it; medians of several starts.
+
+    Attributes:
+        starts: Number of processes.
+        import_ms: Importing `spacecompile.runtime`.
+        load_ms: `load`: hashing, importing the engine, parsing, optimising.
+        first_answer_ms: The first answer, after `load`.
+        next_answer_ms: The fastest of the answers after it.
+        start_to_answer_ms: From the import to the first answer, the interpreter's own start left out.
+        imported_memory_bytes: Resident memory after the import.
+        peak_memory_bytes: Largest resident memory, engine and all; the largest of the starts.
+        problem: Why there is no number, where a start failed; the numbers are zero then.
+    """
+
+    starts: int
+    import_ms: float = 0.0
+    load_ms: float = 0.0
+    first_answer_ms: float = 0.0
+    next_answer_ms: float = 0.0
+    start_to_answer_ms: float = 0.0
+    imported_memory_bytes: int = 0
+    peak_memory_bytes: int = 0
+    problem: str = ""
+
+
+class Paced(Record):
+    """A variant that is handed frames at a camera's rate, with idle gaps, instead of back to back.
+
+    Attributes:
+        rate_hz: Of the frames.
+        frames: That were due.
+        deadline_misses: Answers that came after the next frame was due.
+        late_starts: Frames that had to wait for the one before them.
+        busy_share: Share of the time in which a frame was worked on, 0 to 1.
+        latency: From the moment when the frame was due to its answer, waiting included.
+    """
+
+    rate_hz: float
+    frames: int
+    deadline_misses: int
+    late_starts: int
+    busy_share: float
+    latency: Latency
+
+
+class Throughput(Record):
+    """Frames per second with several sessions side by side, back to back. The sealed graph takes one frame at a time.
+
+    Attributes:
+        sessions: Side by side, one in each of so many threads of the program.
+        threads: That share one operator in each session.
+        frames: Answered.
+        seconds: That they took.
+        frames_per_s: Their ratio.
+    """
+
+    sessions: int
+    threads: int
+    frames: int
+    seconds: float
+    frames_per_s: float
+
+
+class Energy(Record):
+    """What one frame takes, by a counter of the machine.
+
+    Attributes:
+        counter: That was read, for example `RAPL package-0`.
+        frames: Answered back to back.
+        joules_per_frame: Everything that the counter covers, over the frames.
+        watts: Mean power meanwhile.
+        idle_watts: Mean power right before, when nothing was measured.
+    """
+
+    counter: str
+    frames: int
+    joules_per_frame: float
+    watts: float
+    idle_watts: float
+
+
+class Ratio(Record):
+    """A variant's time over a peer's on the same frame in the same round; below 1 the variant is faster.
+
+    Attributes:
+        ratio: Median over the pairs of samples.
+        spread: First and third quartile.
+        rounds: Number of pairs: samples of both on the same frame in the same round.
+    """
+
+    ratio: float
+    spread: tuple[float, float]
+    rounds: int
+
+
+class Agreement(Record):
+    """How far a peer's answers are from a variant's, on the very frames of the latency run.
+
+    Attributes:
+        frames: Compared.
+        class_agreement: Share with the same top class.
+        class_probs_max: Largest absolute difference of a class probability.
+        parts_iou_mean, parts_iou_min: Over frames and parts; two empty masks have IoU 1.
+        parts_near_mean: Mean share of set pixels that have one of the other answer's within `near_px` frame pixels.
+        box_px_median, box_px_max: Largest edge difference per frame, in frame pixels.
+        same: Whether they are close enough to be the same task; see `agreement.AgreementTolerance`.
+    """
+
+    frames: int
+    class_agreement: float
+    class_probs_max: float
+    parts_iou_mean: float
+    parts_iou_min: float
+    near_px: int
+    parts_near_mean: float
+    box_px_median: float
+    box_px_max: float
+    same: bool
+
+
+class Peer(Record):
+    """The same network as a user runs it without spacecompile.
+
+    Attributes:
+        label: What it does, in one line.
+        ratios: By variant.
+        agreement: With the first variant without test-time augmentation; absent when the peer did not run.
+        missing: Why it did not run and what adds it; None when it ran.
+        tta: Its test-time augmentation; its answers are compared with a variant of the same.
+        versions: Of the engine that runs its network; empty in older files.
+    """
+
+    label: str
+    ratios: dict[str, Ratio]
+    agreement: Agreement | UnsetType = UNSET
+    missing: str | None = None
+    tta: Tta = "none"
+    versions: str = ""

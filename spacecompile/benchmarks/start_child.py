@@ -1,0 +1,70 @@
+"""The process that `process_start` measures: imports the runtime, loads one variant, answers a few frames, reports.
+
+It runs as `python -c` in a fresh interpreter; nothing is imported before the clock starts that a user's program would
+not have imported either.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+ANSWERS = 4
+"""After the first."""
+
+
+def main(arguments: list[str]) -> None:
+    """Start a variant and print what that took as one line of JSON.
+
+    Args:
+        arguments: Bundle, variant, backend, threads, `1` for spinning threads.
+    """
+    root, variant, backend, threads, spinning = arguments
+    start_s = time.perf_counter()
+    from spacecompile.runtime.session import load  # noqa: PLC0415 - what is timed
+
+    imported_s = time.perf_counter()
+    import numpy as np  # noqa: PLC0415
+    import psutil  # noqa: PLC0415
+
+    imported_bytes = psutil.Process().memory_info().rss
+    load_start_s = time.perf_counter()
+    with load(
+        root, variant=variant, backend=backend, threads=int(threads), spinning=spinning == "1", cache=False
+    ) as session:
+        loaded_s = time.perf_counter()
+        # Noise: what a frame shows changes no work.
+        frame_HWC = np.random.default_rng(0).integers(0, 256, (*session.spec.frame_size_px, 3), dtype=np.uint8)
+        answers_s = []
+        for _ in range(1 + ANSWERS):
+            begin_s = time.perf_counter()
+            session(frame_HWC)
+            answers_s.append(time.perf_counter() - begin_s)
+    seen = {
+        "import_ms": 1e3 * (imported_s - start_s),
+        "load_ms": 1e3 * (loaded_s - load_start_s),
+        "first_answer_ms": 1e3 * answers_s[0],
+        "next_answer_ms": 1e3 * min(answers_s[1:]),
+        "imported_memory_bytes": imported_bytes,
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+    sys.stdout.write(json.dumps(seen) + "\n")
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident memory of this process so far.
+
+    Not `ru_maxrss` on Linux: it survives `exec`, and would hold the memory of the process that started this one.
+    """
+    if sys.platform == "linux":
+        with open("/proc/self/status", encoding="ascii") as stream:  # noqa: PTH123 - pathlib is not loaded yet
+            return next(int(line.split()[1]) * 1024 for line in stream if line.startswith("VmHWM:"))
+    if sys.platform == "win32":
+        import psutil  # noqa: PLC0415
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource  # noqa: PLC0415
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,46 @@
+"""PyTorch's own scores of a checkpoint, next to those of the files that ship. Needs torch.
+
+Layout legend: H, W frame rows and columns; C channels (RGB).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from spacecompile.benchmarks.score import evaluate
+from spacecompile.benchmarks.torch_reference import TorchReference
+from spacecompile.contract import Progress, Tta, no_progress
+from spacecompile.data.spark import LabelledFrame
+from spacecompile.metrics import Scores
+from spacecompile.network.checkpoint import load_checkpoint
+
+
+def torch_scores(
+    checkpoint: Path,
+    ttas: Sequence[Tta],
+    frames: Sequence[LabelledFrame],
+    *,
+    scores: dict[str, Scores],
+    progress: Progress = no_progress,
+) -> None:
+    """Score the network as it was trained, neither rewritten nor exported, once per augmentation.
+
+    Args:
+        checkpoint: Of the bundle.
+        ttas: Test-time augmentations.
+        frames: With their labels.
+        scores: Is filled one by one; still valid after a KeyboardInterrupt.
+        progress: Told the frames done.
+    """
+    loaded = load_checkpoint(checkpoint)
+    for tta in dict.fromkeys(ttas):
+        reference = TorchReference(loaded, tta)
+        scores[tta] = evaluate(
+            reference,
+            frames,
+            spec=loaded.spec,
+            cost=reference.cost(),
+            step=f"score PyTorch {tta}",
+            progress=progress,
+        )
