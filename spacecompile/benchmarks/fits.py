@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from spacecompile.benchmarks.scaling_records import Axis, Fit, ScalingPoint
-from spacecompile.contract import ModelSpec
 
 _POINTS_MIN = 3
 """Through two points every line is exact."""
@@ -22,31 +21,30 @@ VARIABLES: dict[Axis, str] = {
 """What the line of each axis runs over. Of threads it is Amdahl's law: a serial part and one that they share."""
 
 
-def variable_of(axis: Axis, value: float, spec: ModelSpec) -> float:
+def variable_of(axis: Axis, value: float, aspect: float) -> float:
     """What a point's value means to the line: pixels grow with the square of a side.
 
     Args:
         axis: Of the curve.
         value: Of the point.
-        spec: Of the network, for the ratio of its sides.
+        aspect: Width over height of the network's input.
     """
     if axis in ("input", "frame"):
-        height_px, width_px = spec.input_size_px
-        return value * value * width_px / height_px / 1e6
+        return value * value * aspect / 1e6
     return 1 / value if axis == "threads" else value
 
 
-def fitted(axis: Axis, points: Sequence[ScalingPoint], spec: ModelSpec) -> Fit | None:
+def fitted(axis: Axis, points: Sequence[ScalingPoint], aspect: float) -> Fit | None:
     """The line and the power law of one curve by least squares; None with fewer than three points.
 
     Args:
         axis: Of the curve.
         points: Measured.
-        spec: Of the network.
+        aspect: Width over height of the network's input.
     """
     if len(points) < _POINTS_MIN:
         return None
-    variables = np.asarray([variable_of(axis, point.value, spec) for point in points])
+    variables = np.asarray([variable_of(axis, point.value, aspect) for point in points])
     costs_ms = np.asarray([point.ms for point in points])
     slope_ms, fixed_ms = (float(value) for value in np.polyfit(variables, costs_ms, 1))
     residual = costs_ms - (fixed_ms + slope_ms * variables)

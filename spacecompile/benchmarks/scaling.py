@@ -120,6 +120,7 @@ def measure_scaling(
     wanted = _curves(network.spec, settings)
     workshop = _Workshop(network=network, backend=backend, precision=precision, settings=settings)
     total, done = sum(len(builds) for _, _, builds in wanted), 0
+    aspect = network.spec.input_size_px[1] / network.spec.input_size_px[0]
     curves, skipped = [], {}
     for axis, fixed, builds in wanted:
         graphs = {}
@@ -131,7 +132,7 @@ def measure_scaling(
                 skipped[f"{axis} {build.value:g}"] = str(error)
             done += 1
         points = workshop.measured(graphs)
-        curves.append(ScalingCurve(axis=axis, fixed=fixed, points=points, fit=fitted(axis, points, network.spec)))
+        curves.append(ScalingCurve(axis=axis, fixed=fixed, points=points, fit=fitted(axis, points, aspect)))
         progress(_STEP, done, total)
     return ScalingReport(backend=backend, precision=precision, curves=tuple(curves), skipped=skipped)
 
