@@ -30,6 +30,7 @@ from spacecompile.benchmarks.scaling_records import Axis, ScalingCurve, ScalingR
 
 # Operations per byte between which the roofs are drawn: a copy has none, a large product a thousand.
 _INTENSITY = (0.05, 2000.0)
+_LABEL_PERCENT_MIN = 5.0
 _WHERE_COLORS = dict(zip(WHERE, (SERIES[0], SERIES[1], SERIES[4], SERIES[2], SERIES[3], SERIES[5]), strict=True))
 _AXIS_LABELS: dict[Axis, str] = {
     "input": "side of the input, px",
@@ -43,8 +44,7 @@ _AXIS_LABELS: dict[Axis, str] = {
 def roofline_chart(report: LimitReport) -> str:
     """Roofs of the machine per precision, the whole variants under them, and each layer of a profile as a dot.
 
-    Over the multiply-adds per byte, a layer can't lie above the roof of its precision; how far below it lies is what
-    its engine leaves.
+    How far below the roof of its precision a point lies is what its engine leaves.
     """
     figure, axes = new_figure(4.6)
     intensity = np.geomspace(*_INTENSITY, 200)
@@ -61,17 +61,9 @@ def roofline_chart(report: LimitReport) -> str:
     for index, (name, limit) in enumerate(report.variants.items()):
         macs = sum(limit.macs.values())
         place = (macs / limit.boundary_bytes, macs / limit.measured_ms / 1e6)
-        axes.plot(*place, "D", ms=9, color=series_color(index), mec=INK, mew=1.2, zorder=5)
-        axes.annotate(
-            f"{name}, {limit.share:.0%} of its limit",
-            place,
-            xytext=(-10, -4 - 13 * (index % 2)),
-            textcoords="offset points",
-            ha="right",
-            color=INK,
-        )
-    for scale in (axes.xaxis, axes.yaxis):
-        scale.set_major_formatter(plain_number)
+        label = f"{name}, {limit.share:.0%} of its limit"
+        axes.plot(*place, "D", ms=9, color=series_color(index), mec=INK, mew=1.2, zorder=5, ls="none", label=label)
+    axes.legend(loc="lower right", frameon=False, fontsize=9.5, labelcolor=INK)
     axes.set_xscale("log")
     axes.set_yscale("log")
     for scale in (axes.xaxis, axes.yaxis):
@@ -101,16 +93,18 @@ def where_chart(profiles: Mapping[str, VariantProfile]) -> str:
     """One bar per variant, its profiled time split into what the machine needs and what is lost, and where."""
     figure, axes = new_figure(1.5 + 0.55 * len(profiles))
     for row, profile in enumerate(profiles.values()):
-        start_ms = 0.0
+        start = 0.0
         for part, part_ms in profile.where_ms.items():
+            percent = 100 * part_ms / profile.profiled_ms
             label = WHERE[part] if row == 0 else None
-            axes.barh(row, part_ms, left=start_ms, height=0.62, color=_WHERE_COLORS[part], label=label)
-            if part_ms > 0.08 * max(each.profiled_ms for each in profiles.values()):
-                axes.annotate(milliseconds(part_ms), (start_ms + part_ms / 2, row), ha="center", va="center", color=INK)
-            start_ms += part_ms
+            axes.barh(row, percent, left=start, height=0.62, color=_WHERE_COLORS[part], label=label)
+            if percent > _LABEL_PERCENT_MIN:
+                axes.annotate(milliseconds(part_ms), (start + percent / 2, row), ha="center", va="center", color=INK)
+            start += percent
     axes.set_yticks(range(len(profiles)), list(profiles))
     axes.set_ylim(len(profiles) - 0.45, -0.55)
-    axes.set_xlabel("milliseconds of one profiled run")
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("percent of one profiled run; the numbers are milliseconds")
     axes.grid(axis="x", color=GRID, lw=0.6)
     axes.set_axisbelow(True)
     figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9.5, labelcolor=INK)

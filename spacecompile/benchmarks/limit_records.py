@@ -10,6 +10,9 @@ from spacecompile.contract import Record
 
 Bound = Literal["compute", "memory"]
 
+_CLEARLY = 0.8
+"""Engines tell times of layers in whole microseconds, and medians of few runs scatter."""
+
 
 class Ceiling(Record):
     """The fastest matrix product that an engine did on this machine.
@@ -112,6 +115,11 @@ class VariantProfile(Record):
     macs_matched: float
     where_ms: dict[str, float]
     layers: tuple[LayerLimit, ...]
+
+    @property
+    def layers_above_ceiling(self) -> int:
+        """How many layers multiplied clearly faster than the ceiling: it was measured while the machine was busy."""
+        return sum(layer.bound == "compute" and layer.ms < _CLEARLY * layer.limit_ms for layer in self.layers)
 
 
 WHERE = {

@@ -65,7 +65,7 @@ def _read(path: Path) -> NamedResult:
 def _say(comparison: Comparison) -> None:
     from spacecompile.cli.rich_tables import plain_table
 
-    rows = plain_table(f"{comparison.old} -> {comparison.new}", "", "old", "new", "change", "99 % interval", "")
+    rows = plain_table(f"{comparison.old} -> {comparison.new}", "", "old", "new", "change", "99 % sure", "")
     for change in comparison.changes:
         low, high = change.interval or (0.0, 0.0)
         rows.add_row(
@@ -73,10 +73,13 @@ def _say(comparison: Comparison) -> None:
             _number(change, change.old),
             _number(change, change.new),
             f"{change.change:+.1%}",
-            f"{low:+.1%} to {high:+.1%}" if change.interval else "",
-            f"[{_STYLES[change.verdict]}]{change.verdict}{': ' + change.note if change.note else ''}[/]",
+            f"{100 * low:+.1f}..{100 * high:+.1f}" if change.interval else "",
+            f"[{_STYLES[change.verdict]}]{change.verdict}[/]",
         )
     console.stderr.print(rows)
+    for note in dict.fromkeys(change.note for change in comparison.changes if change.note):
+        which = ", ".join(change.what for change in comparison.changes if change.note == note)
+        console.say(f"[yellow]not judged[/] {escape(which)}: {escape(note)}")
     for peer, drift in comparison.drift.items():
         console.say(f"[dim]the machine: peer {escape(peer)} took {drift:+.1%} time in the new file[/]")
     for name, where in [(name, "old") for name in comparison.only_old] + [(n, "new") for n in comparison.only_new]:

@@ -53,6 +53,11 @@ def _say_profiles(report: LimitReport) -> None:
             share = f"{min(1.0, layer.limit_ms / layer.ms):.0%}" if layer.bound and layer.ms else ""
             slowest.add_row(escape(layer.name), layer.op, f"{layer.ms:,.2f}", f"{layer.limit_ms:,.2f}", share)
         console.stderr.print(slowest)
+        if profile.layers_above_ceiling:
+            console.say(
+                f"[yellow]note[/] {profile.layers_above_ceiling} layers of {escape(name)} multiplied faster than the "
+                "ceiling: it was measured while the machine was busy, and is too low"
+            )
         console.say("")
 
 
