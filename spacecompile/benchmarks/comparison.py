@@ -115,8 +115,13 @@ def compare(old: NamedResult, new: NamedResult, *, fail_on: float | None = None)
         *_cost_changes(old.result, new.result),
     ]
     peers = _peer_names(old.result) | _peer_names(new.result)
-    drift = {change.what.split(",")[0]: change.change for change in changes if change.what.split(",")[0] in peers}
-    judged = [change for change in changes if change.what.split(",")[0] not in peers]
+    subjects = {change.what: change.what.split(",")[0] for change in changes}
+    drift = {
+        subjects[change.what]: change.change
+        for change in changes
+        if subjects[change.what] in peers and ", app, " in change.what
+    }
+    judged = [change for change in changes if subjects[change.what] not in peers]
     if not any(change.group in ("latency", "score") for change in changes):
         raise UsageError(
             f"{old.name} and {new.name} measured nothing in common. Compare two results files of the same variants."
@@ -186,7 +191,7 @@ def ratio_interval(
 def _latency_changes(old: BenchResult, new: BenchResult) -> Iterator[Change]:
     if isinstance(old.latency, UnsetType) or isinstance(new.latency, UnsetType):
         return
-    for scope in old.latency.keys() & new.latency.keys():
+    for scope in filter(new.latency.__contains__, old.latency):
         for name, before in old.latency[scope].items():
             after = new.latency[scope].get(name)
             if after is not None:
@@ -252,7 +257,7 @@ def _cost_changes(old: BenchResult, new: BenchResult) -> Iterator[Change]:
     for name, limit in old.roofline.variants.items():
         if name in new.roofline.variants:
             yield _counted(
-                f"{name}, share of the limit",
+                f"{name}, limit reached",
                 "roofline",
                 limit.share,
                 new.roofline.variants[name].share,

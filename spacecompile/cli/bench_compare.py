@@ -67,13 +67,12 @@ def _say(comparison: Comparison) -> None:
 
     rows = plain_table(f"{comparison.old} -> {comparison.new}", "", "old", "new", "change", "99 % sure", "")
     for change in comparison.changes:
-        low, high = change.interval or (0.0, 0.0)
         rows.add_row(
             escape(change.what),
             _number(change, change.old),
             _number(change, change.new),
-            f"{change.change:+.1%}",
-            f"{100 * low:+.1f}..{100 * high:+.1f}" if change.interval else "",
+            _percent(change.change) + "%",
+            "..".join(map(_percent, change.interval)) if change.interval else "",
             f"[{_STYLES[change.verdict]}]{change.verdict}[/]",
         )
     console.stderr.print(rows)
@@ -88,7 +87,14 @@ def _say(comparison: Comparison) -> None:
         console.say(f"[yellow]note[/] {escape(difference)}")
 
 
+def _percent(share: float) -> str:
+    """A share with as many digits as say something; the table must fit 80 columns."""
+    return f"{100 * share:+.1f}" if abs(share) < 0.1 else f"{100 * share:+.0f}"
+
+
 def _number(change: Change, value: float) -> str:
     if change.group in ("score", "roofline"):
         return f"{value:.4f}"
-    return f"{value:,.1f} ms" if change.unit == "ms" else f"{value:,.0f} {change.unit}".rstrip()
+    if change.group == "latency":
+        return f"{value:,.1f} ms"
+    return f"{value / 1e6:,.2f} M{'B' if change.group == 'size' else ''}"

@@ -16,7 +16,10 @@ from spacecompile.benchmarks.latency import Recording
 from spacecompile.benchmarks.records import read_result
 from spacecompile.cli.main import main
 
-QUICK = ("--no-peers", "--variant", "fp32", "--duration", "0", "--samples", "12", "--warmup", "1", "--threads", "1")
+QUICK = (
+    *("--no-peers", "--no-roofline", "--variant", "fp32", "--threads", "1"),
+    *("--duration", "0", "--samples", "12", "--warmup", "1"),
+)
 
 
 @pytest.fixture(scope="module")
