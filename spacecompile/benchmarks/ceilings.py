@@ -46,11 +46,15 @@ class CeilingSettings:
         threads: That share one product or one copy.
         spinning: Whether idle threads wait busily.
         seconds: Per engine and precision, and per working set, after a least number of runs.
+        matrix_side: Rows and columns of both factors.
+        working_sets_bytes: To copy, by rising size.
     """
 
     threads: int
     spinning: bool
     seconds: float
+    matrix_side: int = MATRIX_SIDE
+    working_sets_bytes: tuple[int, ...] = WORKING_SETS_BYTES
 
 
 def matrix_product(precision: Precision, side: int = MATRIX_SIDE) -> bytes:
@@ -67,7 +71,7 @@ def matrix_product(precision: Precision, side: int = MATRIX_SIDE) -> bytes:
     if precision == "int8":
         nodes, constants, element = _quantised_product(rng.integers(-127, 128, (side, side), dtype=np.int8))
     else:
-        nodes = [helper.make_node("MatMul", ["left", "right"], ["product"], name="product")]
+        nodes = [helper.make_node("MatMul", ["left", "right"], ["product"], name="multiply")]
         constants = [numpy_helper.from_array(weight_KN, "right")]
     graph = helper.make_graph(
         nodes,
@@ -86,7 +90,7 @@ def _quantised_product(weight_KN: NDArray[np.int8]) -> tuple[list[Any], list[Any
     nodes = [
         helper.make_node("DequantizeLinear", ["left", "scale", "zero"], ["left_float"]),
         helper.make_node("DequantizeLinear", ["right", "scale", "zero_right"], ["right_float"]),
-        helper.make_node("MatMul", ["left_float", "right_float"], ["product_float"], name="product"),
+        helper.make_node("MatMul", ["left_float", "right_float"], ["product_float"], name="multiply"),
         helper.make_node("QuantizeLinear", ["product_float", "scale_product", "zero"], ["product"]),
     ]
     constants = [
@@ -130,13 +134,13 @@ def measure_ceilings(
 def _ceiling(backend: str, precision: Precision, settings: CeilingSettings) -> Ceiling:
     graph = open_raw(
         backend,
-        matrix_product(precision),
+        matrix_product(precision, settings.matrix_side),
         precision=precision,
         threads=settings.threads,
         spinning=settings.spinning,
         profile=True,
     )
-    left_MK = np.random.default_rng(1).integers(0, 256, (MATRIX_SIDE, MATRIX_SIDE), dtype=np.uint8)
+    left_MK = np.random.default_rng(1).integers(0, 256, (settings.matrix_side, settings.matrix_side), dtype=np.uint8)
     feeds = {"left": left_MK if precision == "int8" else (left_MK / 256).astype(_feed_dtype(precision))}
     end_s, runs = time.perf_counter() + settings.seconds, 0
     while runs < _RUNS_MIN or time.perf_counter() < end_s:
@@ -144,7 +148,7 @@ def _ceiling(backend: str, precision: Precision, settings: CeilingSettings) -> C
         runs += 1
     # The product is the slowest layer by far; copies of the input and the output are layers of their own.
     best_ms = min(max(layer.ms for layer in layers) for layers in graph.layers())
-    return Ceiling(backend=backend, precision=precision, gmacs_per_s=MATRIX_SIDE**3 / best_ms / 1e6, runs=runs)
+    return Ceiling(backend=backend, precision=precision, gmacs_per_s=settings.matrix_side**3 / best_ms / 1e6, runs=runs)
 
 
 def _feed_dtype(precision: Precision) -> type[np.float16] | type[np.float32]:
@@ -160,10 +164,10 @@ def measure_bandwidths(settings: CeilingSettings, *, progress: Progress = no_pro
     """
     found = []
     with ThreadPoolExecutor(settings.threads) as pool:
-        for index, working_set_bytes in enumerate(WORKING_SETS_BYTES):
-            progress("bandwidth of the memory", index, len(WORKING_SETS_BYTES))
+        for index, working_set_bytes in enumerate(settings.working_sets_bytes):
+            progress("bandwidth of the memory", index, len(settings.working_sets_bytes))
             found.append(_bandwidth(pool, working_set_bytes, settings))
-            progress("bandwidth of the memory", index + 1, len(WORKING_SETS_BYTES))
+            progress("bandwidth of the memory", index + 1, len(settings.working_sets_bytes))
     return tuple(found)
 
 

@@ -14,7 +14,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.ceilings import CeilingSettings, measure_bandwidths, measure_ceilings
+from spacecompile.benchmarks.ceilings import (
+    MATRIX_SIDE,
+    WORKING_SETS_BYTES,
+    CeilingSettings,
+    measure_bandwidths,
+    measure_ceilings,
+)
 from spacecompile.benchmarks.latency import NS_PER_MS
 from spacecompile.benchmarks.limit_records import LimitReport
 from spacecompile.benchmarks.roofline import (
@@ -46,6 +52,7 @@ class LimitSettings:
         ceiling_s: Per engine and precision, and per working set.
         runs_min: Of each variant, whole and profiled, after two to warm up.
         variant_s: Go on with runs until this long.
+        matrix_side, working_sets_bytes: Of the ceilings; see `ceilings.CeilingSettings`.
     """
 
     threads: int
@@ -54,6 +61,8 @@ class LimitSettings:
     ceiling_s: float = 0.4
     runs_min: int = 11
     variant_s: float = 2.0
+    matrix_side: int = MATRIX_SIDE
+    working_sets_bytes: tuple[int, ...] = WORKING_SETS_BYTES
 
 
 def limit_settings(*, threads: int, spinning: bool, profile: bool, duration_s: float) -> LimitSettings:
@@ -109,7 +118,13 @@ def measure_limits(
         if entrant.name in engines
     ]
     needed = {kind for subject in subjects for kind in subject.macs()}
-    how = CeilingSettings(threads=settings.threads, spinning=settings.spinning, seconds=settings.ceiling_s)
+    how = CeilingSettings(
+        threads=settings.threads,
+        spinning=settings.spinning,
+        seconds=settings.ceiling_s,
+        matrix_side=settings.matrix_side,
+        working_sets_bytes=settings.working_sets_bytes,
+    )
     wanted = [precision for precision in _PRECISIONS if precision in needed | {"fp32"}]
     ceilings = measure_ceilings(wanted, how, progress=progress)
     bandwidths = measure_bandwidths(how, progress=progress)

@@ -100,11 +100,13 @@ def graph_traffic(model_bytes: bytes) -> GraphTraffic:
     fixed = list(graph_constants(graph))
     types, shapes = tensor_types(graph, fixed), tensor_shapes(graph, fixed)
     stored = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
-    nodes = {}
+    nodes: dict[str, NodeWork] = {}
     for node in graph.node:
         macs = macs_of(node, shapes) or 0
+        # As `to_onnx` names the nodes of a file that has some without a name.
+        is_named = node.name and node.name not in nodes
         work = NodeWork(
-            name=node.name or node.output[0],
+            name=node.name if is_named else f"{node.op_type} of {node.output[0]}",
             op=node.op_type,
             macs=macs,
             type=compute_type(node, types, set(stored)) if macs else "",

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from spacecompile.benchmarks import ceilings, further
-from spacecompile.benchmarks.records import BenchResult, read_result
-from spacecompile.cli.bench_limits import say_limits, say_scaling
+from spacecompile.benchmarks import further
+from spacecompile.benchmarks.records import read_result
 from spacecompile.cli.main import main
 from spacecompile.errors import MissingPartError
 
@@ -16,12 +15,6 @@ QUICK = (
     *("--no-peers", "--variant", "fp32", "--threads", "1", "--starts", "0", "--no-from-file"),
     *("--duration", "0", "--samples", "2", "--warmup", "1", "--warmup-seconds", "0"),
 )
-
-
-@pytest.fixture(autouse=True)
-def _small_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ceilings, "MATRIX_SIDE", 128)
-    monkeypatch.setattr(ceilings, "WORKING_SETS_BYTES", (1 << 18, 1 << 20))
 
 
 def test_a_profile_is_in_the_results_and_on_the_screen(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,13 +47,3 @@ def test_scaling_without_the_checkpoint_is_refused_before_anything_is_measured(
     monkeypatch.setattr("spacecompile.benchmarks.suite.find_checkpoint", lambda *_, **__: None)
     assert main(["bench", str(tiny_bundle), *QUICK, "--scaling"]) == 2
     assert "--scaling builds other sizes" in " ".join(capsys.readouterr().err.split())
-
-
-def test_every_number_of_limits_and_scaling_is_said(
-    limited_result: BenchResult, capsys: pytest.CaptureFixture[str]
-) -> None:
-    say_limits(limited_result)
-    say_scaling(limited_result)
-    said = " ".join(capsys.readouterr().err.split())
-    for words in ("51%", "encoder_conv", "fp32-d4 has no limit", "31.0 ms + 135.0 ms x megapixels", "input 2048"):
-        assert words in said
