@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -195,16 +195,24 @@ class _Workshop:
     backend: str
     precision: Precision
     settings: ScalingSettings
+    exported: dict[tuple[object, ...], bytes] = field(default_factory=dict)
 
     def open(self, build: _Build) -> tuple[RawGraph, ModelSpec, int]:
         """The graph in its engine, its spec and its multiply-adds."""
-        sealed = SealedGraph(self.network, build.spec, build.tta)
-        graph = sealed if build.batch == 1 else BatchGraph(sealed, build.batch)
-        content = export_onnx(graph, build.spec.frame_size_px, facts={})
+        content = self._content(build)
         opened = open_raw(
             self.backend, content, precision=self.precision, threads=build.threads, spinning=self.settings.spinning
         )
         return opened, build.spec, graph_facts(content).macs
+
+    def _content(self, build: _Build) -> bytes:
+        """The file of a graph; several curves pass through the bundle's own size, which is built once."""
+        key = (build.spec.input_size_px, build.spec.frame_size_px, build.tta, build.batch)
+        if key not in self.exported:
+            sealed = SealedGraph(self.network, build.spec, build.tta)
+            graph = sealed if build.batch == 1 else BatchGraph(sealed, build.batch)
+            self.exported[key] = export_onnx(graph, build.spec.frame_size_px, facts={})
+        return self.exported[key]
 
     def measured(self, graphs: Mapping[float, tuple[RawGraph, ModelSpec, int]]) -> tuple[ScalingPoint, ...]:
         """The points of one curve, run in turn; the first round warms up and is not recorded."""
