@@ -20,20 +20,25 @@ _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line"} | {
     color: f"--series-{index}" for index, color in enumerate(SERIES, start=1)
 }
 
-_WIDTH_IN = 9.2
+WIDTH_IN = 9.2
 
 
 def wide_figure(height_in: float) -> tuple[Figure, Axes]:
     """An empty figure as wide as a page, with one pair of axes."""
-    figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
+    figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
     axes = figure.add_subplot()
+    strip_frame(axes)
+    return figure, axes
+
+
+def strip_frame(axes: Axes) -> None:
+    """Leave of the frame what a reader needs."""
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(GRID)
     axes.tick_params(axis="both", which="both", length=0, colors=INK, labelsize=10)
     axes.xaxis.label.set_color(MUTED)
     axes.yaxis.label.set_color(MUTED)
-    return figure, axes
 
 
 def series_color(index: int) -> str:

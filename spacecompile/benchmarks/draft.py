@@ -7,6 +7,7 @@ from typing import Any
 
 from spacecompile.benchmarks.contest import Contest
 from spacecompile.benchmarks.frames import FrameStream
+from spacecompile.benchmarks.further import Further
 from spacecompile.benchmarks.machine import MachineWatch
 from spacecompile.benchmarks.records import GraphCost, ProcessStart, StageCost, Throughput
 from spacecompile.metrics import Scores
@@ -31,6 +32,7 @@ class Draft:
         stages: Of the network.
         cost_notes: Why graphs or stages are not there, by that name.
         notes: Why `process_start` or `drops` are not there, by that name.
+        further: Limits and scaling.
         partial: Whether it was interrupted.
     """
 
@@ -48,4 +50,5 @@ class Draft:
     stages: tuple[StageCost, ...] = ()
     cost_notes: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    further: Further = field(default_factory=Further)
     partial: bool = False

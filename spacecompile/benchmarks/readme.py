@@ -38,6 +38,7 @@ def results_block(result: BenchResult) -> str:
         f"commit `{(environment.commit or 'unknown')[:10]}`.",
         _cost_table(result),
         _latency_table(result),
+        _limits_table(result),
         _score_table(result),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -86,6 +87,16 @@ def _own_ratios(variant: str, peers: dict[str, Peer]) -> str:
     return ", ".join(
         f"{peer.ratios[variant].ratio:.2f} x {name}" for name, peer in peers.items() if variant in peer.ratios
     )
+
+
+def _limits_table(result: BenchResult) -> str:
+    if result.roofline is UNSET:
+        return ""
+    rows = [
+        (name, f"{limit.limit_ms:.1f} ms", limit.bound, f"{limit.measured_ms:.1f} ms", f"{limit.share:.0%}")
+        for name, limit in result.roofline.variants.items()
+    ]
+    return _table(("engine alone", "limit of the machine", "bound by", "median", "reached"), rows)
 
 
 def _ms(value: float | None) -> str:

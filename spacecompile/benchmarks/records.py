@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from spacecompile.benchmarks.limit_records import LimitReport
 from spacecompile.benchmarks.records_timing import (
     Agreement,
     ColdStart,
@@ -18,6 +19,7 @@ from spacecompile.benchmarks.records_timing import (
     Ratio,
     Throughput,
 )
+from spacecompile.benchmarks.scaling_records import ScalingReport
 from spacecompile.contract import Cost, PassReport, Record
 from spacecompile.metrics import Scores
 
@@ -315,6 +317,9 @@ class BenchResult(Record, kw_only=True):
         missing_backends: What keeps a backend away that holds a certificate for a variant, and what adds it.
         skipped: Why a variant that was asked for can't run here, and what to do, by variant.
         peers: By name.
+        roofline: Limits of the machine and the share of them that each variant reaches.
+        roofline_note: Why it is absent.
+        scaling: Cost against sizes, batch, threads and test-time augmentation; absent without `--scaling`.
         parity: `reports/parity.json` of the bundle; absent when the bundle holds none.
         warnings: What the reader must know before using the numbers.
         error: An exceeded budget or an interrupt; absent when the command succeeded.
@@ -340,6 +345,9 @@ class BenchResult(Record, kw_only=True):
     missing_backends: dict[str, str] | UnsetType = UNSET
     skipped: dict[str, str] | UnsetType = UNSET
     peers: dict[str, Peer] | UnsetType = UNSET
+    roofline: LimitReport | UnsetType = UNSET
+    roofline_note: str | UnsetType = UNSET
+    scaling: ScalingReport | UnsetType = UNSET
     parity: Any = UNSET
     warnings: tuple[str, ...] = ()
     error: Failure | UnsetType = UNSET

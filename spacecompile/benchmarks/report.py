@@ -20,6 +20,8 @@ import numpy as np
 from msgspec import UnsetType
 from numpy.typing import NDArray
 
+from spacecompile.benchmarks.limit_records import WHERE
+from spacecompile.benchmarks.pareto import trade_offs
 from spacecompile.benchmarks.records import BenchResult, Latency, Ratio
 from spacecompile.benchmarks.summary import percentile_of
 from spacecompile.extras import require_extra
@@ -29,6 +31,8 @@ from spacecompile.runtime.overlay import draw_overlay
 
 PICTURE_SIDE_PX = 560
 PICTURE_QUALITY = 86
+LAYERS_SHOWN = 20
+"""The slowest of each variant; the results file holds all of them."""
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -103,6 +107,9 @@ def render_report(result: BenchResult, samples: Sequence[tuple[NDArray[np.uint8]
         ratios=_ratios(result),
         key_figures=_key_figures(result),
         figures=figures,
+        offers=trade_offs(result),
+        where_labels=WHERE,
+        layers_shown=LAYERS_SHOWN,
         certificate=_certificate(result),
         training=json.dumps(result.subject.checkpoint_training, indent=2),
         pictures=[_picture(frame_HWC, answer) for frame_HWC, answer in samples],
@@ -127,15 +134,25 @@ def _certificate(result: BenchResult) -> _Certificate | None:
 
 
 def _figures(result: BenchResult) -> dict[str, str]:
-    if isinstance(result.latency, UnsetType) or not result.latency.get("app"):
-        return {}
-    from spacecompile.benchmarks import plots  # noqa: PLC0415 - matplotlib, only for a report
+    from spacecompile.benchmarks import limit_plots, plots  # noqa: PLC0415 - matplotlib, only for a report
 
-    app = result.latency["app"]
-    figures = {"distribution": plots.latency_distribution(app), "over_time": plots.latency_over_time(app)}
+    figures = {}
+    if not isinstance(result.latency, UnsetType) and result.latency.get("app"):
+        app = result.latency["app"]
+        figures = {"distribution": plots.latency_distribution(app), "over_time": plots.latency_over_time(app)}
     ratios = _ratios(result)
     if ratios:
         figures["ratios"] = plots.ratio_chart([(f"{variant} / {peer}", ratio) for variant, peer, ratio in ratios])
+    if not isinstance(result.roofline, UnsetType) and result.roofline.ceilings and result.roofline.bandwidths:
+        figures["roofline"] = limit_plots.roofline_chart(result.roofline)
+        if result.roofline.profiles:
+            figures["where"] = limit_plots.where_chart(result.roofline.profiles)
+    if not isinstance(result.scaling, UnsetType) and result.scaling.curves:
+        height_px, width_px = result.subject.input_size_px
+        figures["scaling"] = limit_plots.scaling_chart(result.scaling, width_px / height_px)
+    offers = trade_offs(result)
+    if offers:
+        figures["pareto"] = limit_plots.pareto_chart(offers)
     return figures
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from spacecompile.benchmarks.contest import INTERRUPTED, ContestSettings, run_co
 from spacecompile.benchmarks.draft import NO_DATA, Draft
 from spacecompile.benchmarks.environment import load_average
 from spacecompile.benchmarks.frames import FrameStream, labelled_frames, stream_from_bundle, stream_from_data
+from spacecompile.benchmarks.further import FurtherSettings, measure_further
 from spacecompile.benchmarks.machine import MachineWatch
 from spacecompile.benchmarks.paced import check_rate
 from spacecompile.benchmarks.peer_table import chosen_peers, not_installed
@@ -58,6 +59,7 @@ class BenchSettings:
         starts: Processes in which each variant is started for load time and memory; 0 leaves that out.
         torch_scores: Whether PyTorch is scored too, with every augmentation that the variants have.
         throughput: Whether sessions side by side are measured.
+        limits: Roofline, layers and scaling; None to leave them out.
     """
 
     contest: ContestSettings
@@ -73,6 +75,7 @@ class BenchSettings:
     starts: int = 0
     torch_scores: bool = False
     throughput: bool = False
+    limits: FurtherSettings | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +107,7 @@ def run_bench(bundle: Bundle, settings: BenchSettings, *, progress: Progress = n
     chosen_peers(settings.contest.peers, ())
     labelled = _labelled(bundle, settings)
     checkpoint = _checkpoint_for_peers(bundle, settings)
+    sizes = _checkpoint_for_sizes(bundle, settings)
     draft = Draft(
         watch=MachineWatch(),
         load_average_start=load_average(),
@@ -127,6 +131,9 @@ def run_bench(bundle: Bundle, settings: BenchSettings, *, progress: Progress = n
         _score(bundle, able, labelled, draft, progress)
         _costs(bundle, variants, checkpoint, draft, progress)
         _torch_score(able, labelled, checkpoint, settings, draft, progress)
+        measure_further(
+            bundle, able, draft.contest, draft.stream, settings.limits, draft.further, sizes=sizes, progress=progress
+        )
     except KeyboardInterrupt:
         draft.partial = True
     result = result_of(bundle, settings, asked, draft)
@@ -158,6 +165,20 @@ def _checkpoint_for_peers(bundle: Bundle, settings: BenchSettings) -> Path | str
         f"the checkpoint with SHA-256 {source_sha256[:12]} is neither in checkpoints/ nor beside the bundle; "
         f"add it with: spacecompile bench {bundle.root} --checkpoint CKPT"
     )
+
+
+def _checkpoint_for_sizes(bundle: Bundle, settings: BenchSettings) -> Path | None:
+    """The checkpoint that scaling builds from; whether peers take part does not matter to it.
+
+    Raises:
+        UsageError: If scaling is asked for and there is none.
+    """
+    if settings.limits is None or not settings.limits.scaling:
+        return None
+    found = _checkpoint_for_peers(bundle, replace(settings, peers=True))
+    if isinstance(found, str):
+        raise UsageError(f"--scaling builds other sizes from the bundle's source, but {found}")
+    return found
 
 
 def _stream(bundle: Bundle, settings: BenchSettings) -> FrameStream:

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from spacecompile.cli import console
+from spacecompile.cli.bench_compare import compare_results
 from spacecompile.cli.openmp import run_in_own_process
 from spacecompile.errors import InterruptedRunError, SpacecompileError, UsageError
 from spacecompile.extras import require_extra
@@ -59,6 +60,19 @@ def bench(
     ] = True,
     percentiles: Annotated[str, typer.Option(help="To print, for example 50,90,99,99.9.")] = "50,90,99",
     budget: Annotated[Path | None, typer.Option(help="TOML file with limits, gmacs_max = 5 for example.")] = None,
+    roofline: Annotated[
+        bool, typer.Option("--roofline/--no-roofline", help="Measure the machine's limits, and the share reached.")
+    ] = True,
+    profile: Annotated[bool, typer.Option("--profile", help="Time every layer in its engine.")] = False,
+    scaling: Annotated[
+        bool, typer.Option("--scaling", help="Build other sizes, batches and threads, and measure them.")
+    ] = False,
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="Measure nothing: compare two results files, the old one first.")
+    ] = None,
+    fail_on: Annotated[
+        str | None, typer.Option(help="With --compare: exit with 6 when something got worse by this, such as 5%.")
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Write one offline HTML file.")] = None,
     json: Annotated[str | None, typer.Option("--json", help="Write the result to FILE, or - for stdout.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the report and the JSON file.")] = False,
@@ -68,12 +82,15 @@ def bench(
     """Measure a bundle: budgets, score, and latency against PyTorch and a plain export on the same frames.
 
     Exits with 6 when a budget is exceeded or can't be judged, after everything is written. Interrupted, it writes what
-    it has, marked as partial.
+    it has, marked as partial. With --compare it measures nothing and reads two results files instead.
 
     Example: spacecompile bench net.spacepkg --data frames --report bench.html --json bench.json
     """
     from spacecompile.cli.prove import device_index, prove_bundle
 
+    if compare is not None or fail_on is not None:
+        compare_results(compare, fail_on, json=json, force=force)
+        return
     gpu_index = device_index(device, prove=prove)
     if gpu_index is not None:
         rounds = {"samples": samples, "duration_s": duration, "warmup_rounds": warmup, "warmup_s": warmup_seconds}
@@ -81,6 +98,7 @@ def bench(
         return
     from spacecompile.benchmarks.budget import read_budget
     from spacecompile.benchmarks.contest import ContestSettings
+    from spacecompile.benchmarks.further import FurtherSettings
     from spacecompile.benchmarks.latency import LatencySettings
     from spacecompile.benchmarks.suite import BenchSettings
     from spacecompile.benchmarks.variants import LoadSettings
@@ -115,6 +133,11 @@ def bench(
         starts=starts,
         torch_scores=torch_scores,
         throughput=throughput,
+        limits=FurtherSettings(
+            duration_s=duration, threads=how.threads, spinning=spinning, profile=profile, scaling=scaling
+        )
+        if roofline or profile or scaling
+        else None,
     )
     bench_bundle(bundle, settings, report=report, json=json, force=force, percentiles=asked)
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import UnsetType
 from rich.markup import escape
-from rich.table import Table
 
 from spacecompile.benchmarks.records import BenchResult, BudgetReport, Latency
 from spacecompile.benchmarks.summary import percentile_key, percentile_of
 from spacecompile.cli import console
+from spacecompile.cli.bench_limits import say_limits, say_scaling
+from spacecompile.cli.rich_tables import plain_table
 
 
 def say_result(result: BenchResult, percentiles: Sequence[float]) -> None:
@@ -28,22 +29,16 @@ def say_result(result: BenchResult, percentiles: Sequence[float]) -> None:
     _say_throughput(result)
     _say_energy(result)
     _say_peers(result)
+    say_limits(result)
+    say_scaling(result)
     _say_missing_backends(result)
     for warning in result.warnings:
         console.say(f"[yellow]note[/] {escape(warning)}")
 
 
-def _table(title: str, first: str, *others: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(first, no_wrap=True)
-    for other in others:
-        table.add_column(other, justify="right", no_wrap=True)
-    return table
-
-
 def _say_budget(result: BenchResult) -> None:
     budget = result.budget
-    table = _table("Budget", "", "value", "limit", "margin", "")
+    table = plain_table("Budget", "", "value", "limit", "margin", "")
     for line in budget.lines:
         verdict = "[green]ok[/]" if line.passed else "[bold red]exceeded[/]"
         numbers = (f"{value:,.4g} {line.unit}" for value in (line.value, line.limit, line.margin))
@@ -66,7 +61,7 @@ def _say_stages(budget: BudgetReport) -> None:
     if not budget.stages:
         return
     title = "Stages: M parameters, GMAC by fvcore and by torch, each before and after the rewrites"
-    table = _table(title, "", "params", "after", "fvcore", "after", "torch", "after")
+    table = plain_table(title, "", "params", "after", "fvcore", "after", "torch", "after")
     for stage in budget.stages:
         both = (stage.before, stage.after)
         table.add_row(
@@ -82,7 +77,9 @@ def _say_stages(budget: BudgetReport) -> None:
 def _say_graphs(budget: BudgetReport) -> None:
     if not budget.graphs:
         return
-    table = _table("Graphs, counted in the ONNX files", "", "GMAC per frame", "views", "M weights", "file, MB", "types")
+    table = plain_table(
+        "Graphs, counted in the ONNX files", "", "GMAC per frame", "views", "M weights", "file, MB", "types"
+    )
     for name, graph in budget.graphs.items():
         types = ", ".join(f"{kind} {share / graph.macs:.0%}" for kind, share in graph.macs_by_type.items())
         table.add_row(
@@ -106,7 +103,7 @@ def _say_score(result: BenchResult) -> None:
     columns = ("s_cls", "s_det", "s_seg", "s_acc")
     rows = [(name, scores, name) for name, scores in report.variants.items()]
     rows += [(f"PyTorch, {tta}", scores, "") for tta, scores in report.torch.items()]
-    table = _table(f"Score on {rows[0][1].frames} frames", "", *columns, "s_final", "charged", "drop")
+    table = plain_table(f"Score on {rows[0][1].frames} frames", "", *columns, "s_final", "charged", "drop")
     for label, scores, name in rows:
         charged, drop = report.s_final_charged.get(name), report.drops.get(name)
         table.add_row(
@@ -133,7 +130,7 @@ def _say_latency(result: BenchResult, percentiles: Sequence[float]) -> None:
         return
     keys = [percentile_key(percentile) for percentile in percentiles]
     heads = [key.removesuffix("_ms") for key in keys]
-    table = _table("Latency in ms, frame in memory to answer", "", *heads, "max", "varies", "samples")
+    table = plain_table("Latency in ms, frame in memory to answer", "", *heads, "max", "varies", "samples")
     for name, latency in result.latency.get("app", {}).items():
         table.add_row(
             name,
@@ -155,7 +152,7 @@ def _say_latency(result: BenchResult, percentiles: Sequence[float]) -> None:
 def _say_scopes(latency: Mapping[str, Mapping[str, Latency]]) -> None:
     """Medians of the scopes inside and around `app`."""
     scopes = [scope for scope in ("engine", "app", "file") if scope in latency]
-    table = _table("Median in ms by scope", "", *scopes)
+    table = plain_table("Median in ms by scope", "", *scopes)
     for name in latency.get("app", {}):
         cells = (percentile_cell(latency[scope][name], "p50_ms") if name in latency[scope] else "" for scope in scopes)
         table.add_row(name, *cells)
@@ -165,7 +162,7 @@ def _say_scopes(latency: Mapping[str, Mapping[str, Latency]]) -> None:
 def _say_starts(result: BenchResult) -> None:
     if isinstance(result.process_start, UnsetType):
         return
-    table = _table(
+    table = plain_table(
         "A fresh process, ms and MB", "", "import", "load", "first answer", "in all", "next", "peak memory", "starts"
     )
     for name, start in result.process_start.items():
@@ -188,7 +185,7 @@ def _say_paced(result: BenchResult, percentiles: Sequence[float]) -> None:
     heads = [key.removesuffix("_ms") for key in keys]
     rate_hz = next(iter(result.paced.values())).rate_hz
     title = f"Paced at {rate_hz:g} Hz, ms from when a frame was due to its answer"
-    table = _table(title, "", *heads, "max", "missed", "late", "busy")
+    table = plain_table(title, "", *heads, "max", "missed", "late", "busy")
     for name, paced in result.paced.items():
         table.add_row(
             name,
@@ -205,7 +202,7 @@ def _say_paced(result: BenchResult, percentiles: Sequence[float]) -> None:
 def _say_throughput(result: BenchResult) -> None:
     if isinstance(result.throughput, UnsetType):
         return
-    table = _table("Throughput, sessions side by side", "", "sessions", "threads each", "frames per second")
+    table = plain_table("Throughput, sessions side by side", "", "sessions", "threads each", "frames per second")
     for name, rows in result.throughput.items():
         for row in rows:
             table.add_row(name, str(row.sessions), str(row.threads), f"{row.frames_per_s:.2f}")
@@ -215,7 +212,7 @@ def _say_throughput(result: BenchResult) -> None:
 
 def _say_energy(result: BenchResult) -> None:
     if not isinstance(result.energy, UnsetType):
-        table = _table("Energy", "", "J per frame", "W", "W idle", "counter")
+        table = plain_table("Energy", "", "J per frame", "W", "W idle", "counter")
         for name, energy in result.energy.items():
             numbers = (energy.joules_per_frame, energy.watts, energy.idle_watts)
             table.add_row(name, *(f"{value:.2f}" for value in numbers), escape(energy.counter))
@@ -240,7 +237,7 @@ def percentile_cell(latency: Latency, key: str) -> str:
 def _say_peers(result: BenchResult) -> None:
     if isinstance(result.peers, UnsetType):
         return
-    table = _table("Time of a variant over a peer's, same frame, same round", "", "ratio", "quartiles", "rounds")
+    table = plain_table("Time of a variant over a peer's, same frame, same round", "", "ratio", "quartiles", "rounds")
     for peer_name, peer in result.peers.items():
         for variant, ratio in peer.ratios.items():
             low, high = ratio.spread

@@ -112,20 +112,20 @@ def graph_facts(model_bytes: bytes) -> GraphFacts:
     Raises:
         IntegrityError: If it is no valid ONNX file.
     """
-    model = _with_shapes(model_bytes)
+    model = with_shapes(model_bytes)
     graph = model.graph
-    constants = list(_constants(graph))
-    types, shapes = _tensor_types(graph, constants), _tensor_shapes(graph, constants)
+    constants = list(graph_constants(graph))
+    types, shapes = tensor_types(graph, constants), tensor_shapes(graph, constants)
     dequantised = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     nodes, uncounted = [], []
     for node in graph.node:
         if node.op_type not in _MACS:
             continue
-        macs = _macs_of(node, shapes)
+        macs = macs_of(node, shapes)
         if macs is None:
             uncounted.append(node.name or node.output[0])
             continue
-        kind = _compute_type(node, types, dequantised)
+        kind = compute_type(node, types, dequantised)
         nodes.append(MacNode(name=node.name or node.output[0], op=node.op_type, type=kind, macs=macs))
     macs_by_type: Counter[str] = Counter()
     for mac_node in nodes:
@@ -146,7 +146,12 @@ def graph_facts(model_bytes: bytes) -> GraphFacts:
     )
 
 
-def _with_shapes(model_bytes: bytes) -> ModelProto:
+def with_shapes(model_bytes: bytes) -> ModelProto:
+    """The graph of a file, with the types and shapes of all tensors inferred.
+
+    Raises:
+        IntegrityError: If it is no valid ONNX file.
+    """
     try:
         model = onnx.load_model_from_string(model_bytes)
         return onnx.shape_inference.infer_shapes(model, data_prop=True)
@@ -157,14 +162,15 @@ def _with_shapes(model_bytes: bytes) -> ModelProto:
         ) from error
 
 
-def _tensor_types(graph: GraphProto, constants: Sequence[TensorProto]) -> dict[str, int]:
+def tensor_types(graph: GraphProto, constants: Sequence[TensorProto]) -> dict[str, int]:
+    """ONNX's number of every tensor's type."""
     infos = (*graph.value_info, *graph.input, *graph.output)
     return {info.name: info.type.tensor_type.elem_type for info in infos} | {
         constant.name: constant.data_type for constant in constants
     }
 
 
-def _tensor_shapes(graph: GraphProto, constants: Sequence[TensorProto]) -> dict[str, Shape]:
+def tensor_shapes(graph: GraphProto, constants: Sequence[TensorProto]) -> dict[str, Shape]:
     """Every fixed shape; a tensor with an open one is left out."""
     infos = (*graph.value_info, *graph.input, *graph.output)
     shapes: dict[str, Shape] = {}
@@ -175,7 +181,7 @@ def _tensor_shapes(graph: GraphProto, constants: Sequence[TensorProto]) -> dict[
     return shapes | {constant.name: tuple(constant.dims) for constant in constants}
 
 
-def _constants(graph: GraphProto) -> Iterator[TensorProto]:
+def graph_constants(graph: GraphProto) -> Iterator[TensorProto]:
     """Initializers, and the tensors of Constant nodes under the names of their outputs."""
     yield from graph.initializer
     for node in graph.node:
@@ -263,7 +269,10 @@ _QUANTISER_INPUTS = {
 }
 
 
-def _macs_of(node: NodeProto, shapes: Mapping[str, Shape]) -> int | None:
+def macs_of(node: NodeProto, shapes: Mapping[str, Shape]) -> int | None:
+    """Multiply-adds of a node; None where a shape is unknown, 0 for an operator that has none."""
+    if node.op_type not in _MACS:
+        return 0
     count, factors = _MACS[node.op_type]
     inputs = [shapes.get(node.input[index]) for index in factors]
     output = shapes.get(node.output[0])
@@ -271,7 +280,8 @@ def _macs_of(node: NodeProto, shapes: Mapping[str, Shape]) -> int | None:
     return count(known, [output], node) if output is not None and len(known) == len(inputs) else None
 
 
-def _compute_type(node: NodeProto, types: Mapping[str, int], dequantised: set[str]) -> str:
+def compute_type(node: NodeProto, types: Mapping[str, int], dequantised: set[str]) -> str:
+    """What a node that multiplies and adds does so in, as the file says."""
     factors = [node.input[index] for index in _MACS[node.op_type][1]]
     if all(name in dequantised for name in factors):
         return "int8"

@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from spacecompile.benchmarks.budget import COUNTERS
+from spacecompile.benchmarks.limit_records import (
+    WHERE,
+    Bandwidth,
+    Ceiling,
+    LayerLimit,
+    LimitReport,
+    VariantLimit,
+    VariantProfile,
+)
 from spacecompile.benchmarks.records import (
     Agreement,
     BenchResult,
@@ -30,6 +40,7 @@ from spacecompile.benchmarks.records import (
     Throughput,
     VariantEngine,
 )
+from spacecompile.benchmarks.scaling_records import Axis, Fit, ScalingCurve, ScalingPoint, ScalingReport
 from spacecompile.benchmarks.summary import summarise
 from spacecompile.contract import Cost, PassReport
 from spacecompile.metrics import Scores
@@ -234,3 +245,69 @@ def installed_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
         monkeypatch.syspath_prepend(info.parent)
 
     return install
+
+
+@pytest.fixture
+def limited_result(whole_result: BenchResult) -> BenchResult:
+    """As `whole_result`, with limits, layers and scaling."""
+    layers = tuple(
+        LayerLimit(
+            name=name,
+            op="Convolution",
+            kernel="jit_avx512",
+            precision="fp32",
+            nodes=1,
+            macs=macs,
+            moved_bytes=2_000_000,
+            ms=ms,
+            limit_ms=ms / 2,
+            bound="compute",
+        )
+        for name, macs, ms in (("encoder_conv", 800_000_000, 12.0), ("decoder_conv_with_a_long_name", 90_000_000, 3.0))
+    )
+    limit = VariantLimit(
+        backend="openvino",
+        macs={"fp32": 3_299_000_000},
+        boundary_bytes=17_700_000,
+        compute_ms=40.0,
+        memory_ms=1.5,
+        limit_ms=40.0,
+        bound="compute",
+        measured_ms=79.0,
+        measured_spread_ms=(77.0, 81.0),
+        runs=24,
+        share=40 / 79,
+    )
+    where_ms = dict(zip(WHERE, (38.0, 14.0, 2.0, 18.0, 5.0, 3.0), strict=True))
+    profile = VariantProfile(
+        backend="openvino", runs=24, profiled_ms=80.0, macs_matched=1.0, where_ms=where_ms, layers=layers
+    )
+    points = tuple(
+        ScalingPoint(value=side_px, ms=side_px / 6, spread_ms=(side_px / 7, side_px / 5), runs=11, macs=side_px**2)
+        for side_px in (256, 512, 1024)
+    )
+    fit = Fit(variable="megapixels", fixed_ms=31.0, slope_ms=135.0, r_squared=0.98, exponent=0.5)
+    axes: tuple[Axis, ...] = ("input", "frame", "batch", "threads", "augmentation")
+    return msgspec.structs.replace(
+        whole_result,
+        roofline=LimitReport(
+            threads=2,
+            ceilings=(
+                Ceiling(backend="openvino", precision="fp32", gmacs_per_s=82.0, runs=40),
+                Ceiling(backend="openvino", precision="bf16", gmacs_per_s=700.0, runs=90),
+            ),
+            bandwidths=(
+                Bandwidth(working_set_bytes=1 << 20, gb_per_s=140.0),
+                Bandwidth(working_set_bytes=1 << 28, gb_per_s=12.0),
+            ),
+            variants={"fp32": limit},
+            profiles={"fp32": profile},
+            missing={"fp32-d4": "no engine here could be measured in fp8"},
+        ),
+        scaling=ScalingReport(
+            backend="openvino",
+            precision="fp32",
+            curves=tuple(ScalingCurve(axis=axis, fixed="1024x1024 frame", points=points, fit=fit) for axis in axes),
+            skipped={"input 2048": "too large"},
+        ),
+    )

@@ -17,7 +17,7 @@ from spacecompile.errors import MissingPartError
 from spacecompile.runtime.answer import Answer
 
 SECTIONS = ("answers", "latency", "peers", "budget", "rewrites", "score", "parity", "circumstances")
-FIGURES = ("figure-distribution", "figure-over-time", "figure-ratios")
+FIGURES = ("figure-distribution", "figure-over-time", "figure-ratios", "figure-pareto")
 
 
 class Outline(HTMLParser):

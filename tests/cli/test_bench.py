@@ -17,7 +17,7 @@ from spacecompile.benchmarks.records import read_result
 from spacecompile.cli.main import main
 
 SHORT = ("--duration", "0", "--samples", "12", "--warmup", "1", "--warmup-seconds", "0", "--threads", "1")
-QUICK = ("--no-peers", "--variant", "fp32", "--starts", "0", "--no-from-file", *SHORT)
+QUICK = ("--no-peers", "--no-roofline", "--variant", "fp32", "--starts", "0", "--no-from-file", *SHORT)
 
 
 @pytest.fixture(scope="module")

@@ -84,7 +84,7 @@ class OpenVinoBackend:
         if precision == "bf16":
             require_bf16(cpu["OPTIMIZATION_CAPABILITIES"])
         blobs = BlobCache.open(cache_folder or openvino_cache.user_cache_folder()) if cache else None
-        compiled = _compiled(core, model_bytes, _config(precision, threads), blobs=blobs, cpu=cpu)
+        compiled = _compiled(core, model_bytes, compile_config(precision, threads), blobs=blobs, cpu=cpu)
         require_realised(precision, compiled)
         _warn_of_fewer_threads(compiled, threads)
         self._signature = signature_from_tensors(_facts(compiled.inputs), _facts(compiled.outputs))
@@ -173,7 +173,8 @@ def require_realised(precision: Precision, compiled: Any) -> None:
         )
 
 
-def _config(precision: Precision, threads: int) -> dict[str, Any]:
+def compile_config(precision: Precision, threads: int) -> dict[str, Any]:
+    """How every graph is compiled for OpenVINO here."""
     return {
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
         # Nothing is rounded beyond that hint.
@@ -202,7 +203,7 @@ def _compiled(
 ) -> Any:
     """The model from the cache if it is there and sound, else compiled and put there."""
     if blobs is None:
-        return _compile(core, model_bytes, config)
+        return compile_graph(core, model_bytes, config)
     key = _key(model_bytes, {"cpu": cpu, "config": config})
     blob = blobs.read(key)
     if blob is not None:
@@ -210,7 +211,7 @@ def _compiled(
             return core.import_model(blob, "CPU", config)
         except RuntimeError as error:
             _log.warning("OpenVINO refuses the compiled model of its cache, compiling again: %s", _last_line(error))
-    compiled = _compile(core, model_bytes, config)
+    compiled = compile_graph(core, model_bytes, config)
     stream = io.BytesIO()
     try:
         compiled.export_model(stream)
@@ -221,7 +222,12 @@ def _compiled(
     return compiled
 
 
-def _compile(core: Any, model_bytes: bytes, config: dict[str, Any]) -> Any:
+def compile_graph(core: Any, model_bytes: bytes, config: dict[str, Any]) -> Any:
+    """Compile any ONNX graph.
+
+    Raises:
+        IntegrityError: If OpenVINO refuses it.
+    """
     try:
         return core.compile_model(core.read_model(model_bytes), "CPU", config)
     except RuntimeError as error:

@@ -1,0 +1,86 @@
+"""Any graph in OpenVINO, with the settings of `openvino_`, timed by its own performance counters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spacecompile.contract import Precision
+from spacecompile.errors import UsageError
+from spacecompile.runtime.backends.openvino_ import compile_config, compile_graph, ov, require_bf16
+from spacecompile.runtime.backends.raw import Feeds, LayerTime
+
+_PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
+# Not computed at run time, or nothing but a name for memory.
+_IDLE = frozenset({"Parameter", "Input", "Output", "Result", "Constant"})
+
+
+def open_graph(
+    model_bytes: bytes,
+    *,
+    precision: Precision,
+    threads: int,
+    spinning: bool,  # noqa: ARG001  OpenVINO has no such switch
+    profile: bool,
+) -> OpenVinoGraph:
+    """Load a graph; see `raw.open_raw`."""
+    core = ov.Core()
+    if precision == "bf16":
+        require_bf16(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    config = compile_config(precision, threads) | ({"PERF_COUNT": True} if profile else {})
+    return OpenVinoGraph(compile_graph(core, model_bytes, config), profile=profile)
+
+
+class OpenVinoGraph:
+    """One graph in one compiled model."""
+
+    def __init__(self, compiled: Any, *, profile: bool) -> None:
+        """Take over OpenVINO's compiled model."""
+        self._request = compiled.create_infer_request()
+        self._facts = _facts_by_layer(compiled) if profile else None
+        self._runs: list[tuple[LayerTime, ...]] = []
+
+    def run(self, feeds: Feeds) -> None:
+        """Compute every output once."""
+        for name, value in feeds.items():
+            self._request.get_tensor(name).data[:] = value
+        self._request.infer()
+        if self._facts is not None:
+            self._runs.append(layers_from_counters(self._request.get_profiling_info(), self._facts))
+
+    def layers(self) -> tuple[tuple[LayerTime, ...], ...]:
+        """The layers of every run; see `raw.RawGraph`."""
+        if self._facts is None:
+            raise UsageError("the graph was opened without its profile. Open it with profile=True.")
+        return tuple(self._runs)
+
+
+def layers_from_counters(counters: Any, facts: dict[str, dict[str, str]]) -> tuple[LayerTime, ...]:
+    """The layers of one run.
+
+    Args:
+        counters: OpenVINO's `ProfilingInfo` objects.
+        facts: Of `_facts_by_layer`.
+    """
+    return tuple(
+        LayerTime(
+            name=counter.node_name,
+            nodes=tuple(filter(None, facts.get(counter.node_name, {}).get("originalLayersNames", "").split(","))),
+            op=counter.node_type,
+            kernel=counter.exec_type,
+            precision=_precision(facts.get(counter.node_name, {}).get("runtimePrecision", "")),
+            ms=1000 * counter.real_time.total_seconds(),
+        )
+        for counter in counters
+        if counter.node_type not in _IDLE and counter.real_time.total_seconds() > 0
+    )
+
+
+def _facts_by_layer(compiled: Any) -> dict[str, dict[str, str]]:
+    return {
+        node.get_friendly_name(): {key: str(fact.value) for key, fact in node.get_rt_info().items()}
+        for node in compiled.get_runtime_model().get_ops()
+    }
+
+
+def _precision(runtime_precision: str) -> str:
+    return _PRECISIONS.get(runtime_precision, runtime_precision)

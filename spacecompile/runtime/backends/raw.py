@@ -1,0 +1,95 @@
+"""Any graph in an engine, timed as a whole or layer by layer: what sealed graphs are measured against.
+
+A backend runs sealed graphs only. Peak rates and batches need others, with the very settings that the backend of the
+same name has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from spacecompile.contract import Precision
+from spacecompile.errors import MissingPartError, UsageError
+
+Feeds = Mapping[str, NDArray[Any]]
+"""Input arrays by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerTime:
+    """One layer of the graph as the engine runs it, in one run.
+
+    Attributes:
+        name: That the engine gives it.
+        nodes: Names of the ONNX nodes that went into it, or of their outputs, as far as the engine tells.
+        op: The engine's word for what it does.
+        kernel: The routine that does it; empty where the engine does not tell.
+        precision: That it computes in; empty where the engine does not tell.
+        ms: That it took.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    op: str
+    kernel: str
+    precision: str
+    ms: float
+
+
+class RawGraph(Protocol):
+    """One graph in one engine. Used from one thread."""
+
+    def run(self, feeds: Feeds) -> None:
+        """Compute every output once.
+
+        Args:
+            feeds: Of the shapes and types that the graph takes.
+        """
+
+    def layers(self) -> tuple[tuple[LayerTime, ...], ...]:
+        """The layers of every run so far, in the order of execution; ends the graph's use.
+
+        Raises:
+            UsageError: If it was not opened with `profile`.
+        """
+
+
+_MODULES = {"onnxruntime": "onnxruntime_raw", "openvino": "openvino_raw"}
+
+
+def can_profile(backend: str) -> bool:
+    """Whether an engine can be measured this way."""
+    return backend in _MODULES
+
+
+def open_raw(
+    backend: str, model_bytes: bytes, *, precision: Precision, threads: int, spinning: bool, profile: bool = False
+) -> RawGraph:
+    """Load any ONNX graph into an engine.
+
+    Args:
+        backend: Name of the engine.
+        model_bytes: A whole ONNX file.
+        precision: What the engine shall compute in, as for a variant.
+        threads: That share one operator.
+        spinning: Whether idle threads wait busily, where the engine lets that be chosen.
+        profile: Note the time of every layer; the run as a whole gets slower by that.
+
+    Raises:
+        UsageError: If this engine's layers can't be told.
+        MissingPartError: If the engine is not here, or does not compute in that precision on this machine.
+        IntegrityError: If it refuses the graph.
+    """
+    if backend not in _MODULES:
+        raise UsageError(f"backend {backend} tells no times of layers; choose one of {', '.join(_MODULES)}.")
+    try:
+        module = import_module(f"spacecompile.runtime.backends.{_MODULES[backend]}")
+    except ImportError as error:
+        raise MissingPartError(f"backend {backend} can't be imported: {error}. Run: spacecompile doctor") from error
+    make: Callable[..., RawGraph] = module.open_graph
+    return make(model_bytes, precision=precision, threads=threads, spinning=spinning, profile=profile)

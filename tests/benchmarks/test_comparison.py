@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from spacecompile.benchmarks.comparison import (
+    Change,
+    Comparison,
+    NamedResult,
+    compare,
+    ratio_interval,
+    regression_error,
+    share_from_text,
+)
+from spacecompile.benchmarks.records import BenchResult
+from spacecompile.benchmarks.summary import summarise
+from spacecompile.errors import BudgetError, UsageError
+
+
+def with_app(result: BenchResult, **samples_ms: list[float]) -> BenchResult:
+    names = {name.replace("_", "-"): summarise(values) for name, values in samples_ms.items()}
+    assert isinstance(result.latency, dict)
+    return replace(result, latency={"app": {**result.latency["app"], **names}})
+
+
+def around(median_ms: float, samples: int = 80, *, seed: int = 3) -> list[float]:
+    return [float(value) for value in np.random.default_rng(seed).normal(median_ms, 0.03 * median_ms, samples)]
+
+
+def compared(old: BenchResult, new: BenchResult, fail_on: float | None = None) -> Comparison:
+    return compare(NamedResult(name="old.json", result=old), NamedResult(name="new.json", result=new), fail_on=fail_on)
+
+
+def change_of(comparison: Comparison, what: str) -> Change:
+    (found,) = [change for change in comparison.changes if change.what == what]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("new_ms", "verdict", "fails"),
+    [
+        (around(100, seed=4), "same", False),
+        (around(104, seed=4), "worse", False),
+        (around(110, seed=4), "worse", True),
+        (around(80, seed=4), "better", False),
+        (around(150, 5), "not judged", False),
+    ],
+    ids=["noise", "slower by less", "slower by more", "faster", "too few samples"],
+)
+def test_only_a_median_that_is_worse_beyond_noise_by_as_much_fails(
+    whole_result: BenchResult, new_ms: list[float], verdict: str, fails: bool
+) -> None:
+    old = with_app(whole_result, fp32=around(100))
+    comparison = compared(old, with_app(whole_result, fp32=new_ms), fail_on=0.05)
+    assert change_of(comparison, "fp32, app, median").verdict == verdict
+    assert comparison.failed == (("fp32, app, median",) if fails else ())
+    assert (regression_error(comparison) is not None) == fails
+
+
+def test_without_a_limit_nothing_fails_however_much_slower(whole_result: BenchResult) -> None:
+    comparison = compared(with_app(whole_result, fp32=around(100)), with_app(whole_result, fp32=around(300)))
+    assert change_of(comparison, "fp32, app, median").worse_by == pytest.approx(2.0, abs=0.1)
+    assert regression_error(comparison) is None
+
+
+def test_the_error_names_what_got_worse_and_exits_6(whole_result: BenchResult) -> None:
+    comparison = compared(
+        with_app(whole_result, fp32=around(100)), with_app(whole_result, fp32=around(130)), fail_on=0.05
+    )
+    error = regression_error(comparison)
+    assert isinstance(error, BudgetError)
+    assert error.exit_code == 6
+    assert "fp32, app, median" in str(error)
+
+
+def test_a_lower_score_is_worse_and_counts_without_noise(whole_result: BenchResult) -> None:
+    assert whole_result.score is not UNSET
+    scores = replace(whole_result.score.variants["fp32"], s_final=0.80)  # type: ignore[union-attr]
+    lower = replace(whole_result, score=replace(whole_result.score, variants={"fp32": scores}))
+    comparison = compared(whole_result, lower, fail_on=0.05)
+    assert comparison.failed == ("fp32, s_final",)
+    assert change_of(comparison, "fp32, s_final").worse_by == pytest.approx(1 - 0.80 / 0.9122)
+    assert compared(lower, whole_result, fail_on=0.05).failed == ()
+
+
+def test_scores_on_other_frames_are_shown_and_not_judged(whole_result: BenchResult) -> None:
+    assert whole_result.score is not UNSET
+    elsewhere = replace(whole_result, score=replace(whole_result.score, data="other frames"))
+    change = change_of(compared(whole_result, elsewhere), "fp32, s_final")
+    assert (change.verdict, change.note) == ("not judged", "scored on other frames")
+
+
+def test_a_peer_tells_how_far_the_machine_moved_and_is_not_judged(whole_result: BenchResult) -> None:
+    slow = with_app(whole_result, plain_export=around(240))
+    comparison = compared(with_app(whole_result, plain_export=around(120)), slow, fail_on=0.05)
+    assert comparison.drift["plain-export"] == pytest.approx(1.0, abs=0.05)
+    assert comparison.failed == ()
+    assert not [change for change in comparison.changes if change.what.startswith("plain-export")]
+
+
+def test_circumstances_that_differ_are_named(whole_result: BenchResult) -> None:
+    environment = replace(whole_result.environment, cpu="Ground Processor 1", versions={"python": "3.12"})
+    comparison = compared(whole_result, replace(whole_result, environment=environment))
+    assert comparison.differences == (
+        "processor: Flight Processor 9 in the old file, Ground Processor 1 in the new one",
+        "numpy: 2 in the old file, absent in the new one",
+        "python: 3.11 in the old file, 3.12 in the new one",
+    )
+
+
+def test_what_one_file_lacks_is_named(whole_result: BenchResult) -> None:
+    comparison = compared(whole_result, with_app(whole_result, int8=around(50)))
+    assert (comparison.only_old, comparison.only_new) == ((), ("int8",))
+
+
+def test_files_without_anything_in_common_are_refused(whole_result: BenchResult) -> None:
+    empty = replace(whole_result, latency=UNSET, score=UNSET)
+    with pytest.raises(UsageError, match="nothing in common"):
+        compared(whole_result, empty)
+
+
+def test_the_interval_holds_the_true_ratio_about_as_often_as_it_says() -> None:
+    inside = 0
+    for seed in range(60):
+        low, high = ratio_interval(
+            around(100, 40, seed=seed), around(110, 40, seed=1000 + seed), confidence=0.9, seed=seed
+        )
+        inside += low <= 1.1 <= high
+    assert 45 <= inside <= 60
+
+
+@pytest.mark.parametrize(("text", "share"), [("5%", 0.05), ("0.05", 0.05), ("12.5%", 0.125)])
+def test_a_share_is_read_with_or_without_a_percent_sign(text: str, share: float) -> None:
+    assert share_from_text(text) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("text", ["0", "-5%", "much", "inf", "nan", "%"])
+def test_what_is_no_share_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="such as 5%"):
+        share_from_text(text)

@@ -1,0 +1,61 @@
+"""`bench --compare` as a user runs it, on the committed results files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from spacecompile.benchmarks import records
+from spacecompile.cli.main import main
+
+RESULTS = Path(records.__file__).parent / "results"
+OLD, NEW = (str(RESULTS / f"reference_cpu_2026-11-{day}.json") for day in (22, 25))
+
+
+def test_a_faster_build_is_told_as_better(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--compare", OLD, NEW, "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    (fp32,) = [change for change in document["changes"] if change["what"] == "fp32, app, median"]
+    assert (fp32["verdict"], fp32["interval"][1] < 0) == ("better", True)
+    assert "99 % sure" in captured.err
+    assert "processor: AMD EPYC in the old file" in " ".join(captured.err.split())
+
+
+def test_the_other_way_round_it_exits_6_with_one_document(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["bench", "--compare", NEW, OLD, "--fail-on", "5%", "--json", "-"]) == 6
+    captured = capsys.readouterr()
+    assert "fp32, app, median" in json.loads(captured.out)["failed"]
+    assert "BudgetError" in captured.err
+    assert main(["bench", "--compare", NEW, OLD, "--fail-on", "5%", "--json", str(tmp_path / "c.json")]) == 6
+    assert json.loads((tmp_path / "c.json").read_bytes())["fail_on"] == 0.05
+
+
+def test_a_file_equals_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--compare", NEW, NEW, "--fail-on", "0.1%", "--json", "-"]) == 0
+    assert {change["verdict"] for change in json.loads(capsys.readouterr().out)["changes"]} == {"same"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--fail-on", "5%"], "Add --compare"),
+        (["--compare", OLD, NEW, "--fail-on", "much"], "such as 5%"),
+        (["--compare", OLD, "none.json"], "can't read none.json"),
+        (["--compare", OLD, "broken.json"], "broken.json is no results file"),
+        (["--compare", OLD, NEW, "--json", "none/c.json"], "--json"),
+    ],
+    ids=["no files", "no share", "a missing file", "another file", "a folder that is not there"],
+)
+def test_a_bad_argument_is_one_sentence(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.json").write_text('{"format": "other"}')
+    assert main(["bench", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert said in " ".join(captured.err.split())
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
