@@ -73,8 +73,8 @@ class SealedGraph(nn.Module):
         if self.tta != "none":
             input_NCHW = d4_views(input_NCHW)
         class_logits_NL, part_logits_NKhw, *residuals = self.network(input_NCHW)
-        # A rule without residuals weighs them with 0 instead of leaving the head out: plans of fp16 are made on the
-        # plain graph and serve the one with views by position, so both need the same network.
+        # A rule without residuals weighs them with 0 instead of leaving the head out: an fp16 plan is made on the plain
+        # graph and serves the one with views by position, so both need the same network.
         residuals_N4 = residuals[0] * float(self.box_rule.residual) if residuals else None
         class_probs_L = merged_class_probs(class_logits_NL, self.tta)
         disagreement, view_logits_NKhw = torch.zeros(()), None
