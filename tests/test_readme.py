@@ -55,7 +55,7 @@ def test_the_commands_under_use_do_what_they_say_one_after_another(
         "render": "--size 128 --workers 1",
         "train": "--imgsz 64 --frame 128x128 --epochs 1 --batch-size 8 --threads 1 --val-frames 2",
         "build": "--parity-frames 2",
-        "bench": "--duration 0 --samples 2 --warmup 1 --limit 2 --threads 1",
+        "bench": "--duration 0 --samples 2 --warmup 1 --limit 2 --threads 1 --starts 1 --peer plain-export",
     }
     monkeypatch.chdir(tmp_path)
     model = smp.FPN("mobilenet_v2", encoder_weights=None, classes=2, aux_params={"classes": 3})

@@ -28,13 +28,13 @@ from spacecompile.runtime.threads import container_quota, usable_cores, usable_p
 Purpose = Literal["run", "build", "train", "bench", "tensorrt", "tensorrt-rtx"]
 State = Literal["ok", "missing", "broken", "note"]
 
-EXTRAS = ("compile", "render", "train", "report", "openvino", "tensorrt", "tensorrt-rtx")
+EXTRAS = ("compile", "render", "train", "bench", "report", "openvino", "tensorrt", "tensorrt-rtx")
 _BASE = ("Python", "base install", "backend onnxruntime")
 _NEEDS: dict[str, tuple[str, ...]] = {
     "run": (),
     "build": ("extra compile",),
     "train": ("extra train",),
-    "bench": ("extra compile", "extra report"),
+    "bench": ("extra bench", "extra compile", "extra report"),
     "tensorrt": ("extra tensorrt", "CUDA driver"),
     "tensorrt-rtx": ("extra tensorrt-rtx",),
 }

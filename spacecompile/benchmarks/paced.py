@@ -41,14 +41,16 @@ class Handled:
     end_s: float
 
 
-def check_rate(rate_hz: float | None) -> None:
-    """Refuse a rate that is none.
+def check_rate(rate_hz: float | None, duration_s: float) -> None:
+    """Refuse a rate or a duration that is none.
 
     Raises:
-        UsageError: If it is not a finite number above zero.
+        UsageError: If one is not a finite number above zero.
     """
     if rate_hz is not None and not (np.isfinite(rate_hz) and rate_hz > 0):
         raise UsageError(f"rate is {rate_hz:g} Hz; give frames per second above zero with --rate.")
+    if not (np.isfinite(duration_s) and duration_s > 0):
+        raise UsageError(f"the paced run lasts {duration_s:g} s; give seconds above zero with --paced-seconds.")
 
 
 def run_paced(

@@ -45,6 +45,35 @@ def plain_smp_network(checkpoint: LoadedCheckpoint) -> nn.Module:
     return network.eval()
 
 
+class _Stopwatch:
+    """Times a block: by the clock on a CPU, by events in the GPU's own queue there, where calls return early.
+
+    Attributes:
+        elapsed_ms: Of the last block; None before the first.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.elapsed_ms: float | None = None
+        self._start_ns = 0
+        self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+        if device.type == "cuda":
+            make: Callable[..., torch.cuda.Event] = torch.cuda.Event
+            self._events = (make(enable_timing=True), make(enable_timing=True))
+
+    def __enter__(self) -> None:
+        if self._events is not None:
+            self._events[0].record()
+        self._start_ns = time.perf_counter_ns()
+
+    def __exit__(self, *_: object) -> None:
+        self.elapsed_ms = (time.perf_counter_ns() - self._start_ns) / NS_PER_MS
+        if self._events is not None:
+            start, end = self._events
+            end.record()
+            end.synchronize()
+            self.elapsed_ms = float(start.elapsed_time(end))
+
+
 class EagerPeer:
     """PyTorch eager from frame to answer: tensor, resize, normalise, network, sigmoid, resize, threshold, box."""
 
@@ -74,7 +103,7 @@ class EagerPeer:
         self._mean_NC11 = torch.tensor(self._spec.mean, device=self._device).view(1, 3, 1, 1)
         self._std_NC11 = torch.tensor(self._spec.std, device=self._device).view(1, 3, 1, 1)
         self._thresholds_K11 = torch.tensor(self._spec.part_thresholds, device=self._device).view(-1, 1, 1)
-        self._network_ns: int | None = None
+        self._stopwatch = _Stopwatch(self._device)
 
     @property
     def versions(self) -> str:
@@ -86,8 +115,8 @@ class EagerPeer:
         torch.set_num_threads(self._threads_before)
 
     def engine_ms(self) -> float | None:
-        """Milliseconds of the network alone in the last call."""
-        return None if self._network_ns is None else self._network_ns / NS_PER_MS
+        """Milliseconds of the network alone in the last call, on a GPU by its own events."""
+        return self._stopwatch.elapsed_ms
 
     @torch.inference_mode()
     def run(self, frame_HWC: NDArray[np.uint8]) -> PeerAnswer:
@@ -97,11 +126,8 @@ class EagerPeer:
             Class probabilities [L], part masks [K, H, W] and box xyxy.
         """
         input_Nchw = self._input(torch.from_numpy(frame_HWC).to(self._device))
-        self._wait()
-        start_ns = time.perf_counter_ns()
-        part_probs_NKhw, class_probs_L = self._probabilities(input_Nchw)
-        self._wait()
-        self._network_ns = time.perf_counter_ns() - start_ns
+        with self._stopwatch:
+            part_probs_NKhw, class_probs_L = self._probabilities(input_Nchw)
         probs_KHW = functional.interpolate(part_probs_NKhw, frame_HWC.shape[:2], mode="bilinear")[0]
         parts_KHW = probs_KHW > self._thresholds_K11
         box_xyxy = self._box(probs_KHW, parts_KHW)
@@ -111,11 +137,6 @@ class EagerPeer:
         """Part probabilities [1, K, h, w] and class probabilities [L], both float32."""
         part_logits_NKhw, class_logits_NL = self._network(input_Nchw)
         return torch.sigmoid(part_logits_NKhw.float()), torch.softmax(class_logits_NL[0].float(), dim=0)
-
-    def _wait(self) -> None:
-        """On a GPU calls return before their work is done."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
 
     def _input(self, frame_HWC: torch.Tensor) -> torch.Tensor:
         frame_NCHW = frame_HWC.permute(2, 0, 1)[None].float() / 255

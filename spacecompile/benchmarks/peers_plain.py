@@ -12,6 +12,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -166,6 +167,7 @@ class PlainExportPeer:
         return with_margins(edges, self._spec)
 
 
+@lru_cache(maxsize=1)  # one export serves every engine
 def export_plain(checkpoint: LoadedCheckpoint) -> bytes:
     """The smp network as `torch.onnx.export` writes it, neither rewritten nor simplified."""
     network = plain_smp_network(checkpoint)

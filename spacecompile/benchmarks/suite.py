@@ -306,6 +306,6 @@ def check_settings(settings: BenchSettings) -> None:
         raise UsageError(f"the latency stream has {settings.stream_frames} frames; at least one is needed.")
     if settings.starts < 0:
         raise UsageError(f"starts is {settings.starts}; give the number of processes, or 0. Check --starts.")
-    check_rate(settings.contest.rate_hz)
+    check_rate(settings.contest.rate_hz, settings.contest.paced_s)
     if settings.contest.how.threads < 1:
         raise UsageError(f"threads is {settings.contest.how.threads}; at least one is needed. Check --threads.")

@@ -141,8 +141,10 @@ def entrants(
     Raises:
         UsageError: If a name is unknown.
     """
-    named = [name for name in backends if name not in ("auto", "all")]
-    rows = {entry.name: entry_named(entry.name) for entry in BACKENDS} | {name: entry_named(name) for name in named}
+    for name in backends:
+        if name not in ("auto", "all"):
+            entry_named(name)
+    rows = {entry.name: entry for entry in BACKENDS}
     reasons = {name: row.missing() for name, row in rows.items()}
     missing = {
         name: f"{reasons[name]}; add it with: {row.remedy}"

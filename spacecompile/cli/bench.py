@@ -48,6 +48,7 @@ def bench(
     warmup: Annotated[int, typer.Option(help="Rounds before, at least.")] = 3,
     warmup_seconds: Annotated[float, typer.Option(help="Seconds before, at least.")] = 2.0,
     rate: Annotated[float | None, typer.Option(help="Hand over frames at so many Hz too; counts misses.")] = None,
+    paced_seconds: Annotated[float, typer.Option(help="With --rate: how long.")] = 10.0,
     starts: Annotated[int, typer.Option(help="Processes per variant for load time and memory.")] = 3,
     from_file: Annotated[bool, typer.Option("--from-file/--no-from-file", help="Time image files too.")] = True,
     throughput: Annotated[
@@ -109,6 +110,7 @@ def bench(
             peers=tuple(peer or ()),
             from_file=from_file,
             rate_hz=rate,
+            paced_s=paced_seconds,
             energy=energy,
         ),
         budget=Budget() if budget is None else read_budget(budget),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import UnsetType
 from rich.markup import escape
 
-from spacecompile.benchmarks.records import BenchResult, Latency
+from spacecompile.benchmarks.records import BenchResult, BudgetReport, Latency
 from spacecompile.benchmarks.summary import percentile_key, percentile_of
 from spacecompile.cli import console
 from spacecompile.cli.bench_limits import say_limits, say_scaling
@@ -24,9 +24,14 @@ def say_result(result: BenchResult, percentiles: Sequence[float]) -> None:
     _say_budget(result)
     _say_score(result)
     _say_latency(result, percentiles)
+    _say_starts(result)
+    _say_paced(result, percentiles)
+    _say_throughput(result)
+    _say_energy(result)
     _say_peers(result)
     say_limits(result)
     say_scaling(result)
+    _say_missing_backends(result)
     for warning in result.warnings:
         console.say(f"[yellow]note[/] {escape(warning)}")
 
@@ -43,8 +48,50 @@ def _say_budget(result: BenchResult) -> None:
     console.say(
         f"before the rewrites {before.params / 1e6:.4f} M, {before.macs_fvcore / 1e9:.4f} GMAC (fvcore), "
         f"{before.macs_torch / 1e9:.4f} GMAC (torch); after {after.params / 1e6:.4f} M, {after.macs_fvcore / 1e9:.4f}, "
-        f"{after.macs_torch / 1e9:.4f}\n"
+        f"{after.macs_torch / 1e9:.4f}"
     )
+    for key, reason in budget.unjudged.items():
+        console.say(f"[bold red]{escape(key)}[/] can't be judged: {escape(reason)}")
+    console.say("")
+    _say_stages(budget)
+    _say_graphs(budget)
+
+
+def _say_stages(budget: BudgetReport) -> None:
+    if not budget.stages:
+        return
+    title = "Stages: M parameters, GMAC by fvcore and by torch, each before and after the rewrites"
+    table = plain_table(title, "", "params", "after", "fvcore", "after", "torch", "after")
+    for stage in budget.stages:
+        both = (stage.before, stage.after)
+        table.add_row(
+            stage.stage.replace("_", " "),
+            *(f"{cost.params / 1e6:.4f}" for cost in both),
+            *(f"{cost.macs_fvcore / 1e9:.4f}" for cost in both),
+            *(f"{cost.macs_torch / 1e9:.4f}" for cost in both),
+        )
+    console.stderr.print(table)
+    console.say("")
+
+
+def _say_graphs(budget: BudgetReport) -> None:
+    if not budget.graphs:
+        return
+    table = plain_table(
+        "Graphs, counted in the ONNX files", "", "GMAC per frame", "views", "M weights", "file, MB", "types"
+    )
+    for name, graph in budget.graphs.items():
+        types = ", ".join(f"{kind} {share / graph.macs:.0%}" for kind, share in graph.macs_by_type.items())
+        table.add_row(
+            name,
+            f"{graph.macs / 1e9:.4f}",
+            str(graph.views),
+            f"{graph.params / 1e6:.4f}",
+            f"{graph.file_bytes / 1e6:.2f}",
+            types,
+        )
+    console.stderr.print(table)
+    console.say("")
 
 
 def _say_score(result: BenchResult) -> None:
@@ -52,13 +99,29 @@ def _say_score(result: BenchResult) -> None:
         if not isinstance(result.score_note, UnsetType):
             console.say(f"[bold]Score[/] {escape(result.score_note)}\n")
         return
-    table = plain_table(
-        "Score", "variant", "s_cls", "s_det", "s_seg", "s_acc", "s_flops", "s_params", "s_final", "frames"
-    )
-    for name, scores in result.score.variants.items():
-        values = (scores.s_cls, scores.s_det, scores.s_seg, scores.s_acc, scores.s_flops, scores.s_params)
-        table.add_row(name, *(f"{value:.4f}" for value in values), f"[bold]{scores.s_final:.4f}[/]", str(scores.frames))
+    report = result.score
+    columns = ("s_cls", "s_det", "s_seg", "s_acc")
+    rows = [(name, scores, name) for name, scores in report.variants.items()]
+    rows += [(f"PyTorch, {tta}", scores, "") for tta, scores in report.torch.items()]
+    table = plain_table(f"Score on {rows[0][1].frames} frames", "", *columns, "s_final", "charged", "drop")
+    for label, scores, name in rows:
+        charged, drop = report.s_final_charged.get(name), report.drops.get(name)
+        table.add_row(
+            label,
+            *(f"{getattr(scores, column):.4f}" for column in columns),
+            f"[bold]{scores.s_final:.4f}[/]",
+            "" if charged is None else f"{charged:.4f}",
+            "" if drop is None else f"{drop:+.4f}",
+        )
     console.stderr.print(table)
+    first = rows[0][1]
+    console.say(
+        f"[dim]s_flops {first.s_flops:.4f}, s_params {first.s_params:.4f}; charged: s_final with every view charged[/]"
+    )
+    if report.torch_note:
+        console.say(f"PyTorch was not scored: {escape(report.torch_note)}")
+    if report.drops:
+        console.say("[dim]drop: s_final below PyTorch's with the same views, by the answers alone[/]")
     console.say("")
 
 
@@ -67,27 +130,102 @@ def _say_latency(result: BenchResult, percentiles: Sequence[float]) -> None:
         return
     keys = [percentile_key(percentile) for percentile in percentiles]
     heads = [key.removesuffix("_ms") for key in keys]
-    table = plain_table(
-        "Latency in ms, frame in memory to answer", "", *heads, "max", "samples", "engine p50", "backend"
-    )
-    engines = result.latency.get("engine", {})
-    backends = {} if isinstance(result.configuration, UnsetType) else result.configuration.engines
+    table = plain_table("Latency in ms, frame in memory to answer", "", *heads, "max", "varies", "samples")
     for name, latency in result.latency.get("app", {}).items():
-        engine = engines.get(name)
         table.add_row(
             name,
             *(percentile_cell(latency, key) for key in keys),
             f"{latency.max_ms:,.1f}",
+            f"{latency.variation:.0%}",
             str(latency.samples),
-            percentile_cell(engine, "p50_ms") if engine else "",
-            escape(backends[name].name) if name in backends else "",
         )
     console.stderr.print(table)
+    _say_scopes(result.latency)
+    backends = {} if isinstance(result.configuration, UnsetType) else result.configuration.engines
     for name, backend in backends.items():
         console.say(escape(f"{name} ran on {backend.name} {backend.version}, {backend.reason}"))
     if any(latency.missing_samples for latency in result.latency.get("app", {}).values()):
         console.say("[dim]so many more samples are needed before that percentile means something[/]")
     console.say("")
+
+
+def _say_scopes(latency: Mapping[str, Mapping[str, Latency]]) -> None:
+    """Medians of the scopes inside and around `app`."""
+    scopes = [scope for scope in ("engine", "app", "file") if scope in latency]
+    table = plain_table("Median in ms by scope", "", *scopes)
+    for name in latency.get("app", {}):
+        cells = (percentile_cell(latency[scope][name], "p50_ms") if name in latency[scope] else "" for scope in scopes)
+        table.add_row(name, *cells)
+    console.stderr.print(table)
+
+
+def _say_starts(result: BenchResult) -> None:
+    if isinstance(result.process_start, UnsetType):
+        return
+    table = plain_table(
+        "A fresh process, ms and MB", "", "import", "load", "first answer", "in all", "next", "peak memory", "starts"
+    )
+    for name, start in result.process_start.items():
+        if start.problem:
+            console.say(f"{name} did not start: {escape(start.problem)}")
+            continue
+        times = (start.import_ms, start.load_ms, start.first_answer_ms, start.start_to_answer_ms, start.next_answer_ms)
+        table.add_row(
+            name, *(f"{value:,.0f}" for value in times), f"{start.peak_memory_bytes / 1e6:,.0f}", str(start.starts)
+        )
+    if table.row_count:
+        console.stderr.print(table)
+    console.say("")
+
+
+def _say_paced(result: BenchResult, percentiles: Sequence[float]) -> None:
+    if isinstance(result.paced, UnsetType):
+        return
+    keys = [percentile_key(percentile) for percentile in percentiles]
+    heads = [key.removesuffix("_ms") for key in keys]
+    rate_hz = next(iter(result.paced.values())).rate_hz
+    title = f"Paced at {rate_hz:g} Hz, ms from when a frame was due to its answer"
+    table = plain_table(title, "", *heads, "max", "missed", "late", "busy")
+    for name, paced in result.paced.items():
+        table.add_row(
+            name,
+            *(percentile_cell(paced.latency, key) for key in keys),
+            f"{paced.latency.max_ms:,.1f}",
+            f"{paced.deadline_misses} of {paced.frames}",
+            str(paced.late_starts),
+            f"{paced.busy_share:.0%}",
+        )
+    console.stderr.print(table)
+    console.say("")
+
+
+def _say_throughput(result: BenchResult) -> None:
+    if isinstance(result.throughput, UnsetType):
+        return
+    table = plain_table("Throughput, sessions side by side", "", "sessions", "threads each", "frames per second")
+    for name, rows in result.throughput.items():
+        for row in rows:
+            table.add_row(name, str(row.sessions), str(row.threads), f"{row.frames_per_s:.2f}")
+    console.stderr.print(table)
+    console.say("")
+
+
+def _say_energy(result: BenchResult) -> None:
+    if not isinstance(result.energy, UnsetType):
+        table = plain_table("Energy", "", "J per frame", "W", "W idle", "counter")
+        for name, energy in result.energy.items():
+            numbers = (energy.joules_per_frame, energy.watts, energy.idle_watts)
+            table.add_row(name, *(f"{value:.2f}" for value in numbers), escape(energy.counter))
+        console.stderr.print(table)
+        console.say("")
+    elif not isinstance(result.energy_note, UnsetType):
+        console.say(f"[bold]Energy[/] {escape(result.energy_note)}\n")
+
+
+def _say_missing_backends(result: BenchResult) -> None:
+    if not isinstance(result.missing_backends, UnsetType):
+        for name, reason in result.missing_backends.items():
+            console.say(f"backend {escape(name)} is missing: {escape(reason)}")
 
 
 def percentile_cell(latency: Latency, key: str) -> str:
@@ -111,8 +249,11 @@ def _say_peers(result: BenchResult) -> None:
             )
     if table.row_count:
         console.stderr.print(table)
+    reasons = {peer.missing for peer in result.peers.values()}
+    if len(reasons) == 1 and None not in reasons:
+        console.say(f"all peers are missing: {escape(str(reasons.pop()))}")
     for peer_name, peer in result.peers.items():
-        if peer.missing:
+        if peer.missing and reasons:
             console.say(f"{peer_name} is missing: {escape(peer.missing)}")
         if not isinstance(peer.agreement, UnsetType):
             agreement = peer.agreement

@@ -40,7 +40,7 @@ _FOREIGN_FILE_ERRORS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class LoadedCheckpoint:
     """A checkpoint in memory.
 

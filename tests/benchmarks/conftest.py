@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from spacecompile.benchmarks.budget import COUNTERS
 from spacecompile.benchmarks.limit_records import (
     WHERE,
     Bandwidth,
@@ -25,11 +26,18 @@ from spacecompile.benchmarks.records import (
     BudgetReport,
     ColdStart,
     Configuration,
+    Energy,
     Environment,
+    GraphCost,
+    MachineFacts,
+    Paced,
     Peer,
+    ProcessStart,
     Ratio,
     ScoreReport,
+    StageCost,
     Subject,
+    Throughput,
     VariantEngine,
 )
 from spacecompile.benchmarks.scaling_records import Axis, Fit, ScalingCurve, ScalingPoint, ScalingReport
@@ -130,6 +138,7 @@ def whole_result() -> BenchResult:
             versions={"python": "3.11", "numpy": "2"},
             commit="f" * 40,
             modified=False,
+            machine=MachineFacts(stolen_share=0.01, others_share=0.03),
         ),
         budget=BudgetReport(
             passed=True,
@@ -150,12 +159,62 @@ def whole_result() -> BenchResult:
             rewrites=(
                 PassReport(name="fold_batchnorm", changed=True, before=BEFORE, after=AFTER, relative_error=1.5e-15),
             ),
+            counters=COUNTERS,
+            stages=(StageCost(stage="encoder", before=BEFORE, after=AFTER),),
+            graphs={
+                "fp32": GraphCost(
+                    params=3_390_000,
+                    macs=3_400_000_000,
+                    views=1,
+                    macs_by_op={"MatMul": 2_000_000_000, "Conv": 1_400_000_000},
+                    macs_by_type={"fp32": 3_400_000_000},
+                    file_bytes=13_530_000,
+                    weight_bytes=13_500_000,
+                )
+            },
         ),
-        score=ScoreReport(data="frames", split="val", variants={"fp32": _scores()}),
+        score=ScoreReport(
+            data="frames",
+            split="val",
+            variants={"fp32": _scores()},
+            s_final_charged={"fp32": 0.9122},
+            torch={"none": _scores()},
+            drops={"fp32": 0.0},
+        ),
         latency={
             "engine": {"fp32": summarise(recorded(79, 70))},
             "app": {name: summarise(samples_ms) for name, samples_ms in app.items()},
         },
+        process_start={
+            "fp32": ProcessStart(
+                starts=3,
+                import_ms=120.0,
+                load_ms=410.0,
+                first_answer_ms=95.0,
+                next_answer_ms=78.0,
+                start_to_answer_ms=625.0,
+                imported_memory_bytes=48_000_000,
+                peak_memory_bytes=212_000_000,
+            )
+        },
+        paced={
+            "fp32": Paced(
+                rate_hz=5.0,
+                frames=70,
+                deadline_misses=2,
+                late_starts=1,
+                busy_share=0.41,
+                latency=summarise(recorded(83, 70)),
+            )
+        },
+        throughput={
+            "fp32": (
+                Throughput(sessions=1, threads=2, frames=37, seconds=3.0, frames_per_s=12.3),
+                Throughput(sessions=2, threads=1, frames=45, seconds=3.0, frames_per_s=15.0),
+            )
+        },
+        energy={"fp32": Energy(counter="RAPL package-0", frames=50, joules_per_frame=1.9, watts=24.0, idle_watts=9.0)},
+        missing_backends={"openvino": "the package openvino is not installed; add it with: pip install openvino"},
         skipped={"bf16": "the package openvino is not installed; add it with: pip install openvino"},
         cold_start={"fp32": ColdStart(load_ms=250.0, first_answer_ms=400.0)},
         peers={

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from spacecompile.benchmarks.budget import budget_error, check_budget, read_budget
+from spacecompile.benchmarks.budget import Measured, budget_error, check_budget, read_budget
+from spacecompile.benchmarks.records import ProcessStart
+from spacecompile.benchmarks.summary import summarise
 from spacecompile.contract import Budget, Cost, Manifest, ModelSpec
 from spacecompile.errors import UsageError
 
@@ -103,3 +105,89 @@ def test_an_unusable_budget_file_says_what_is_wrong(tmp_path: Path, text: str, s
 def test_a_missing_budget_file_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="can't be read"):
         read_budget(tmp_path / "none.toml")
+
+
+MEASURED = Measured(
+    file_bytes={"fp32": 13_500_000, "int8": 4_100_000},
+    process_start={
+        "fp32": ProcessStart(starts=3, load_ms=400.0, start_to_answer_ms=900.0, peak_memory_bytes=210_000_000),
+        "int8": ProcessStart(starts=3, problem="it crashed"),
+    },
+    app={"fp32": summarise([40.0] * 70 + [90.0]), "int8": summarise([60.0] * 70)},
+    drops={"fp32": -0.0001, "int8": 0.002},
+)
+
+
+def judged(budget: Budget, measured: Measured = MEASURED) -> dict[str, tuple[float, bool]]:
+    report = check_budget(manifest_of(REWRITTEN), budget, measured, ("fp32", "int8"))
+    return {line.label: (line.value, line.passed) for line in report.lines[2:]}
+
+
+@pytest.mark.parametrize(
+    ("budget", "lines"),
+    [
+        (Budget(file_mb_max=10), {"Graph file, fp32": (13.5, False), "Graph file, int8": (4.1, True)}),
+        (Budget(memory_mb_max=200, variants=("fp32",)), {"Peak memory, fp32": (210.0, False)}),
+        (Budget(load_ms_max=400, variants=("fp32",)), {"Load, fp32": (400.0, True)}),
+        (Budget(first_answer_ms_max=1000, variants=("fp32",)), {"Start to first answer, fp32": (900.0, True)}),
+        (Budget(p90_ms_max=50), {"Latency p90, fp32": (40.0, True), "Latency p90, int8": (60.0, False)}),
+        (Budget(max_ms_max=80), {"Latency max, fp32": (90.0, False), "Latency max, int8": (60.0, True)}),
+        (Budget(score_drop_max=0), {"Drop of s_final, fp32": (-0.0001, True), "Drop of s_final, int8": (0.002, False)}),
+    ],
+    ids=["file", "memory", "load", "first answer", "percentile", "max", "drop"],
+)
+def test_a_limit_is_judged_for_every_variant_that_it_names(
+    budget: Budget, lines: dict[str, tuple[float, bool]]
+) -> None:
+    assert judged(budget) == lines
+
+
+@pytest.mark.parametrize(
+    ("budget", "key", "reason"),
+    [
+        (Budget(p99_ms_max=50), "p99_ms_max of fp32", "591 more samples"),
+        (Budget(memory_mb_max=300), "memory_mb_max of int8", "it crashed"),
+        (Budget(p50_ms_max=50, variants=("bf16",)), "p50_ms_max", "no variant of bf16"),
+    ],
+    ids=["too few samples", "a start that failed", "a variant that is not there"],
+)
+def test_a_limit_that_can_not_be_judged_is_no_limit_that_holds(budget: Budget, key: str, reason: str) -> None:
+    report = check_budget(manifest_of(REWRITTEN), budget, MEASURED, ("fp32", "int8"))
+    assert not report.passed
+    assert reason in report.unjudged[key]
+    error = budget_error(report)
+    assert error is not None
+    assert error.exit_code == 6
+    assert f"{key} can't be judged" in str(error)
+
+
+def test_what_was_not_measured_says_why() -> None:
+    nothing = Measured(why={"process_start": "do it with --starts 3"})
+    report = check_budget(manifest_of(REWRITTEN), Budget(load_ms_max=1, p50_ms_max=1), nothing, ("fp32",))
+    assert report.unjudged == {
+        "load_ms_max of fp32": "do it with --starts 3",
+        "p50_ms_max of fp32": "it was not measured",
+    }
+
+
+def test_a_variant_on_several_engines_is_judged_on_each() -> None:
+    measured = Measured(file_bytes={"fp32@onnxruntime": 2_000_000, "fp32@openvino": 2_000_000, "int8": 1})
+    budget = Budget(file_mb_max=1, variants=("fp32",))
+    report = check_budget(manifest_of(REWRITTEN), budget, measured, tuple(measured.file_bytes))
+    assert [line.label for line in report.lines[2:]] == ["Graph file, fp32@onnxruntime", "Graph file, fp32@openvino"]
+
+
+def test_a_drop_of_zero_is_a_limit(tmp_path: Path) -> None:
+    path = tmp_path / "budgets.toml"
+    path.write_text("score_drop_max = 0\np99_ms_max = 50\nvariants = ['fp32']\n")
+    assert read_budget(path) == Budget(score_drop_max=0.0, p99_ms_max=50.0, variants=("fp32",))
+
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "budgets.toml"
+
+
+@pytest.mark.skipif(not EXAMPLE.exists(), reason="the example is read in a clone")
+def test_the_example_names_every_limit_and_is_read() -> None:
+    text = EXAMPLE.read_text(encoding="utf-8")
+    assert read_budget(EXAMPLE).variants == ("fp32",)
+    assert {key for key in Budget.__struct_fields__ if f"{key} = " not in text} == set()

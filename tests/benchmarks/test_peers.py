@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -17,10 +17,20 @@ pytest.importorskip("torch")
 import torch
 from torch import nn
 
+from spacecompile.benchmarks import peers as torch_peers
 from spacecompile.benchmarks.answers import Answered, compare, tolerance_for
-from spacecompile.benchmarks.peer_table import PEERS, PeerContestant, answered_from_peer, open_peers
-from spacecompile.benchmarks.peers import EagerPeer, plain_smp_network
+from spacecompile.benchmarks.peer_table import (
+    PEERS,
+    PeerContestant,
+    PeerEntry,
+    answered_from_peer,
+    chosen_peers,
+    open_peers,
+)
+from spacecompile.benchmarks.peers import CompiledPeer, CudaEagerPeer, EagerPeer, plain_smp_network
+from spacecompile.benchmarks.peers_plain import cuda_onnxruntime, cuda_tensorrt, export_plain
 from spacecompile.benchmarks.torch_reference import TorchReference
+from spacecompile.errors import MissingPartError, UsageError
 from spacecompile.network.checkpoint import LoadedCheckpoint, load_checkpoint
 
 FRAME_SIZE_PX = (128, 128)
@@ -39,6 +49,12 @@ def craft_frame(index: int) -> NDArray[np.uint8]:
 FRAMES_HWC = [craft_frame(index) for index in range(8)]
 
 
+QUICK = [entry for entry in PEERS if not entry.cuda and entry.name != "torch-compile"]
+"""What opens in seconds on any machine that has the packages."""
+
+PLAIN = [entry.name for entry in QUICK if entry.tta == "none"]
+
+
 @pytest.fixture(scope="module")
 def loaded(tiny_checkpoint: Path) -> LoadedCheckpoint:
     return load_checkpoint(tiny_checkpoint)
@@ -46,7 +62,7 @@ def loaded(tiny_checkpoint: Path) -> LoadedCheckpoint:
 
 @pytest.fixture(scope="module")
 def peers(tiny_checkpoint: Path) -> Iterator[dict[str, PeerContestant]]:
-    opened, missing = open_peers(tiny_checkpoint, threads=1)
+    opened, missing = open_peers(tiny_checkpoint, threads=1, entries=QUICK)
     assert missing == {}
     yield {peer.name: peer for peer in opened}
     for peer in opened:
@@ -64,7 +80,9 @@ def given_by(peer: PeerContestant) -> list[Answered]:
 
 
 def test_every_row_of_the_table_opens_under_its_name(peers: dict[str, PeerContestant]) -> None:
-    assert list(peers) == [entry.name for entry in PEERS]
+    assert list(peers) == [entry.name for entry in QUICK]
+    assert all(peer.versions for peer in peers.values())
+    assert {name: peer.tta for name, peer in peers.items()} == {entry.name: entry.tta for entry in QUICK}
 
 
 @pytest.mark.parametrize(
@@ -73,7 +91,7 @@ def test_every_row_of_the_table_opens_under_its_name(peers: dict[str, PeerContes
         # The same area averaging on the way in.
         ("pytorch-eager", 1e-4),
         # Pillow's filter is wider than averaging two pixels, which tells on such small crafts.
-        ("plain-export", 0.3),
+        *((name, 0.3) for name in PLAIN if name != "pytorch-eager"),
     ],
 )
 def test_a_peer_agrees_with_the_sealed_graph_up_to_resize_geometry(
@@ -106,12 +124,37 @@ def test_with_smp_s_upsampling_in_the_sealed_graph_eager_agrees_to_the_pixel(
     assert agreement.parts_iou_mean >= 0.97
 
 
-def test_the_peers_agree_with_each_other_more_closely(peers: dict[str, PeerContestant]) -> None:
-    first, second = (given_by(peer) for peer in peers.values())
-    agreement = compare(first, second)
+@pytest.mark.parametrize("name", [name for name in PLAIN if name not in ("plain-export", "pytorch-eager")])
+def test_every_engine_of_the_plain_export_gives_its_answers(peers: dict[str, PeerContestant], name: str) -> None:
+    agreement = compare(given_by(peers[name]), given_by(peers["plain-export"]))
+    assert agreement.class_agreement == 1
+    assert agreement.class_probs_max <= 1e-4
+    assert agreement.parts_iou_min >= 0.999
+
+
+def test_the_plain_export_and_eager_agree_more_closely(peers: dict[str, PeerContestant]) -> None:
+    agreement = compare(given_by(peers["plain-export"]), given_by(peers["pytorch-eager"]))
     assert agreement.class_agreement == 1
     assert agreement.parts_iou_mean >= 0.97
     assert agreement.box_px_max <= 2
+
+
+def test_ttach_s_eight_views_agree_with_those_of_the_sealed_graph(
+    peers: dict[str, PeerContestant], loaded: LoadedCheckpoint
+) -> None:
+    reference = TorchReference(loaded, "d4")
+    expected = [reference(frame_HWC) for frame_HWC in FRAMES_HWC]
+    agreement = compare(given_by(peers["ttach-d4"]), expected, tolerance_for(loaded.spec))
+    assert agreement.same
+    assert agreement.class_probs_max <= 1e-3
+    plain = compare(given_by(peers["pytorch-eager"]), expected, tolerance_for(loaded.spec))
+    # Without the views the probabilities are others: the test would notice if ttach's were left out.
+    assert plain.class_probs_max > 10 * agreement.class_probs_max
+
+
+def test_a_checkpoint_is_exported_once_for_all_engines(loaded: LoadedCheckpoint) -> None:
+    assert export_plain(loaded) is export_plain(loaded)
+    assert export_plain(dataclasses.replace(loaded)) is not export_plain(loaded)
 
 
 def test_swapped_channels_would_be_noticed(
@@ -122,14 +165,14 @@ def test_swapped_channels_would_be_noticed(
     assert not compare(given, sealed_answers, tolerance_for(loaded.spec)).same
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in PEERS])
+@pytest.mark.parametrize("name", [entry.name for entry in QUICK])
 def test_a_frame_without_a_craft_gives_no_box(peers: dict[str, PeerContestant], name: str) -> None:
     answer = answered_from_peer(peers[name].run(np.zeros((*FRAME_SIZE_PX, 3), np.uint8)))
     assert not answer.parts_HW.any()
     assert answer.box_xyxy.tolist() == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in PEERS])
+@pytest.mark.parametrize("name", [entry.name for entry in QUICK])
 def test_a_peer_tells_its_engine_apart(peers: dict[str, PeerContestant], name: str) -> None:
     peers[name].run(FRAMES_HWC[0])
     engine_ms = peers[name].engine_ms()
@@ -156,7 +199,7 @@ def test_a_closed_eager_peer_leaves_torch_s_threads_as_they_were(loaded: LoadedC
 
 
 def test_without_a_checkpoint_every_peer_is_missing_with_the_reason() -> None:
-    opened, missing = open_peers("give --checkpoint", threads=1)
+    opened, missing = open_peers("give --checkpoint", threads=1, entries=PEERS)
     assert opened == []
     assert missing == {entry.name: "give --checkpoint" for entry in PEERS}
 
@@ -164,7 +207,7 @@ def test_without_a_checkpoint_every_peer_is_missing_with_the_reason() -> None:
 def test_a_broken_checkpoint_makes_the_peers_missing_not_the_run_fail(tmp_path: Path) -> None:
     path = tmp_path / "broken.pt"
     path.write_bytes(b"not a checkpoint")
-    opened, missing = open_peers(path, threads=1)
+    opened, missing = open_peers(path, threads=1, entries=QUICK)
     assert opened == []
     assert all("broken.pt" in reason for reason in missing.values())
 
@@ -172,7 +215,115 @@ def test_a_broken_checkpoint_makes_the_peers_missing_not_the_run_fail(tmp_path: 
 def test_without_the_compiler_the_command_that_adds_it_is_named(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "spacecompile.benchmarks.peers", None)
-    opened, missing = open_peers(tiny_checkpoint, threads=1)
+    monkeypatch.setitem(sys.modules, "spacecompile.network.checkpoint", None)
+    opened, missing = open_peers(tiny_checkpoint, threads=1, entries=QUICK)
     assert opened == []
     assert all("pip install 'spacecompile[compile]'" in reason for reason in missing.values())
+
+
+@pytest.mark.parametrize(
+    ("package", "peer", "extra"),
+    [("ttach", "ttach-d4", "bench"), ("onnxslim", "plain-onnxslim", "bench")],
+)
+def test_a_peer_whose_package_is_missing_is_listed_with_its_command_and_the_others_run(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, package: str, peer: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    entries = [entry for entry in PEERS if entry.name in (peer, "pytorch-eager")]
+    opened, missing = open_peers(tiny_checkpoint, threads=1, entries=entries)
+    assert [one.name for one in opened] == ["pytorch-eager"]
+    assert missing == {
+        peer: f"the package {package} is not installed; add it with: pip install 'spacecompile[{extra}]'"
+    }
+    opened[0].close()
+
+
+def test_peers_with_views_take_part_only_beside_a_variant_with_views() -> None:
+    assert [entry.name for entry in chosen_peers((), ["none"], gpu=False)] == [*PLAIN, "torch-compile"]
+    assert "ttach-d4" in [entry.name for entry in chosen_peers((), ["none", "d4"], gpu=False)]
+
+
+def test_peers_on_a_gpu_are_spoken_of_where_there_is_one_or_when_named() -> None:
+    on_gpu = {entry.name for entry in PEERS if entry.cuda}
+    assert on_gpu <= {entry.name for entry in chosen_peers((), ["none"], gpu=True)}
+    assert not on_gpu & {entry.name for entry in chosen_peers((), ["none"], gpu=False)}
+    assert [entry.name for entry in chosen_peers(("cuda-tensorrt",), ["none"], gpu=False)] == ["cuda-tensorrt"]
+
+
+def test_an_unknown_peer_is_refused_with_those_there_are() -> None:
+    with pytest.raises(UsageError, match=r"'tflite'; choose among plain-export"):
+        chosen_peers(("tflite",), ["none"])
+
+
+def test_a_named_gpu_peer_without_a_gpu_is_missing(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spacecompile.benchmarks.peer_table.has_gpu", lambda: False)
+    opened, missing = open_peers(tiny_checkpoint, threads=1, entries=chosen_peers(("cuda-eager-fp16",), ["none"]))
+    assert opened == []
+    assert "no CUDA GPU" in missing["cuda-eager-fp16"]
+
+
+def test_without_a_c_compiler_torch_compile_is_missing_with_the_command(
+    loaded: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_peers.shutil, "which", lambda _: None)
+    with pytest.raises(MissingPartError, match=r"apt-get install g\+\+"):
+        CompiledPeer(loaded, threads=1)
+
+
+def test_a_network_that_torch_compile_refuses_is_missing_with_its_reason(
+    loaded: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> object:
+        def run(_: torch.Tensor) -> None:
+            raise RuntimeError("backend failed\nmore")
+
+        return run
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr(torch, "compile", refuse)
+    with pytest.raises(MissingPartError, match=r"fails here \(backend failed\)"):
+        CompiledPeer(loaded, threads=before + 1)
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("factory", [cuda_onnxruntime, cuda_tensorrt])
+def test_onnx_runtime_without_the_provider_says_what_adds_it(
+    loaded: LoadedCheckpoint, factory: Callable[..., PeerContestant]
+) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has the provider")
+    with pytest.raises(MissingPartError, match="pip install onnxruntime-gpu"):
+        factory(loaded, threads=1)
+
+
+@pytest.mark.slow
+def test_the_compiled_network_gives_eager_s_answers(quick_checkpoint: Path) -> None:
+    loaded = load_checkpoint(quick_checkpoint)
+    eager, compiled = EagerPeer(loaded, threads=1), CompiledPeer(loaded, threads=1)
+    agreement = compare(given_by(compiled), given_by(eager))
+    assert agreement.class_probs_max <= 1e-4
+    assert agreement.parts_iou_min >= 0.999
+    compiled.close()
+    eager.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("entry", [entry for entry in PEERS if entry.cuda], ids=lambda entry: entry.name)
+def test_a_peer_on_the_gpu_gives_the_answers_of_the_cpu(
+    tiny_checkpoint: Path, peers: dict[str, PeerContestant], entry: PeerEntry
+) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    opened, missing = open_peers(tiny_checkpoint, threads=1, entries=[entry])
+    if missing:
+        pytest.skip(missing[entry.name])
+    around = "pytorch-eager" if isinstance(opened[0], CudaEagerPeer) or "compile" in entry.name else "plain-export"
+    agreement = compare(given_by(opened[0]), given_by(peers[around]))
+    assert agreement.class_agreement == 1
+    assert agreement.parts_iou_mean >= 0.99
+    engine_ms = opened[0].engine_ms()
+    assert engine_ms is not None
+    assert engine_ms > 0
+    opened[0].close()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -9,10 +10,11 @@ from PIL import Image
 
 from spacecompile.benchmarks.answers import Answered
 from spacecompile.benchmarks.frames import labelled_frames, stream_from_data
-from spacecompile.benchmarks.score import evaluate
+from spacecompile.benchmarks.score import charged_score, evaluate, score_drop
 from spacecompile.contract import Cost, ModelSpec
 from spacecompile.data.spark import LabelledFrame, write_mask, write_split_csv
 from spacecompile.errors import DataError, UsageError
+from spacecompile.metrics import Scores
 
 SPEC = ModelSpec(input_size_px=(64, 64), frame_size_px=(96, 128))
 COST = Cost(params=3_000_000, macs_fvcore=10_000_000_000, macs_torch=0)
@@ -105,3 +107,19 @@ def test_a_limit_spreads_over_the_split(data: Path, limit: int, indices: list[in
 def test_a_limit_below_one_is_refused(data: Path) -> None:
     with pytest.raises(UsageError, match="--limit"):
         labelled_frames(data, "val", 0)
+
+
+SCORES = Scores(s_cls=0.9, s_det=0.9, s_seg=0.9, s_acc=0.9, s_flops=0.9, s_params=0.9, s_final=0.9, frames=10)
+
+
+def test_the_benchmark_charges_one_view_and_the_charged_score_all() -> None:
+    one_view = 0.70 * 0.9 + 0.15 * (1 - 10 / 100) + 0.15 * (1 - 3 / 30)
+    assert charged_score(SCORES, COST, "none") == pytest.approx(one_view)
+    assert charged_score(SCORES, COST, "d4") == pytest.approx(one_view - 0.15 * 70 / 100)
+    assert charged_score(SCORES, COST, "d4-median") == charged_score(SCORES, COST, "d4")
+
+
+def test_a_drop_is_that_of_the_answers_whatever_the_networks_cost() -> None:
+    cheaper = msgspec.structs.replace(SCORES, s_acc=0.89, s_flops=0.99, s_final=0.91)
+    assert score_drop(cheaper, SCORES) == pytest.approx(0.007)
+    assert score_drop(SCORES, cheaper) == pytest.approx(-0.007)

@@ -13,7 +13,7 @@ import pytest
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks import suite
+from spacecompile.benchmarks import suite, variants
 from spacecompile.benchmarks.contest import ContestSettings
 from spacecompile.benchmarks.latency import LatencySettings
 from spacecompile.benchmarks.records import BenchResult, Configuration, ScoreReport, read_result
@@ -35,8 +35,16 @@ def settings(*, rounds: int = ROUNDS, **changes: object) -> BenchSettings:
     contest = ContestSettings(
         how=LoadSettings(backend="auto", threads=1, spinning=False),
         latency=LatencySettings(
-            rounds_min=rounds, duration_s=0, warmup_rounds=1, warmup_s=0, settle_max_ms=0, priming_calls=0
+            rounds_min=rounds,
+            duration_s=0,
+            warmup_rounds=1,
+            warmup_s=0,
+            settle_max_ms=0,
+            priming_calls=0,
+            block_calls=1,
         ),
+        peers=("plain-export", "pytorch-eager"),
+        from_file=False,
     )
     return BenchSettings(contest=contest, **changes)  # type: ignore[arg-type]
 
@@ -51,7 +59,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole_run(tiny_bundle: Path, tiny_checkpoint: Path, data: Path) -> BenchRun:
     """A real run with every contestant and every section."""
-    return run_bench(open_bundle(tiny_bundle), settings(data=data, checkpoint=tiny_checkpoint, score_limit=4))
+    everything = settings(data=data, checkpoint=tiny_checkpoint, score_limit=4, torch_scores=True)
+    contest = dataclasses.replace(everything.contest, from_file=True)
+    return run_bench(open_bundle(tiny_bundle), dataclasses.replace(everything, contest=contest))
 
 
 def test_a_whole_run_measures_every_contestant_in_both_scopes(whole_run: BenchRun) -> None:
@@ -60,6 +70,8 @@ def test_a_whole_run_measures_every_contestant_in_both_scopes(whole_run: BenchRu
     contestants = ["fp32", "fp32-d4", "plain-export", "pytorch-eager"]
     assert [list(latency[scope]) for scope in ("engine", "app")] == [contestants] * 2
     assert [latency["app"][name].samples for name in contestants] == [ROUNDS, ROUNDS // 4, ROUNDS, ROUNDS]
+    assert list(latency["device"]) == ["fp32", "fp32-d4"]
+    assert {name: files.samples for name, files in latency["file"].items()} == {"fp32": ROUNDS // 4}
     for name in contestants:
         engine, app = latency["engine"][name].samples_ms, latency["app"][name].samples_ms
         assert all(0 < inner <= outer for inner, outer in zip(engine, app, strict=True))
@@ -87,6 +99,27 @@ def test_a_whole_run_scores_the_shipped_files(whole_run: BenchRun, tiny_bundle: 
         assert session.choice.variant == "fp32"
 
 
+def test_a_whole_run_scores_pytorch_beside_the_files_on_the_same_frames(whole_run: BenchRun) -> None:
+    score = whole_run.result.score
+    assert isinstance(score, ScoreReport)
+    assert list(score.torch) == ["none", "d4"]
+    assert {scores.frames for scores in score.torch.values()} == {4}
+    assert score.torch_note == ""
+    # float32 files answer as PyTorch does.
+    assert [score.drops[name] for name in ("fp32", "fp32-d4")] == pytest.approx([0, 0], abs=1e-3)
+    assert score.s_final_charged["fp32"] == pytest.approx(score.variants["fp32"].s_final)
+    assert score.s_final_charged["fp32-d4"] < score.variants["fp32-d4"].s_final
+
+
+def test_a_whole_run_counts_stages_and_graphs(whole_run: BenchRun) -> None:
+    budget = whole_run.result.budget
+    assert [stage.stage for stage in budget.stages][:2] == ["encoder", "decoder"]
+    assert sum(stage.after.params for stage in budget.stages) == budget.cost.params
+    assert {name: graph.views for name, graph in budget.graphs.items()} == {"fp32": 1, "fp32-d4": 8}
+    assert budget.notes == {}
+    assert {"macs_fvcore", "macs_torch", "graphs"} <= budget.counters.keys()
+
+
 def test_a_whole_run_carries_its_circumstances_and_the_certificate(whole_run: BenchRun, tiny_bundle: Path) -> None:
     result = whole_run.result
     assert not result.partial
@@ -94,6 +127,9 @@ def test_a_whole_run_carries_its_circumstances_and_the_certificate(whole_run: Be
     assert result.configuration.frames == 6
     assert result.configuration.rounds == ROUNDS
     assert result.environment.threads == 1
+    assert result.environment.machine is not None
+    assert result.configuration.block_calls == 1
+    assert {"engine", "device", "app", "file"} <= result.configuration.scopes.keys()
     assert result.parity == json.loads((tiny_bundle / "reports" / "parity.json").read_bytes())
     assert set(result.cold_start or {}) == {"fp32", "fp32-d4"}
     assert read_result(msgspec.json.encode(result)) == result
@@ -127,7 +163,8 @@ def test_a_checkpoint_that_is_nowhere_leaves_the_peers_missing_with_the_command(
     shutil.copytree(tiny_bundle, bundle)
     result = run_bench(open_bundle(bundle), settings(variants=("fp32",), rounds=1)).result
     assert isinstance(result.peers, dict)
-    assert len(result.peers) == 2
+    assert list(result.peers) == ["plain-export", "pytorch-eager"]
+    assert "--checkpoint" in result.budget.notes["stages"]
     for peer in result.peers.values():
         assert "--checkpoint" in str(peer.missing)
         assert peer.ratios == {}
@@ -205,6 +242,7 @@ def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
         for entry in registry.BACKENDS
     ]
     monkeypatch.setitem(registry.choose_backend.__kwdefaults__, "backends", lacking)
+    monkeypatch.setattr(variants, "BACKENDS", lacking)
 
 
 needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
@@ -234,8 +272,25 @@ def test_a_variant_whose_engine_is_missing_is_listed_with_the_command_and_the_ot
     assert isinstance(result.skipped, dict)
     assert "pip install 'spacecompile[openvino]'" in result.skipped["bf16"]
     assert any("variant bf16 was left out" in warning for warning in result.warnings)
+    assert result.missing_backends == {
+        "openvino": "the package openvino is not installed; add it with: pip install 'spacecompile[openvino]'"
+    }
     assert isinstance(result.score, ScoreReport)
     assert list(result.score.variants) == ["fp32"]
+
+
+@needs_openvino
+def test_all_certified_backends_are_interleaved_and_named(tiny_bundle: Path, tmp_path: Path) -> None:
+    certified = {"fp32": ("onnxruntime", "openvino"), "fp32_d4": ("onnxruntime",)}
+    bundle = certified_on(tiny_bundle, tmp_path / "b.spacepkg", **certified)
+    result = run_bench(open_bundle(bundle), settings(peers=False, rounds=4, backends=("all",))).result
+    assert isinstance(result.latency, dict)
+    names = ["fp32@onnxruntime", "fp32@openvino", "fp32-d4@onnxruntime"]
+    assert list(result.latency["app"]) == names
+    assert isinstance(result.configuration, Configuration)
+    assert [result.configuration.engines[name].name for name in names] == ["onnxruntime", "openvino", "onnxruntime"]
+    assert set(names) <= result.subject.variant_bytes.keys()
+    assert read_result(msgspec.json.encode(result)) == result
 
 
 @pytest.mark.usefixtures("without_openvino")
@@ -250,7 +305,7 @@ def test_a_named_backend_runs_only_what_is_certified_on_it(tiny_bundle: Path, tm
     bundle = open_bundle(certified_on(tiny_bundle, tmp_path / "b.spacepkg", **certified))
     asked = settings(peers=False, rounds=1)
     how = dataclasses.replace(asked.contest.how, backend="onnxruntime")
-    asked = dataclasses.replace(asked, contest=dataclasses.replace(asked.contest, how=how))
+    asked = dataclasses.replace(asked, contest=dataclasses.replace(asked.contest, how=how), backends=("onnxruntime",))
     result = run_bench(bundle, asked).result
     assert isinstance(result.latency, dict)
     assert list(result.latency["app"]) == ["fp32"]

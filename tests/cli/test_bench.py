@@ -16,10 +16,8 @@ from spacecompile.benchmarks.latency import Recording
 from spacecompile.benchmarks.records import read_result
 from spacecompile.cli.main import main
 
-QUICK = (
-    *("--no-peers", "--no-roofline", "--variant", "fp32", "--threads", "1"),
-    *("--duration", "0", "--samples", "12", "--warmup", "1"),
-)
+SHORT = ("--duration", "0", "--samples", "12", "--warmup", "1", "--warmup-seconds", "0", "--threads", "1")
+QUICK = ("--no-peers", "--no-roofline", "--variant", "fp32", "--starts", "0", "--no-from-file", *SHORT)
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +82,45 @@ def test_an_exceeded_budget_leaves_one_document_on_stdout(
     captured = capsys.readouterr()
     document = json.loads(captured.out)
     assert document["error"]["kind"] == "BudgetError"
+    assert document["budget"]["counters"]["gmacs_max"].startswith("fvcore")
     assert document["budget"]["lines"][1]["margin"] < 0
     assert "parameters" in captured.err
+
+
+def test_limits_on_what_is_measured_are_judged_and_one_that_can_not_be_exits_6(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = tmp_path / "budgets.toml"
+    limits.write_text("file_mb_max = 100\nmemory_mb_max = 8000\nmax_ms_max = 1e6\nvariants = ['fp32']\n")
+    arguments = ["bench", str(tiny_bundle), *QUICK, "--starts", "1", "--budget", str(limits), "--json", "-"]
+    assert main(arguments) == 0
+    result = read_result(capsys.readouterr().out.encode())
+    lines = {line.label: line for line in result.budget.lines}
+    assert {"Graph file, fp32", "Peak memory, fp32", "Latency max, fp32"} <= lines.keys()
+    start = result.process_start["fp32"]  # type: ignore[index]
+    assert start.problem == ""
+    assert lines["Peak memory, fp32"].value == pytest.approx(start.peak_memory_bytes / 1e6)
+    limits.write_text("p99_ms_max = 1e6\n")
+    assert main([*arguments[:-2], "--starts", "0", "--json", "-"]) == 6
+    document = json.loads(capsys.readouterr().out)
+    assert "650 more samples" in document["budget"]["unjudged"]["p99_ms_max of fp32"]
+    assert "can't be judged" in document["error"]["message"]
+
+
+def test_paced_frames_throughput_and_files_are_measured_when_asked_for(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pace = ("--rate", "50", "--paced-seconds", "0.2")
+    assert main(["bench", str(tiny_bundle), *QUICK, "--from-file", "--throughput", *pace, "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    result = read_result(captured.out.encode())
+    paced = result.paced["fp32"]  # type: ignore[index]
+    assert (paced.rate_hz, paced.frames, paced.latency.samples) == (50, 10, 10)
+    assert [row.sessions for row in result.throughput["fp32"]] == [1]  # type: ignore[index]
+    assert result.latency["file"]["fp32"].samples == 3  # type: ignore[index]
+    for said in ("Paced at 50 Hz", "10", "Throughput", "engine", "file", "Energy"):
+        assert said in captured.err
+    assert "…" not in captured.err  # every table fits a narrow terminal
 
 
 @pytest.mark.parametrize("destination", ["-", "partial.json"])
@@ -124,6 +159,12 @@ def test_an_interrupt_leaves_a_valid_partial_result_and_exits_130(
         (["--threads", "0"], 2, "--threads"),
         (["--variant", "fp16"], 2, "it has fp32, fp32-d4"),
         (["--backend", "tensorflow"], 2, "tensorflow"),
+        (["--backend", "auto,tensorflow"], 2, "tensorflow"),
+        (["--peer", "tflite"], 2, "tflite"),
+        (["--rate", "0"], 2, "--rate"),
+        (["--paced-seconds", "nan"], 2, "--paced-seconds"),
+        (["--starts", "-1"], 2, "--starts"),
+        (["--warmup-seconds", "-1"], 2, "--warmup"),
         (["--budget", "none.toml"], 2, "none.toml"),
         (["--checkpoint", "none.pt"], 2, "none.pt"),
         (["--data", "none"], 2, "none"),

@@ -20,7 +20,7 @@ def small_demo(tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path, monkeyp
     for name, value in {"NUM_FRAMES": 3, "NUM_PREDICTED": 2, "NUM_SCORED": 2, "FRAME_SIZE_PX": 128}.items():
         monkeypatch.setattr(demo_module, name, value)
     monkeypatch.setattr(demo_module, "BENCH_DURATION_S", 0.0)
-    monkeypatch.setattr(demo_module, "BENCH_ROUNDS_MIN", 4)
+    monkeypatch.setattr(demo_module, "BENCH_SAMPLES_MIN", 4)
     monkeypatch.setattr(checkpoints, "reference_checkpoint", lambda: tiny_checkpoint)
     shutil.copytree(tiny_bundle, tmp_path / "demo" / "reference.spacepkg")
     monkeypatch.chdir(tmp_path)
