@@ -27,7 +27,7 @@ def point(value: float, ms: float) -> ScalingPoint:
         ("batch", lambda batch: 3 * batch, 0, 3, 1.0),
         ("threads", lambda threads: 20 + 80 / threads, 20, 80, None),
     ],
-    ids=str,
+    ids=["input", "frame", "batch", "threads"],
 )
 def test_a_line_that_was_put_in_is_found(
     axis: Axis, cost: object, fixed_ms: float, slope_ms: float, exponent: float | None
