@@ -25,8 +25,9 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from spacecompile.contract import PARTS, Cost, Record
+from spacecompile.contract import PARTS, Cost
 from spacecompile.errors import FrameError
+from spacecompile.record import Record
 
 IOU_THRESHOLDS = tuple(twentieths / 20 for twentieths in range(10, 20))
 """0.50:0.05:0.95 of COCO. Quotients, so that an IoU of exactly 7/10 equals its threshold."""

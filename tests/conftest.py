@@ -163,7 +163,8 @@ def fitted_network(seed: int) -> MultiTaskNetwork:
     """
     import torch
 
-    from spacecompile.contract import SPARK_CLASSES, BoxRule, ModelSpec
+    from spacecompile.box_rule import BoxRule
+    from spacecompile.contract import SPARK_CLASSES, ModelSpec
     from spacecompile.network.model import MultiTaskNetwork
     from spacecompile.network.preprocess import normalised
 

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from spacecompile.contract import BoxHead, BoxRule, ModelSpec
+from spacecompile.box_rule import BoxHead, BoxRule
+from spacecompile.contract import ModelSpec
 from spacecompile.errors import UsageError
 
 

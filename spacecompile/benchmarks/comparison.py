@@ -17,8 +17,8 @@ import numpy as np
 from msgspec import UnsetType
 
 from spacecompile.benchmarks.records import BenchResult, Latency
-from spacecompile.contract import Record
 from spacecompile.errors import BudgetError, UsageError
+from spacecompile.record import Record
 
 CONFIDENCE = 0.99
 """Of the interval that decides whether a median changed."""

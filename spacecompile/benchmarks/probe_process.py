@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spacecompile.benchmarks.probe import answer_from_output
-from spacecompile.contract import Record
+from spacecompile.record import Record
 
 PROBE_LIMIT_S = 180.0
 """Importing the compile extra took 30 s on two busy cores (11 s of processor time); a cold disk takes longer."""

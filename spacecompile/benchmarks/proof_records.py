@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from spacecompile.benchmarks.records import Agreement, Environment, Latency, Ratio
-from spacecompile.contract import Record
 from spacecompile.export.parity import VariantParity
+from spacecompile.record import Record
 from spacecompile.runtime.cuda.driver import GpuFacts
 
 

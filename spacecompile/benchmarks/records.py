@@ -20,8 +20,9 @@ from spacecompile.benchmarks.records_timing import (
     Throughput,
 )
 from spacecompile.benchmarks.scaling_records import ScalingReport
-from spacecompile.contract import Cost, PassReport, Record
+from spacecompile.contract import Cost, PassReport
 from spacecompile.metrics import Scores
+from spacecompile.record import Record
 
 __all__ = [
     "Agreement",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec import UNSET, UnsetType
 
-from spacecompile.contract import Record, Tta
+from spacecompile.contract import Tta
+from spacecompile.record import Record
 
 
 class Latency(Record):

@@ -6,7 +6,7 @@ from importlib import metadata
 
 from packaging.requirements import Requirement
 
-from spacecompile.contract import Record
+from spacecompile.record import Record
 
 _PACKAGE = "spacecompile"
 

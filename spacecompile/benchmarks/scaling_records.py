@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from spacecompile.contract import Record
+from spacecompile.record import Record
 
 Axis = Literal["input", "frame", "batch", "threads", "augmentation"]
 

@@ -16,7 +16,7 @@ from spacecompile.contract import Tta
 from spacecompile.extras import require_extra
 
 if TYPE_CHECKING:
-    from spacecompile.contract import BoxRule
+    from spacecompile.box_rule import BoxRule
     from spacecompile.train.calibrate import CalibrationReport
 
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spacecompile.contract import PARTS, Progress, Record, no_progress
+from spacecompile.contract import PARTS, Progress, no_progress
 from spacecompile.data.broken import BrokenFile, refuse_too_many
 from spacecompile.data.labels import LabelledFrame, Split
 from spacecompile.data.spark import read_frame_HWC, read_parts_HW
 from spacecompile.errors import DataError, FrameError
+from spacecompile.record import Record
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 SIDES = ("left", "top", "right", "bottom")

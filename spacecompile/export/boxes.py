@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spacecompile.contract import BoxRule, ModelSpec
+from spacecompile.box_rule import BoxRule
+from spacecompile.contract import ModelSpec
 
 _EXPONENT_MAX = 30.0
 """exp(-30) is 1e-13: a row of this certainty ends every sum after it."""

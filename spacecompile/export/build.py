@@ -22,7 +22,6 @@ from spacecompile.contract import (
     Manifest,
     PassReport,
     Progress,
-    Record,
     Tta,
     Variant,
     no_progress,
@@ -59,6 +58,7 @@ from spacecompile.export.steps import BuildReport, BuildStep, Clock, no_steps
 from spacecompile.export.to_onnx import export_model, model_bytes
 from spacecompile.export.worst_frame import clear_failure_report, write_failure_report
 from spacecompile.network.model import MultiTaskNetwork
+from spacecompile.record import Record
 from spacecompile.runtime.threads import usable_cores
 
 __all__ = ["PARITY_PATH", "BuildReport", "BuildStep", "build", "run_build"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from spacecompile.contract import ModelSpec, Record, Tta, Variant
+from spacecompile.contract import ModelSpec, Tta, Variant
 from spacecompile.export.build import (
     PARITY_PATH,
     PRECISION_PATH,
@@ -16,6 +16,7 @@ from spacecompile.export.frames import adversarial_frames, images_of
 from spacecompile.export.plan import BuildPlan
 from spacecompile.export.rewrite.pipeline import PASSES
 from spacecompile.export.selftest import NUM_FRAMES
+from spacecompile.record import Record
 from spacecompile.runtime.bundle import MANIFEST_NAME
 from spacecompile.runtime.selftest import EXPECTED_PATH
 

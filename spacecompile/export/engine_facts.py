@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final, Literal
 
-from spacecompile.contract import Precision, Record
+from spacecompile.contract import Precision
 from spacecompile.errors import BuildError, UsageError
+from spacecompile.record import Record
 from spacecompile.runtime.cuda.engine_api import EngineKind
 
 _TYPE_NAMES: Final[dict[str, str]] = {"FLOAT": "fp32", "HALF": "fp16"}

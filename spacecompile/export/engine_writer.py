@@ -8,10 +8,10 @@ from typing import Final
 
 import msgspec
 
-from spacecompile.contract import Record
 from spacecompile.errors import OutputError
 from spacecompile.export.bundle_writer import bundle_writer
 from spacecompile.export.to_engine import EngineBuild
+from spacecompile.record import Record
 
 PLAN_NAME: Final = "model.plan"
 FACTS_NAME: Final = "model.plan.json"

@@ -14,8 +14,8 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from spacecompile.contract import Record
 from spacecompile.errors import IntegrityError
+from spacecompile.record import Record
 
 _TYPE_NAMES: dict[int, str] = {
     TensorProto.FLOAT: "fp32",

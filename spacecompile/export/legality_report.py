@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spacecompile.contract import Record
+from spacecompile.record import Record
 
 
 class IllegalNode(Record):

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spacecompile.contract import HEALTH_SIGNALS, PARTS, Progress, Record, Tolerance, no_progress
+from spacecompile.contract import HEALTH_SIGNALS, PARTS, Progress, Tolerance, no_progress
 from spacecompile.errors import ParityError, UsageError
 from spacecompile.export.reference import ExpectedAnswer
 from spacecompile.export.score_drop import Scoring, score_drop_of
 from spacecompile.export.soundness import unsound
+from spacecompile.record import Record
 from spacecompile.runtime.backends import Backend, RawAnswer
 
 NOT_A_NUMBER_ERROR = 1e30

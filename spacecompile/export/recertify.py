@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from spacecompile.contract import Manifest, Progress, Record, Tta, Variant, no_progress
+from spacecompile.contract import Manifest, Progress, Tta, Variant, no_progress
 from spacecompile.errors import CheckpointError, IntegrityError, MissingPartError, ParityError
 from spacecompile.export.certificate import judge
 from spacecompile.export.frames import parity_frames
@@ -24,6 +24,7 @@ from spacecompile.export.score_drop import Scoring
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.network.checkpoint import load_checkpoint
 from spacecompile.network.model import MultiTaskNetwork
+from spacecompile.record import Record
 from spacecompile.runtime.backends.registry import BACKENDS, BackendEntry, choose_backend
 from spacecompile.runtime.bundle import Bundle
 from spacecompile.runtime.threads import usable_cores

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from spacecompile.contract import Cost, PassReport, Record, Variant
+from spacecompile.contract import Cost, PassReport, Variant
 from spacecompile.export.parity import ParityReport
 from spacecompile.export.precision.files import PrecisionReport
+from spacecompile.record import Record
 
 
 class BuildStep(Record):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spacecompile._version import __version__
-from spacecompile.contract import Progress, Record, no_progress
+from spacecompile.contract import Progress, no_progress
 from spacecompile.errors import BuildError
 from spacecompile.export.engine_facts import (
     EngineFacts,
@@ -25,6 +25,7 @@ from spacecompile.export.engine_facts import (
 from spacecompile.export.engine_options import check_options, configure, stored_timing_cache, target_of
 from spacecompile.export.engine_watch import BuildWatch, monitor_of, run_watched
 from spacecompile.export.legality_report import IllegalNode
+from spacecompile.record import Record
 from spacecompile.runtime.cuda.engine_api import EngineApi, collected_errors, logger_of, sentence_of
 
 

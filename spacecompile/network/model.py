@@ -16,7 +16,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from spacecompile.contract import PARTS, BoxHead, ModelSpec
+from spacecompile.box_rule import BoxHead
+from spacecompile.contract import PARTS, ModelSpec
 from spacecompile.errors import CheckpointError
 from spacecompile.network.encoder_index import BUILD_ERRORS
 from spacecompile.network.head import SHUFFLE, shuffle_head

@@ -15,8 +15,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from spacecompile.contract import PARTS, Progress, Record, Tolerance, Tta, Variant, no_progress
+from spacecompile.contract import PARTS, Progress, Tolerance, Tta, Variant, no_progress
 from spacecompile.errors import IntegrityError, MissingPartError, ParityError
+from spacecompile.record import Record
 from spacecompile.rle import Rle, mask_from_rle, rle_from_mask
 from spacecompile.runtime.answer import Answer
 from spacecompile.runtime.backends.registry import certified_present, entry_named

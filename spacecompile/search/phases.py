@@ -51,10 +51,12 @@ def width_and_resolution(base: NamedRecipe) -> tuple[NamedRecipe, ...]:
 
 def augmentation_and_losses(base: NamedRecipe) -> tuple[NamedRecipe, ...]:
     """Every augmentation, then losses weighed otherwise, one at a time."""
-    levels = [_with(base, f"augment-{level}", augment=level) for level in ("none", "light", "medium")]
+    levels = [_with(base, f"augment-{level}", augment=level) for level in ("none", "light", "medium", "heavy")]
     weights: tuple[tuple[str, dict[str, Any]], ...] = (
         ("dice-2", {"dice_weight": 2.0}),
         ("bce-2", {"bce_weight": 2.0}),
+        ("lovasz", {"lovasz_weight": 1.0}),
+        ("box", {"box_loss_weight": 1.0}),
         ("class-half", {"class_weight": 0.5}),
         ("class-2", {"class_weight": 2.0}),
         ("smoothing", {"label_smoothing": 0.05}),

@@ -7,8 +7,9 @@ from typing import Literal
 import msgspec
 
 from spacecompile.benchmarks.records import Environment
-from spacecompile.contract import Cost, Record
+from spacecompile.contract import Cost
 from spacecompile.metrics import Scores, with_cost
+from spacecompile.record import Record
 from spacecompile.train.named import NamedRecipe
 
 Status = Literal["done", "stopped", "diverged", "failed", "refused"]

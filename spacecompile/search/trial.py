@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 import torch
 
-from spacecompile.contract import Cost, Record
+from spacecompile.contract import Cost
 from spacecompile.errors import DivergedError, SpacecompileError
 from spacecompile.metrics import Scores, with_cost
+from spacecompile.record import Record
 from spacecompile.search.ray_import import tune
 from spacecompile.train.dataset import Cache
 from spacecompile.train.loop import Callbacks, EpochReport

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spacecompile.contract import BoxHead, BoxRule, Progress, no_progress
+from spacecompile.box_rule import BoxHead, BoxRule
+from spacecompile.contract import Progress, no_progress
 from spacecompile.network.model import BoxResidualHead, MultiTaskNetwork
 from spacecompile.network.preprocess import normalised
 from spacecompile.train.box_losses import box_loss

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from spacecompile.contract import BoxRule, ModelSpec
+from spacecompile.box_rule import BoxRule
+from spacecompile.contract import ModelSpec
 
 _LOGIT_MAX = 30.0
 OUTWARDS_XYXY = np.array([-1.0, -1.0, 1.0, 1.0])

@@ -18,7 +18,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from spacecompile.contract import BoxRule
+from spacecompile.box_rule import BoxRule
 from spacecompile.metrics import IOU_THRESHOLDS, box_iou, detection_score
 from spacecompile.train.box_profile import OUTWARDS_XYXY, BoxProfile, box_from_profile, grown_box, tight_box
 from spacecompile.train.evaluate import FrameAnswer

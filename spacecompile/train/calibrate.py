@@ -17,13 +17,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spacecompile.contract import BoxRule, ModelSpec, Progress, Record, Tta, no_progress
+from spacecompile.box_rule import BoxRule
+from spacecompile.contract import ModelSpec, Progress, Tta, no_progress
 from spacecompile.data.spark import LabelledFrame, read_split, spread
 from spacecompile.errors import UsageError
 from spacecompile.files import check_destination
 from spacecompile.metrics import detection_score
 from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
 from spacecompile.network.model import BoxResidualHead, MultiTaskNetwork
+from spacecompile.record import Record
 from spacecompile.train.box_cases import Cases, box_cases
 from spacecompile.train.box_head import HeadSamples, HeadSettings, corrected_ious, head_samples, trained_head
 from spacecompile.train.boxes import (

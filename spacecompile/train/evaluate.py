@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spacecompile.contract import BoxRule, Cost, ModelSpec, Progress, no_progress
+from spacecompile.box_rule import BoxRule
+from spacecompile.contract import Cost, ModelSpec, Progress, no_progress
 from spacecompile.metrics import ScoreMeter, Scores
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.network.preprocess import normalised

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from spacecompile.contract import BoxRule, ModelSpec
+from spacecompile.box_rule import BoxRule
+from spacecompile.contract import ModelSpec
 from spacecompile.metrics import accuracy_score, box_iou, detection_score, parts_iou
 from spacecompile.runtime.overlay import draw_marks
 from spacecompile.train.box_profile import box_from_profile

@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
-from spacecompile.contract import ModelSpec, Record
+from spacecompile.contract import ModelSpec
 from spacecompile.errors import UsageError
+from spacecompile.record import Record
 from spacecompile.train.recipe import Recipe
 
 ENCODERS = {

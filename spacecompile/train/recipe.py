@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from spacecompile.contract import Record
 from spacecompile.errors import UsageError
+from spacecompile.record import Record
 
 Augmentation = Literal["none", "light", "medium", "heavy"]
 

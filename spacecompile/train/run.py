@@ -18,7 +18,8 @@ import timm
 import torch
 
 from spacecompile._version import __version__
-from spacecompile.contract import BoxRule, Cost, ModelSpec, Progress, no_progress
+from spacecompile.box_rule import BoxRule
+from spacecompile.contract import Cost, ModelSpec, Progress, no_progress
 from spacecompile.data.labels import classes_of
 from spacecompile.data.spark import LabelledFrame, read_split, spread
 from spacecompile.errors import CheckpointError, OutputError, UsageError

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 import torch
 
-from spacecompile.contract import Progress, Record, no_progress
+from spacecompile.contract import Progress, no_progress
 from spacecompile.data.labels import LabelledFrame
 from spacecompile.errors import UsageError
+from spacecompile.record import Record
 from spacecompile.train.augment import SETTINGS, augmented_with_boxes
 from spacecompile.train.dataset import Batch, TrainingFrames
 from spacecompile.train.recipe import Augmentation

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spacecompile.contract import BoxRule, ModelSpec
+from spacecompile.box_rule import BoxRule
+from spacecompile.contract import ModelSpec
 from spacecompile.export.boxes import logit
 from spacecompile.export.masks import PartsInFrame
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from spacecompile.contract import TOLERANCES, BoxRule, ModelSpec
+from spacecompile.box_rule import BoxRule
+from spacecompile.contract import TOLERANCES, ModelSpec
 from spacecompile.errors import CheckpointError, DataError, MissingPartError, OutputError, UsageError
 from spacecompile.export.plan import BuildOptions, changed_spec, plan_build
 from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint

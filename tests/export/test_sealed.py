@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 from torch import nn
 
-from spacecompile.contract import HEALTH_SIGNALS, BoxHead, BoxRule, ModelSpec, Tta
+from spacecompile.box_rule import BoxHead, BoxRule
+from spacecompile.contract import HEALTH_SIGNALS, ModelSpec, Tta
 from spacecompile.errors import UsageError
 from spacecompile.export.frames import adversarial_frames
 from spacecompile.export.legality import illegal_nodes

@@ -10,7 +10,7 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from spacecompile.contract import BoxHead, BoxRule
+from spacecompile.box_rule import BoxHead, BoxRule
 from spacecompile.data.spark import read_frame_HWC, read_split
 from spacecompile.export.rewrite.pipeline import rewrite_network
 from spacecompile.export.sealed import SealedGraph

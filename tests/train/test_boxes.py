@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from spacecompile.contract import BoxRule
+from spacecompile.box_rule import BoxRule
 from spacecompile.metrics import box_iou
 from spacecompile.train.box_profile import BoxProfile, box_from_profile, profile_of
 from spacecompile.train.boxes import (

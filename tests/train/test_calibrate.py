@@ -11,9 +11,9 @@ import pytest
 import torch
 from msgspec.structs import replace as replace_spec
 
+from spacecompile.box_rule import BoxHead, BoxRule
 from spacecompile.cli.calibrate import rule_text
 from spacecompile.cli.main import main
-from spacecompile.contract import BoxHead, BoxRule
 from spacecompile.data.spark import read_frame_HWC, read_split, spread
 from spacecompile.errors import OutputError, UsageError
 from spacecompile.export.sealed import SealedGraph

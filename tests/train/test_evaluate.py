@@ -9,7 +9,8 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from spacecompile.contract import SPARK_CLASSES, BoxRule, Cost, ModelSpec
+from spacecompile.box_rule import BoxRule
+from spacecompile.contract import SPARK_CLASSES, Cost, ModelSpec
 from spacecompile.data.spark import read_frame_HWC, read_split
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.metrics import ScoreMeter, parts_iou

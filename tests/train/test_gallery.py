@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from spacecompile.contract import BoxRule, ModelSpec
+from spacecompile.box_rule import BoxRule
+from spacecompile.contract import ModelSpec
 from spacecompile.runtime.overlay import BOX_RGB
 from spacecompile.train.dataset import ValidationFrame
 from spacecompile.train.evaluate import BoxProfile, FrameAnswer

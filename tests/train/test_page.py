@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from spacecompile import extras
-from spacecompile.contract import BoxRule, ModelSpec
+from spacecompile.box_rule import BoxRule
+from spacecompile.contract import ModelSpec
 from spacecompile.errors import MissingPartError
 from spacecompile.metrics import Scores
 from spacecompile.train.gallery import WORST_FRAMES, Gallery

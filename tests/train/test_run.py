@@ -13,7 +13,8 @@ import msgspec
 import pytest
 import torch
 
-from spacecompile.contract import BoxHead, BoxRule, ModelSpec
+from spacecompile.box_rule import BoxHead, BoxRule
+from spacecompile.contract import ModelSpec
 from spacecompile.data.spark import read_split
 from spacecompile.errors import CheckpointError, DataError, OutputError, UsageError
 from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import onnx
 from onnx import ModelProto, TensorProto
 
-from spacecompile.contract import Precision, Record
+from spacecompile.contract import Precision
 from spacecompile.errors import BuildError
 from spacecompile.export.graph_facts import graph_facts
 from spacecompile.export.precision.graph import GraphView
 from spacecompile.export.precision.half import FloatNode, HalfPlan, in_half
 from spacecompile.export.precision.search import Int8Plan, LayerSensitivity, in_int8
+from spacecompile.record import Record
 
 _NAMED: dict[Precision, tuple[str, float, str]] = {
     "fp32": ("fp32", 1.0, "The network holds other types."),

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto
 
-from spacecompile.contract import Record
 from spacecompile.errors import BuildError
 from spacecompile.export.precision.graph import GraphView
 from spacecompile.export.precision.halve import halved
+from spacecompile.record import Record
 
 HALF_MAX = 65504.0
 """Largest float16, IEEE 754."""

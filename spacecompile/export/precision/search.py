@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from spacecompile.contract import INPUT_NAME, Progress, Record, no_progress
+from spacecompile.contract import INPUT_NAME, Progress, no_progress
 from spacecompile.errors import ParityError
 from spacecompile.export.precision.graph import GraphView
 from spacecompile.export.precision.magnitude import UNBOUNDED, largest_magnitudes
 from spacecompile.export.precision.probe import session_giving
 from spacecompile.export.precision.quantise import Layer, quantisable_layers, quantised
 from spacecompile.export.precision.ranges import activation_scales
+from spacecompile.record import Record
 
 SENSITIVITY_FRAMES = 4
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from spacecompile.contract import Record
+from spacecompile.record import Record
 
 _PROBE = Path(__file__).with_name("driver_probe.py")
 _PROBE_TIMEOUT_S = 60.0

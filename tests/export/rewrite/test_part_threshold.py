@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from spacecompile.contract import BoxRule, Tta
+from spacecompile.box_rule import BoxRule
+from spacecompile.contract import Tta
 from spacecompile.export.boxes import logit
 from spacecompile.export.rewrite import rewrite_network
 from spacecompile.export.rewrite.base import in_float64
