@@ -322,5 +322,7 @@ def test_frames_without_masks_teach_the_class_and_nothing_about_parts(tiny_data:
 def test_where_every_frame_has_masks_nothing_is_silenced() -> None:
     logits_NKhw = torch.randn(2, 2, 4, 4)
     assert silenced(logits_NKhw, torch.tensor([True, True])) is logits_NKhw
-    plain = Batch(pixels_NCHW=torch.zeros(2, 5, 4, 4), class_N=torch.zeros(2, dtype=torch.int64))
+    plain = Batch(
+        pixels_NCHW=torch.zeros(2, 5, 4, 4), class_N=torch.zeros(2, dtype=torch.int64), boxes_N4=torch.zeros(2, 4)
+    )
     assert silenced(logits_NKhw, plain.has_parts_N) is logits_NKhw

@@ -37,7 +37,7 @@ def objective_of(state: TrainingState) -> Objective:
 def batch() -> Batch:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (4, 5, 64, 64), generator=generator, dtype=torch.uint8)
-    return Batch(pixels_NCHW=pixels, class_N=torch.tensor([0, 1, 2, 3]))
+    return Batch(pixels_NCHW=pixels, class_N=torch.tensor([0, 1, 2, 3]), boxes_N4=torch.zeros(4, 4))
 
 
 def taken(state: TrainingState) -> dict[str, float]:
