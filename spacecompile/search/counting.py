@@ -88,14 +88,14 @@ def count_all(
 def _charged(
     input_px: tuple[int, int], charged_px: tuple[int, int] | None, charged_for_px: tuple[int, int] | None
 ) -> tuple[int, int]:
-    """Whole multiples of what encoders take; a candidate of the size that is stood for is charged exactly."""
+    """Rounded up to what encoders take; a candidate of the size that is stood for is charged exactly."""
     if charged_px is None:
         return input_px
     if charged_for_px in (None, input_px):
         return charged_px
     sides = zip(charged_px, input_px, charged_for_px or input_px, strict=True)
     height, width = (
-        max(1, round(charged * side / base / INPUT_MULTIPLE_PX)) * INPUT_MULTIPLE_PX for charged, side, base in sides
+        -(-charged * side // (base * INPUT_MULTIPLE_PX)) * INPUT_MULTIPLE_PX for charged, side, base in sides
     )
     return height, width
 
