@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from spacecompile.benchmarks.records import GraphCost
-from spacecompile.benchmarks.score import VIEWS
 from spacecompile.contract import Progress, Tta, Variant, no_progress
 from spacecompile.export.graph_facts import GraphFacts, graph_facts
+from spacecompile.metrics import FORWARD_PASSES
 from spacecompile.runtime.bundle import Bundle
 
 _ITEM_BYTES = {"fp64": 8, "fp32": 4, "fp16": 2, "bf16": 2}
@@ -53,7 +53,7 @@ def cost_from_facts(facts: GraphFacts, tta: Tta, file_bytes: int) -> GraphCost:
     return GraphCost(
         params=sum(num_bytes // _item_bytes(name) for name, num_bytes in facts.weight_bytes.items()),
         macs=facts.macs,
-        views=VIEWS[tta],
+        views=FORWARD_PASSES[tta],
         macs_by_op=dict(by_op.most_common()),
         macs_by_type=dict(by_type.most_common()),
         file_bytes=file_bytes,
