@@ -19,11 +19,13 @@ from spacecompile.benchmarks.energy import measure_energy, open_counters
 from spacecompile.benchmarks.frames import FrameStream
 from spacecompile.benchmarks.latency import Contestant, LatencySettings, Recording, measure, settle
 from spacecompile.benchmarks.paced import PACED_S, Handled, run_paced, summarise_paced
+from spacecompile.benchmarks.peer_box import left_out
 from spacecompile.benchmarks.peer_table import (
     PeerContestant,
     PeerEntry,
     answered_from_peer,
     chosen_peers,
+    failed,
     open_peers,
 )
 from spacecompile.benchmarks.records import Agreement, ColdStart, Energy, Latency, Paced, Peer, VariantEngine
@@ -83,6 +85,7 @@ class Contest:
         agreements: By peer.
         versions: Of their engines, by peer.
         missing: Why a peer did not run, by peer.
+        notes: What a peer does otherwise than the variants, by peer.
         order: Names of all who take part, variants first.
         of_files: Names of contestants that are handed files, and the variant of each.
         recording: The samples.
@@ -99,6 +102,7 @@ class Contest:
     agreements: dict[str, Agreement] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
     of_files: dict[str, str] = field(default_factory=dict)
     recording: Recording = field(default_factory=Recording)
@@ -151,6 +155,7 @@ class Contest:
             missing=missing,
             tta=entry.tta,
             versions=self.versions.get(entry.name, ""),
+            note=self.notes.get(entry.name, ""),
         )
 
 
@@ -183,14 +188,16 @@ def run_contest(
         able = [entrant for entrant in variants if entrant.name in opened]
         expected = _expected(able, opened, stream, contest)
         contest.entries = chosen_peers(settings.peers, expected)
+        spec = bundle.manifest.spec
+        contest.notes = {entry.name: left_out(spec, entry.tta) for entry in contest.entries}
         peers, contest.missing = open_peers(
-            checkpoint, threads=settings.how.threads, entries=contest.entries, progress=progress
+            checkpoint, spec, threads=settings.how.threads, entries=contest.entries, progress=progress
         )
         for peer in peers:
             stack.callback(peer.close)
         contest.versions = {peer.name: peer.versions for peer in peers}
         peers = _comparable(peers, expected, contest)
-        contest.agreements = _agreements(peers, stream, expected, tolerance_for(bundle.manifest.spec), progress)
+        peers = _agreeing(peers, stream, expected, tolerance_for(spec), contest, progress=progress)
         plain = [opened[entrant.name] for entrant in able if entrant.variant.tta == "none"]
         files = [contestant.from_files(stream.paths) for contestant in plain if settings.from_file and stream.paths]
         contest.of_files = {contestant.name: contestant.variant for contestant in files}
@@ -263,22 +270,29 @@ def _reference(peer: PeerContestant, expected: Mapping[Tta, Sequence[Answered]])
     return next((answers for tta, answers in expected.items() if tta != "none"), None)
 
 
-def _agreements(
+def _agreeing(
     peers: Sequence[PeerContestant],
     stream: FrameStream,
     expected: Mapping[Tta, Sequence[Answered]],
     tolerance: AgreementTolerance,
+    contest: Contest,
+    *,
     progress: Progress,
-) -> dict[str, Agreement]:
-    """Compare every peer's answers with a variant's before any of them is timed."""
-    agreements = {}
+) -> list[PeerContestant]:
+    """Compare every peer's answers with a variant's before any of them is timed; gives those that answer."""
+    answering = []
     for done, peer in enumerate(peers, start=1):
-        given = [answered_from_peer(peer.run(frame_HWC)) for frame_HWC in stream.frames_HWC]
         reference = _reference(peer, expected)
         assert reference is not None  # `_comparable` has seen to it
-        agreements[peer.name] = compare(given, reference, tolerance)
+        try:
+            given = [answered_from_peer(peer.run(frame_HWC)) for frame_HWC in stream.frames_HWC]
+        except Exception as error:  # noqa: BLE001  a peer is other people's code: it must not end the run
+            contest.missing[peer.name] = failed(error)
+            continue
+        contest.agreements[peer.name] = compare(given, reference, tolerance)
+        answering.append(peer)
         progress("compare answers", done, len(peers))
-    return agreements
+    return answering
 
 
 def _run_paced(

@@ -66,7 +66,7 @@ def result_of(bundle: Bundle, settings: BenchSettings, asked: Sequence[Entrant],
         environment=msgspec.structs.replace(environment, machine=machine),
         budget=_budget(bundle.manifest, settings, asked, draft, latency.get("app", {}), score),
         score=score or UNSET,
-        score_note=NO_DATA if settings.data is None else UNSET,
+        score_note=NO_DATA if settings.data is None else _failure(draft, "scores") or UNSET,
         latency=latency or UNSET,
         cold_start=contest.cold_starts or UNSET,
         process_start=draft.process_start or UNSET,
@@ -78,11 +78,17 @@ def result_of(bundle: Bundle, settings: BenchSettings, asked: Sequence[Entrant],
         skipped=contest.skipped or UNSET,
         peers=contest.peers(asked) if measured else UNSET,
         roofline=draft.further.roofline,
-        roofline_note=draft.further.roofline_note,
+        roofline_note=draft.further.roofline_note or _failure(draft, "roofline") or UNSET,
         scaling=draft.further.scaling,
+        failed_steps={name: str(error) for name, error in draft.failed.items()} or UNSET,
         parity=draft.parity,
         warnings=(*_warnings(draft), *machine_warnings(machine)),
     )
+
+
+def _failure(draft: Draft, step: str) -> str:
+    """Why a step failed; empty where it did not."""
+    return str(draft.failed.get(step, ""))
 
 
 def _subject(manifest: Manifest, asked: Sequence[Entrant]) -> Subject:
@@ -155,7 +161,9 @@ def _budget(
 ) -> BudgetReport:
     able = [entrant for entrant in asked if entrant.name not in draft.contest.skipped]
     why: dict[str, str] = {"process_start": NO_STARTS, **draft.notes}
-    if draft.partial:
+    if failure := _failure(draft, "scores") or _failure(draft, "torch_scores"):
+        why["drops"] = failure
+    if draft.interrupted:
         why |= dict.fromkeys(("process_start", "app", "drops"), "the run was interrupted before")
     measured = Measured(
         file_bytes={entrant.name: manifest.files[entrant.variant.path].bytes for entrant in able},
@@ -170,7 +178,8 @@ def _budget(
 
 def _warnings(draft: Draft) -> list[str]:
     """What a reader must know before using the numbers."""
-    warnings = ["interrupted: sections that are not there were not measured"] if draft.partial else []
+    warnings = ["interrupted: sections that are not there were not measured"] if draft.interrupted else []
+    warnings += [f"the step {name} failed, and what it measures is not there: {e}" for name, e in draft.failed.items()]
     warnings += [f"variant {name} was left out: {reason}" for name, reason in draft.contest.skipped.items()]
     warnings += [
         f"variant {name} could not be started in a process of its own: {start.problem}"

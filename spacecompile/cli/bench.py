@@ -134,7 +134,12 @@ def bench(
         torch_scores=torch_scores,
         throughput=throughput,
         limits=FurtherSettings(
-            duration_s=duration, threads=how.threads, spinning=spinning, profile=profile, scaling=scaling
+            duration_s=duration,
+            threads=how.threads,
+            spinning=spinning,
+            roofline=roofline,
+            profile=profile,
+            scaling=scaling,
         )
         if roofline or profile or scaling
         else None,
@@ -164,6 +169,7 @@ def bench_bundle(
     Raises:
         BudgetError: If a limit is exceeded, after everything was written.
         InterruptedRunError: After an interrupt, once the partial result was written.
+        SpacecompileError: That of a step after the latency run that failed, once the partial result was written.
     """
     from spacecompile.benchmarks.budget import budget_error
     from spacecompile.benchmarks.suite import check_settings, run_bench
@@ -177,15 +183,17 @@ def bench_bundle(
     with console.progress_bar() as progress:
         run = run_bench(open_bundle(root), settings, progress=progress)
     result = run.result
-    error: SpacecompileError | None = budget_error(result.budget)
-    if result.partial:
+    error: SpacecompileError | None = run.failure or budget_error(result.budget)
+    if result.partial and run.failure is None:
         error = InterruptedRunError(
             f"stopped; what was measured until then stands above, marked as partial{_where(report, json)}."
         )
     say_result(result, percentiles)
+    if json not in (None, "-"):  # first: a report that can't be made must not cost the numbers
+        console.emit_json(_with_error(result, error), str(json))
     if report is not None:
         _write_report(report, run)
-    if json is not None:  # last: once stdout holds the document, nothing that fails may add another
+    if json == "-":  # last: once stdout holds the document, nothing that fails may add another
         console.emit_json(_with_error(result, error), json)
     console.say(f"measured in {time.perf_counter() - start_s:.0f} s" + _where(report, json))
     if error:

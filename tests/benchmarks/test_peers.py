@@ -19,6 +19,7 @@ from torch import nn
 
 from spacecompile.benchmarks import peers as torch_peers
 from spacecompile.benchmarks.answers import Answered, compare, tolerance_for
+from spacecompile.benchmarks.peer_box import left_out
 from spacecompile.benchmarks.peer_table import (
     PEERS,
     PeerContestant,
@@ -29,9 +30,13 @@ from spacecompile.benchmarks.peer_table import (
 )
 from spacecompile.benchmarks.peers import CompiledPeer, CudaEagerPeer, EagerPeer, plain_smp_network
 from spacecompile.benchmarks.peers_plain import cuda_onnxruntime, cuda_tensorrt, export_plain
+from spacecompile.benchmarks.source import load_source
 from spacecompile.benchmarks.torch_reference import TorchReference
-from spacecompile.errors import MissingPartError, UsageError
-from spacecompile.network.checkpoint import LoadedCheckpoint, load_checkpoint
+from spacecompile.box_rule import BoxHead, BoxRule
+from spacecompile.contract import ModelSpec, Tta
+from spacecompile.errors import CheckpointError, MissingPartError, UsageError
+from spacecompile.network.checkpoint import LoadedCheckpoint, load_checkpoint, save_checkpoint
+from spacecompile.network.model import MultiTaskNetwork
 
 FRAME_SIZE_PX = (128, 128)
 
@@ -45,6 +50,9 @@ def craft_frame(index: int) -> NDArray[np.uint8]:
     frame_HWC[top + 9 : top + 27, left + 36 : left + 72] = (20, 40, 230)
     return frame_HWC
 
+
+TINY_SPEC = ModelSpec(input_size_px=(64, 64), frame_size_px=FRAME_SIZE_PX, box=BoxRule(margins_px=(1.0, 2.0, 0.5, 1.5)))
+"""Of `tiny_checkpoint`."""
 
 FRAMES_HWC = [craft_frame(index) for index in range(8)]
 
@@ -62,7 +70,8 @@ def loaded(tiny_checkpoint: Path) -> LoadedCheckpoint:
 
 @pytest.fixture(scope="module")
 def peers(tiny_checkpoint: Path) -> Iterator[dict[str, PeerContestant]]:
-    opened, missing = open_peers(tiny_checkpoint, threads=1, entries=QUICK)
+    spec = load_checkpoint(tiny_checkpoint).spec
+    opened, missing = open_peers(tiny_checkpoint, spec, threads=1, entries=QUICK)
     assert missing == {}
     yield {peer.name: peer for peer in opened}
     for peer in opened:
@@ -199,7 +208,7 @@ def test_a_closed_eager_peer_leaves_torch_s_threads_as_they_were(loaded: LoadedC
 
 
 def test_without_a_checkpoint_every_peer_is_missing_with_the_reason() -> None:
-    opened, missing = open_peers("give --checkpoint", threads=1, entries=PEERS)
+    opened, missing = open_peers("give --checkpoint", TINY_SPEC, threads=1, entries=PEERS)
     assert opened == []
     assert missing == {entry.name: "give --checkpoint" for entry in PEERS}
 
@@ -207,7 +216,7 @@ def test_without_a_checkpoint_every_peer_is_missing_with_the_reason() -> None:
 def test_a_broken_checkpoint_makes_the_peers_missing_not_the_run_fail(tmp_path: Path) -> None:
     path = tmp_path / "broken.pt"
     path.write_bytes(b"not a checkpoint")
-    opened, missing = open_peers(path, threads=1, entries=QUICK)
+    opened, missing = open_peers(path, TINY_SPEC, threads=1, entries=QUICK)
     assert opened == []
     assert all("broken.pt" in reason for reason in missing.values())
 
@@ -215,8 +224,8 @@ def test_a_broken_checkpoint_makes_the_peers_missing_not_the_run_fail(tmp_path: 
 def test_without_the_compiler_the_command_that_adds_it_is_named(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "spacecompile.network.checkpoint", None)
-    opened, missing = open_peers(tiny_checkpoint, threads=1, entries=QUICK)
+    monkeypatch.setitem(sys.modules, "spacecompile.benchmarks.source", None)
+    opened, missing = open_peers(tiny_checkpoint, TINY_SPEC, threads=1, entries=QUICK)
     assert opened == []
     assert all("pip install 'spacecompile[compile]'" in reason for reason in missing.values())
 
@@ -230,7 +239,7 @@ def test_a_peer_whose_package_is_missing_is_listed_with_its_command_and_the_othe
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     entries = [entry for entry in PEERS if entry.name in (peer, "pytorch-eager")]
-    opened, missing = open_peers(tiny_checkpoint, threads=1, entries=entries)
+    opened, missing = open_peers(tiny_checkpoint, TINY_SPEC, threads=1, entries=entries)
     assert [one.name for one in opened] == ["pytorch-eager"]
     assert missing == {
         peer: f"the package {package} is not installed; add it with: pip install 'spacecompile[{extra}]'"
@@ -257,7 +266,9 @@ def test_an_unknown_peer_is_refused_with_those_there_are() -> None:
 
 def test_a_named_gpu_peer_without_a_gpu_is_missing(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spacecompile.benchmarks.peer_table.has_gpu", lambda: False)
-    opened, missing = open_peers(tiny_checkpoint, threads=1, entries=chosen_peers(("cuda-eager-fp16",), ["none"]))
+    opened, missing = open_peers(
+        tiny_checkpoint, TINY_SPEC, threads=1, entries=chosen_peers(("cuda-eager-fp16",), ["none"])
+    )
     assert opened == []
     assert "no CUDA GPU" in missing["cuda-eager-fp16"]
 
@@ -298,6 +309,124 @@ def test_onnx_runtime_without_the_provider_says_what_adds_it(
         factory(loaded, threads=1)
 
 
+def plain_rule(spec: ModelSpec, rule: BoxRule) -> ModelSpec:
+    """The same network with smp's own mask geometry, so that boxes are comparable to the pixel."""
+    return msgspec.structs.replace(spec, mask_upsampling="align_corners", box=rule)
+
+
+@pytest.mark.parametrize("name", ["plain-export", "pytorch-eager"])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        BoxRule(margins_px=(1.0, 2.0, 0.5, 1.5), margin_shares=(0.2, 0.1, 0.15, 0.05)),
+        BoxRule(support_px=8),
+        BoxRule(margins_px=(-90.0, -90.0, -90.0, -90.0)),
+    ],
+    ids=["shares", "support", "inside out"],
+)
+def test_a_peer_follows_the_box_rule_as_far_as_numpy_goes(
+    tiny_checkpoint: Path, loaded: LoadedCheckpoint, name: str, rule: BoxRule
+) -> None:
+    spec = plain_rule(loaded.spec, rule)
+    entries = [entry for entry in PEERS if entry.name == name]
+    opened, missing = open_peers(tiny_checkpoint, spec, threads=1, entries=entries)
+    assert missing == {}
+    reference = TorchReference(dataclasses.replace(loaded, spec=spec), "none")
+    plain = TorchReference(dataclasses.replace(loaded, spec=plain_rule(spec, BoxRule())), "none")
+    expected, without = ([one(frame_HWC) for frame_HWC in FRAMES_HWC] for one in (reference, plain))
+    given = given_by(opened[0])
+    opened[0].close()
+    # Pillow's resize on the way in moves an edge by up to two pixels.
+    assert compare(given, expected).box_px_median <= 2
+    assert compare(without, expected).box_px_max > 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "tta", "said"),
+    [
+        ({}, "none", ""),
+        ({"box": BoxRule(softness=0.5)}, "none", "a plain box of the mask, without soft edges"),
+        ({"box_d4": BoxRule(views="median")}, "none", ""),
+        ({"box_d4": BoxRule(views="median")}, "d4", "a plain box of the mask, without the median of the views' boxes"),
+        (
+            {"box": BoxRule(residual=True), "box_head": BoxHead()},
+            "none",
+            "a plain box of the mask, without the box head's correction",
+        ),
+        ({"box_head": BoxHead()}, "none", "the box head is not run"),
+        ({"part_head": "shuffle"}, "none", "smp's network with the bundle's own segmentation head, which smp lacks"),
+    ],
+    ids=["nothing", "soft", "median without views", "median", "residual", "head that is not used", "shuffle"],
+)
+def test_what_a_peer_leaves_out_is_said(changes: dict[str, object], tta: Tta, said: str) -> None:
+    assert left_out(ModelSpec(**changes), tta) == said  # type: ignore[arg-type]
+
+
+BEYOND_SMP = {
+    "box head": {"box_head": BoxHead(channels=8), "box": BoxRule(residual=True)},
+    "shuffle head": {"part_head": "shuffle"},
+}
+
+
+@pytest.mark.parametrize("changes", BEYOND_SMP.values(), ids=BEYOND_SMP)
+def test_a_network_that_smp_does_not_have_still_has_its_peers(
+    loaded: LoadedCheckpoint, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = MultiTaskNetwork(msgspec.structs.replace(loaded.spec, **changes)).eval()
+    weights = loaded.network.state_dict()
+    kept = {key: weights[key] for key in weights if "part_head" not in changes or "segmentation_head" not in key}
+    network.load_state_dict(kept, strict=False)
+    save_checkpoint(tmp_path / "net.pt", network, training={})
+    entries = [entry for entry in PEERS if entry.name in ("plain-export", "pytorch-eager")]
+    opened, missing = open_peers(tmp_path / "net.pt", network.spec, threads=1, entries=entries)
+    assert missing == {}
+    reference = TorchReference(dataclasses.replace(loaded, network=network, spec=network.spec), "none")
+    expected = [reference(frame_HWC) for frame_HWC in FRAMES_HWC]
+    for peer in opened:
+        agreement = compare(given_by(peer), expected, tolerance_for(network.spec))
+        assert agreement.class_agreement == 1
+        assert agreement.parts_iou_mean > 0.5  # untrained shuffle logits lie close to the threshold
+        peer.close()
+
+
+def test_a_peer_that_can_not_be_opened_is_missing_with_its_reason_and_the_others_run(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("unexpected key\nand more")
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr("spacecompile.benchmarks.peers_plain.export_plain", refuse)
+    entries = [entry for entry in PEERS if entry.name in ("plain-export", "pytorch-eager")]
+    opened, missing = open_peers(tiny_checkpoint, TINY_SPEC, threads=before + 1, entries=entries)
+    assert [peer.name for peer in opened] == ["pytorch-eager"]
+    assert missing == {"plain-export": "it fails here: RuntimeError: unexpected key"}
+    opened[0].close()
+    assert torch.get_num_threads() == before
+
+
+def test_peers_do_the_bundle_s_task_and_not_the_checkpoint_s(tiny_checkpoint: Path) -> None:
+    spec = msgspec.structs.replace(TINY_SPEC, input_size_px=(96, 96), frame_size_px=(192, 192), mean=(0.4, 0.4, 0.4))
+    opened, missing = open_peers(tiny_checkpoint, spec, threads=1, entries=QUICK[:1])
+    assert missing == {}
+    frame_HWC = np.zeros((192, 192, 3), np.uint8)
+    frame_HWC[60:120, 60:120] = (255, 60, 90)
+    reference = TorchReference(load_source(tiny_checkpoint, spec), "none")
+    given = [answered_from_peer(opened[0].run(frame_HWC))]
+    assert compare(given, [reference(frame_HWC)]).class_probs_max <= 0.1
+    own = TorchReference(load_checkpoint(tiny_checkpoint), "none")
+    assert own.cost().macs_fvcore < reference.cost().macs_fvcore
+
+
+def test_a_bundle_of_another_network_is_refused(tiny_checkpoint: Path) -> None:
+    with pytest.raises(UsageError, match="encoder is given as 'mit_b1'"):
+        load_source(tiny_checkpoint, msgspec.structs.replace(TINY_SPEC, encoder="mit_b1"))
+    with pytest.raises(CheckpointError, match="10 classes, the bundle 2"):
+        load_source(tiny_checkpoint, msgspec.structs.replace(TINY_SPEC, classes=("a", "b")))
+
+
 @pytest.mark.slow
 def test_the_compiled_network_gives_eager_s_answers(quick_checkpoint: Path) -> None:
     loaded = load_checkpoint(quick_checkpoint)
@@ -316,7 +445,7 @@ def test_a_peer_on_the_gpu_gives_the_answers_of_the_cpu(
 ) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    opened, missing = open_peers(tiny_checkpoint, threads=1, entries=[entry])
+    opened, missing = open_peers(tiny_checkpoint, TINY_SPEC, threads=1, entries=[entry])
     if missing:
         pytest.skip(missing[entry.name])
     around = "pytorch-eager" if isinstance(opened[0], CudaEagerPeer) or "compile" in entry.name else "plain-export"
