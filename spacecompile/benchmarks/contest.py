@@ -40,6 +40,7 @@ from spacecompile.benchmarks.variants import (
 from spacecompile.contract import Progress, Tta, no_progress
 from spacecompile.errors import MissingPartError, UsageError
 from spacecompile.runtime.answer import Answer
+from spacecompile.runtime.backends.registry import entry_named
 from spacecompile.runtime.bundle import Bundle
 
 INTERRUPTED = "the run was interrupted before it was measured"
@@ -91,7 +92,7 @@ class Contest:
         recording: The samples.
         handled: Frames of the paced run, by contestant.
         energy: By variant.
-        energy_note: Why there is none.
+        energy_note: Why there is none, or why some variants have none.
         samples: A few frames with the answers of the first variant, for pictures.
     """
 
@@ -115,7 +116,7 @@ class Contest:
         """Summaries by scope and contestant; a scope that nobody was measured in is left out."""
         recorded = self.recording
         from_file = {self.of_files[name]: recorded.app_ms[name] for name in self.of_files if name in recorded.app_ms}
-        # On a CPU there is nothing to copy: `result.SCOPES` says so.
+        # An engine's call has its copies in it, if there are any: `result.scopes_of` says so.
         on_device = {name: recorded.engine_ms[name] for name in self.engines if name in recorded.engine_ms}
         scopes = {"engine": recorded.engine_ms, "device": on_device, "app": recorded.app_ms, "file": from_file}
         summaries = {
@@ -319,21 +320,33 @@ def _run_paced(
 
 
 def _run_energy(
-    contestants: Sequence[Contestant],
+    contestants: Sequence[VariantContestant],
     stream: FrameStream,
     settings: ContestSettings,
     contest: Contest,
     progress: Progress,
 ) -> None:
-    """Read the machine's counters around frames of every variant, where there are any."""
+    """Read the machine's counters around frames of every variant, where there are any of what it runs on."""
     if not settings.energy:
         contest.energy_note = "left out on request"
         return
-    counters, contest.energy_note = open_counters()
-    frames_HWC = stream.frames_HWC
-    for done, contestant in enumerate(contestants if counters else (), start=1):
-        contest.energy[contestant.name] = measure_energy(
-            lambda index, run=contestant.run: run(frames_HWC[index % len(frames_HWC)]),  # type: ignore[misc]
-            counters,
-        )
-        progress("energy", done, len(contestants))
+    counters, frames_HWC = open_counters(), stream.frames_HWC
+    without: dict[str, list[str]] = {}
+    for done, contestant in enumerate(contestants, start=1):
+        counting, reason = counters.of(on_gpu=entry_named(contestant.engine.name).on_gpu)
+        if counting:
+            contest.energy[contestant.name] = measure_energy(
+                lambda index, run=contestant.run: run(frames_HWC[index % len(frames_HWC)]),  # type: ignore[misc]
+                counting,
+            )
+            progress("energy", done, len(contestants))
+        else:
+            without.setdefault(reason, []).append(contestant.name)
+    contest.energy_note = _energy_note(without, everyone=not contest.energy)
+
+
+def _energy_note(without: Mapping[str, Sequence[str]], *, everyone: bool) -> str:
+    """Why variants have no energy: the one reason of all, or each with its names."""
+    if everyone and len(without) == 1:
+        return next(iter(without))
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in without.items())

@@ -315,7 +315,7 @@ class BenchResult(Record, kw_only=True):
         paced: By contestant, at the rate that was asked for.
         throughput: By variant.
         energy: By variant; absent where the machine has no counter.
-        energy_note: Why it is absent.
+        energy_note: Why it is absent, or why some variants are not in it.
         missing_backends: What keeps a backend away that holds a certificate for a variant, and what adds it.
         skipped: Why a variant that was asked for can't run here, and what to do, by variant.
         peers: By name.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -26,17 +26,23 @@ from spacecompile.benchmarks.score import charged_score, score_drop
 from spacecompile.benchmarks.summary import NOISY_VARIATION
 from spacecompile.benchmarks.variants import SLOW_EVERY, Entrant
 from spacecompile.contract import Manifest
+from spacecompile.runtime.backends.registry import entry_named
 from spacecompile.runtime.bundle import Bundle
 from spacecompile.runtime.threads import usable_processors
 
 if TYPE_CHECKING:
     from spacecompile.benchmarks.suite import BenchSettings
 
-SCOPES = {
+_SCOPES = {
     "engine": "the engine's own call; of a peer, its network alone",
     "device": "the engine's call with its copies; on a CPU it computes where the frame lies, so this is `engine`",
     "app": "session(frame): frame in memory to answer, checks included",
     "file": "session(path): image file to answer, decoding included, file in the page cache",
+}
+_GPU_SCOPES = {
+    "engine": "the engine's own call, by the host's clock; on a GPU the copies of frame and answer are in it. Of a "
+    "peer, its network alone",
+    "device": "the engine's call with its copies: the same samples as `engine`, whose call has them in it already",
 }
 
 NO_STARTS = "variants were not started in processes of their own; do it with: --starts 3"
@@ -125,8 +131,18 @@ def _configuration(settings: BenchSettings, draft: Draft) -> Configuration:
         priming_calls=latency.priming_calls,
         block_calls=latency.block_calls,
         augmented_every=SLOW_EVERY,
-        scopes=SCOPES,
+        scopes=scopes_of(engine.name for engine in engines.values()),
     )
+
+
+def scopes_of(backends: Iterable[str]) -> dict[str, str]:
+    """What each scope of `latency` is.
+
+    Args:
+        backends: Names of those that ran variants.
+    """
+    on_gpu = any(entry_named(name).on_gpu for name in backends)
+    return _SCOPES | _GPU_SCOPES if on_gpu else _SCOPES
 
 
 def _score(manifest: Manifest, settings: BenchSettings, asked: Sequence[Entrant], draft: Draft) -> ScoreReport | None:
@@ -171,6 +187,7 @@ def _budget(
         app=app,
         drops=score.drops if score else {},
         why=why,
+        left_out=draft.contest.skipped,
     )
     report = check_budget(manifest, settings.budget, measured, [entrant.name for entrant in able])
     return msgspec.structs.replace(report, stages=draft.stages, graphs=draft.graphs, notes=draft.cost_notes)

@@ -28,7 +28,9 @@ def bench(
         Path | None, typer.Argument(help="Bundle that `build` made. [default: one of the reference checkpoint]")
     ] = None,
     *,
-    data: Annotated[Path | None, typer.Option(help="Labelled frames in the SPARK format; adds the scores.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Labelled frames in the SPARK format: adds the scores, and times these.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Of --data.")] = "val",
     limit: Annotated[int | None, typer.Option(help="Frames to score; all if not given.")] = None,
     variant: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
@@ -36,20 +38,26 @@ def bench(
         str,
         typer.Option(help="Engine of the variants: auto, all that are certified, or names with commas."),
     ] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Of every contestant; the usable cores if not given.")] = None,
-    spinning: Annotated[bool, typer.Option("--spinning/--no-spinning", help="Idle threads wait busily.")] = True,
+    threads: Annotated[
+        int | None, typer.Option(help="Of every contestant on the CPU; the usable cores if not given.")
+    ] = None,
+    spinning: Annotated[
+        bool, typer.Option("--spinning/--no-spinning", help="Idle threads of the variants wait busily.")
+    ] = True,
     peers: Annotated[
         bool, typer.Option("--peers/--no-peers", help="Measure PyTorch and plain exports too, and count its stages.")
     ] = True,
-    peer: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Source of the bundle, for the peers.")] = None,
-    duration: Annotated[float, typer.Option(help="Seconds of the latency run.")] = 60.0,
-    samples: Annotated[int, typer.Option(help="Rounds to measure at least; 64 is the floor of p90.")] = 64,
+    peer: Annotated[list[str] | None, typer.Option(help="Only this peer; may be repeated.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Source of the bundle: for peers, stages, PyTorch's scores, --scaling.")
+    ] = None,
+    duration: Annotated[float, typer.Option(help="Seconds of the latency run at least; see --samples too.")] = 60.0,
+    samples: Annotated[int, typer.Option(help="Samples of a contestant at least; p90 needs 64, p99 662.")] = 64,
     warmup: Annotated[int, typer.Option(help="Rounds before, at least.")] = 3,
     warmup_seconds: Annotated[float, typer.Option(help="Seconds before, at least.")] = 2.0,
     rate: Annotated[float | None, typer.Option(help="Hand over frames at so many Hz too; counts misses.")] = None,
     paced_seconds: Annotated[float, typer.Option(help="With --rate: how long.")] = 10.0,
-    starts: Annotated[int, typer.Option(help="Processes per variant for load time and memory.")] = 3,
+    starts: Annotated[int, typer.Option(help="Processes per variant for load time and memory; 0 for none.")] = 3,
     from_file: Annotated[bool, typer.Option("--from-file/--no-from-file", help="Time image files too.")] = True,
     throughput: Annotated[
         bool, typer.Option("--throughput", help="Frames per second of sessions side by side.")
@@ -59,11 +67,16 @@ def bench(
         bool, typer.Option("--torch-scores/--no-torch-scores", help="With --data: PyTorch's scores beside.")
     ] = True,
     percentiles: Annotated[str, typer.Option(help="To print, for example 50,90,99,99.9.")] = "50,90,99",
-    budget: Annotated[Path | None, typer.Option(help="TOML file with limits, gmacs_max = 5 for example.")] = None,
+    budget: Annotated[
+        Path | None,
+        typer.Option(help="TOML file with limits, gmacs_max = 5 for example; the benchmark's if not given."),
+    ] = None,
     roofline: Annotated[
         bool, typer.Option("--roofline/--no-roofline", help="Measure the machine's limits, and the share reached.")
     ] = True,
-    profile: Annotated[bool, typer.Option("--profile", help="Time every layer in its engine.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Time every layer in its engine; measures the limits too.")
+    ] = False,
     scaling: Annotated[
         bool, typer.Option("--scaling", help="Build other sizes, batches and threads, and measure them.")
     ] = False,
