@@ -52,7 +52,9 @@ def bench(
         Path | None, typer.Option(help="Source of the bundle: for peers, stages, PyTorch's scores, --scaling.")
     ] = None,
     duration: Annotated[float, typer.Option(help="Seconds of the latency run at least; see --samples too.")] = 60.0,
-    samples: Annotated[int, typer.Option(help="Samples of a contestant at least; p90 needs 64, p99 662.")] = 64,
+    samples: Annotated[
+        int, typer.Option(help="Samples of each at least, a quarter of it with views; p90 needs 64, p99 662.")
+    ] = 64,
     warmup: Annotated[int, typer.Option(help="Rounds before, at least.")] = 3,
     warmup_seconds: Annotated[float, typer.Option(help="Seconds before, at least.")] = 2.0,
     rate: Annotated[float | None, typer.Option(help="Hand over frames at so many Hz too; counts misses.")] = None,
