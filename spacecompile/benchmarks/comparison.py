@@ -179,7 +179,7 @@ _CIRCUMSTANCES: dict[str, Callable[[BenchResult], object]] = {
     "input": lambda result: result.subject.input_size_px,
     "frame": lambda result: result.subject.frame_size_px,
     "spacecompile": lambda result: result.version,
-    "run interrupted": lambda result: result.partial,
+    "partial run": lambda result: result.partial,
 }
 
 

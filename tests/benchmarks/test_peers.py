@@ -10,16 +10,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 pytest.importorskip("torch")
 
 import torch
+from craft_frames import FRAME_SIZE_PX, FRAMES_HWC, TINY_SPEC, given_by
 from torch import nn
 
 from spacecompile.benchmarks import peers as torch_peers
 from spacecompile.benchmarks.answers import Answered, compare, tolerance_for
-from spacecompile.benchmarks.peer_box import left_out
 from spacecompile.benchmarks.peer_table import (
     PEERS,
     PeerContestant,
@@ -30,32 +29,11 @@ from spacecompile.benchmarks.peer_table import (
 )
 from spacecompile.benchmarks.peers import CompiledPeer, CudaEagerPeer, EagerPeer, plain_smp_network
 from spacecompile.benchmarks.peers_plain import cuda_onnxruntime, cuda_tensorrt, export_plain
-from spacecompile.benchmarks.source import load_source
 from spacecompile.benchmarks.torch_reference import TorchReference
 from spacecompile.box_rule import BoxHead, BoxRule
-from spacecompile.contract import ModelSpec, Tta
-from spacecompile.errors import CheckpointError, MissingPartError, UsageError
+from spacecompile.errors import MissingPartError, UsageError
 from spacecompile.network.checkpoint import LoadedCheckpoint, load_checkpoint, save_checkpoint
 from spacecompile.network.model import MultiTaskNetwork
-
-FRAME_SIZE_PX = (128, 128)
-
-
-def craft_frame(index: int) -> NDArray[np.uint8]:
-    """A coloured body with a blue panel on a dark sky, as the fitted network knows them."""
-    rng = np.random.default_rng(index)
-    frame_HWC = rng.integers(0, 12, (*FRAME_SIZE_PX, 3)).astype(np.uint8)
-    top, left = (int(edge_px) for edge_px in rng.integers(12, 44, 2))
-    frame_HWC[top : top + 36, left : left + 36] = (255 - 25 * index, 60 + 18 * index, 90)
-    frame_HWC[top + 9 : top + 27, left + 36 : left + 72] = (20, 40, 230)
-    return frame_HWC
-
-
-TINY_SPEC = ModelSpec(input_size_px=(64, 64), frame_size_px=FRAME_SIZE_PX, box=BoxRule(margins_px=(1.0, 2.0, 0.5, 1.5)))
-"""Of `tiny_checkpoint`."""
-
-FRAMES_HWC = [craft_frame(index) for index in range(8)]
-
 
 QUICK = [entry for entry in PEERS if not entry.cuda and entry.name != "torch-compile"]
 """What opens in seconds on any machine that has the packages."""
@@ -82,10 +60,6 @@ def peers(tiny_checkpoint: Path) -> Iterator[dict[str, PeerContestant]]:
 def sealed_answers(loaded: LoadedCheckpoint) -> list[Answered]:
     reference = TorchReference(loaded, "none")
     return [reference(frame_HWC) for frame_HWC in FRAMES_HWC]
-
-
-def given_by(peer: PeerContestant) -> list[Answered]:
-    return [answered_from_peer(peer.run(frame_HWC)) for frame_HWC in FRAMES_HWC]
 
 
 def test_every_row_of_the_table_opens_under_its_name(peers: dict[str, PeerContestant]) -> None:
@@ -309,59 +283,6 @@ def test_onnx_runtime_without_the_provider_says_what_adds_it(
         factory(loaded, threads=1)
 
 
-def plain_rule(spec: ModelSpec, rule: BoxRule) -> ModelSpec:
-    """The same network with smp's own mask geometry, so that boxes are comparable to the pixel."""
-    return msgspec.structs.replace(spec, mask_upsampling="align_corners", box=rule)
-
-
-@pytest.mark.parametrize("name", ["plain-export", "pytorch-eager"])
-@pytest.mark.parametrize(
-    "rule",
-    [
-        BoxRule(margins_px=(1.0, 2.0, 0.5, 1.5), margin_shares=(0.2, 0.1, 0.15, 0.05)),
-        BoxRule(support_px=8),
-        BoxRule(margins_px=(-90.0, -90.0, -90.0, -90.0)),
-    ],
-    ids=["shares", "support", "inside out"],
-)
-def test_a_peer_follows_the_box_rule_as_far_as_numpy_goes(
-    tiny_checkpoint: Path, loaded: LoadedCheckpoint, name: str, rule: BoxRule
-) -> None:
-    spec = plain_rule(loaded.spec, rule)
-    entries = [entry for entry in PEERS if entry.name == name]
-    opened, missing = open_peers(tiny_checkpoint, spec, threads=1, entries=entries)
-    assert missing == {}
-    reference = TorchReference(dataclasses.replace(loaded, spec=spec), "none")
-    plain = TorchReference(dataclasses.replace(loaded, spec=plain_rule(spec, BoxRule())), "none")
-    expected, without = ([one(frame_HWC) for frame_HWC in FRAMES_HWC] for one in (reference, plain))
-    given = given_by(opened[0])
-    opened[0].close()
-    # Pillow's resize on the way in moves an edge by up to two pixels.
-    assert compare(given, expected).box_px_median <= 2
-    assert compare(without, expected).box_px_max > 2
-
-
-@pytest.mark.parametrize(
-    ("changes", "tta", "said"),
-    [
-        ({}, "none", ""),
-        ({"box": BoxRule(softness=0.5)}, "none", "a plain box of the mask, without soft edges"),
-        ({"box_d4": BoxRule(views="median")}, "none", ""),
-        ({"box_d4": BoxRule(views="median")}, "d4", "a plain box of the mask, without the median of the views' boxes"),
-        (
-            {"box": BoxRule(residual=True), "box_head": BoxHead()},
-            "none",
-            "a plain box of the mask, without the box head's correction",
-        ),
-        ({"box_head": BoxHead()}, "none", "the box head is not run"),
-        ({"part_head": "shuffle"}, "none", "smp's network with the bundle's own segmentation head, which smp lacks"),
-    ],
-    ids=["nothing", "soft", "median without views", "median", "residual", "head that is not used", "shuffle"],
-)
-def test_what_a_peer_leaves_out_is_said(changes: dict[str, object], tta: Tta, said: str) -> None:
-    assert left_out(ModelSpec(**changes), tta) == said  # type: ignore[arg-type]
-
-
 BEYOND_SMP = {
     "box head": {"box_head": BoxHead(channels=8), "box": BoxRule(residual=True)},
     "shuffle head": {"part_head": "shuffle"},
@@ -405,26 +326,6 @@ def test_a_peer_that_can_not_be_opened_is_missing_with_its_reason_and_the_others
     assert missing == {"plain-export": "it fails here: RuntimeError: unexpected key"}
     opened[0].close()
     assert torch.get_num_threads() == before
-
-
-def test_peers_do_the_bundle_s_task_and_not_the_checkpoint_s(tiny_checkpoint: Path) -> None:
-    spec = msgspec.structs.replace(TINY_SPEC, input_size_px=(96, 96), frame_size_px=(192, 192), mean=(0.4, 0.4, 0.4))
-    opened, missing = open_peers(tiny_checkpoint, spec, threads=1, entries=QUICK[:1])
-    assert missing == {}
-    frame_HWC = np.zeros((192, 192, 3), np.uint8)
-    frame_HWC[60:120, 60:120] = (255, 60, 90)
-    reference = TorchReference(load_source(tiny_checkpoint, spec), "none")
-    given = [answered_from_peer(opened[0].run(frame_HWC))]
-    assert compare(given, [reference(frame_HWC)]).class_probs_max <= 0.1
-    own = TorchReference(load_checkpoint(tiny_checkpoint), "none")
-    assert own.cost().macs_fvcore < reference.cost().macs_fvcore
-
-
-def test_a_bundle_of_another_network_is_refused(tiny_checkpoint: Path) -> None:
-    with pytest.raises(UsageError, match="encoder is given as 'mit_b1'"):
-        load_source(tiny_checkpoint, msgspec.structs.replace(TINY_SPEC, encoder="mit_b1"))
-    with pytest.raises(CheckpointError, match="10 classes, the bundle 2"):
-        load_source(tiny_checkpoint, msgspec.structs.replace(TINY_SPEC, classes=("a", "b")))
 
 
 @pytest.mark.slow
