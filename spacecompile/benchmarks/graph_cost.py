@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from spacecompile.benchmarks.records import GraphCost
+from spacecompile.benchmarks.variants import no_onnx
 from spacecompile.contract import Progress, Tta, Variant, no_progress
 from spacecompile.export.graph_facts import GraphFacts, graph_facts
 from spacecompile.metrics import FORWARD_PASSES
@@ -19,7 +20,7 @@ _ITEM_BYTES = {"fp64": 8, "fp32": 4, "fp16": 2, "bf16": 2}
 def graph_costs(
     bundle: Bundle, variants: Sequence[Variant], *, progress: Progress = no_progress
 ) -> dict[str, GraphCost]:
-    """The cost of every variant's file, by variant.
+    """The cost of every variant's ONNX file, by variant; one whose file is none is left out.
 
     Args:
         bundle: Verified.
@@ -30,10 +31,11 @@ def graph_costs(
         IntegrityError: If a file is no valid ONNX file.
     """
     costs: dict[str, GraphCost] = {}
-    for done, variant in enumerate(variants, start=1):
+    countable = [variant for variant in variants if no_onnx(variant) is None]
+    for done, variant in enumerate(countable, start=1):
         model_bytes = bundle.read(variant.path)
         costs[variant.name] = cost_from_facts(graph_facts(model_bytes), variant.tta, len(model_bytes))
-        progress("count graphs", done, len(variants))
+        progress("count graphs", done, len(countable))
     return costs
 
 

@@ -153,20 +153,21 @@ def _run(
 ) -> Proof:
     from spacecompile.benchmarks.peer_table import PEERS, open_peers
     from spacecompile.benchmarks.prove import ProofInput, ProofSettings, prove
+    from spacecompile.benchmarks.source import load_source
     from spacecompile.export.frames import parity_frames
-    from spacecompile.network.checkpoint import load_checkpoint
     from spacecompile.runtime.threads import usable_cores
 
     threads = usable_cores()
     with console.progress_bar() as progress, ExitStack() as stack:
-        frames = parity_frames(bundle.manifest.spec.frame_size_px, data=data, count=PARITY_FRAMES, progress=progress)
+        spec = bundle.manifest.spec
+        frames = parity_frames(spec.frame_size_px, data=data, count=PARITY_FRAMES, progress=progress)
         entries = tuple(entry for entry in PEERS if entry.cuda)
-        peers, missing = open_peers(checkpoint, threads=threads, entries=entries, progress=progress)
+        peers, missing = open_peers(checkpoint, spec, threads=threads, entries=entries, progress=progress)
         for peer in peers:
             stack.callback(peer.close)
         given = ProofInput(
             bundle=bundle,
-            checkpoint=load_checkpoint(checkpoint),
+            checkpoint=load_source(checkpoint, spec),
             frames=frames,
             peers=peers,
             missing_peers=missing,
