@@ -19,6 +19,11 @@ from spacecompile.figures import GRID, INK, MUTED, SERIES, WIDTH_IN, series_colo
 # Operations per byte between which the roofs are drawn: a copy has none, a large product a thousand.
 _INTENSITY = (0.05, 2000.0)
 _LABEL_PERCENT_MIN = 5.0
+_MARKERS = ("D", "s", "^", "v", "P", "X")
+"""One per round of the colours: more variants than colours can still be told apart."""
+_LEGEND_COLUMNS = 2
+_LABEL_PT, _LETTER_PT = 13.0, 6.0
+"""Height of a name in a figure, and width of one of its letters."""
 _WHERE_COLORS = dict(zip(WHERE, (SERIES[0], SERIES[1], SERIES[4], SERIES[2], SERIES[3], SERIES[5]), strict=True))
 _AXIS_LABELS: dict[Axis, str] = {
     "input": "side of the input, px",
@@ -34,7 +39,8 @@ def roofline_chart(report: LimitReport) -> str:
 
     How far below the roof of its precision a point lies is what its engine leaves.
     """
-    figure, axes = wide_figure(4.6)
+    legend_rows = -(-len(report.variants) // _LEGEND_COLUMNS)
+    figure, axes = wide_figure(4.4 + 0.22 * legend_rows)
     intensity = np.geomspace(*_INTENSITY, 200)
     peaks = machine_from(report.ceilings, report.bandwidths).gmacs_per_s
     slowest = report.bandwidths[-1].gb_per_s
@@ -50,8 +56,10 @@ def roofline_chart(report: LimitReport) -> str:
         macs = sum(limit.macs.values())
         place = (macs / limit.boundary_bytes, macs / limit.measured_ms / 1e6)
         label = f"{name}, {limit.share:.0%} of its limit"
-        axes.plot(*place, "D", ms=9, color=series_color(index), mec=INK, mew=1.2, zorder=5, ls="none", label=label)
-    axes.legend(loc="lower right", frameon=False, fontsize=9.5, labelcolor=INK)
+        marker = _MARKERS[index // len(SERIES) % len(_MARKERS)]
+        axes.plot(*place, marker, ms=9, color=series_color(index), mec=INK, mew=1.2, zorder=5, ls="none", label=label)
+    if report.variants:
+        figure.legend(loc="outside upper left", ncols=_LEGEND_COLUMNS, frameon=False, fontsize=9.5, labelcolor=INK)
     axes.set_xscale("log")
     axes.set_yscale("log")
     for scale in (axes.xaxis, axes.yaxis):
@@ -142,7 +150,7 @@ def _curve(axes: Axes, curve: ScalingCurve, aspect: float) -> None:
 
 def pareto_chart(offers: Sequence[TradeOff]) -> str:
     """Accuracy over latency; what no other variant beats in both is filled and joined."""
-    figure, axes = wide_figure(3.4)
+    figure, axes = wide_figure(max(3.4, 0.9 + 0.34 * len(offers)))
     front = sorted((offer for offer in offers if offer.on_front), key=lambda offer: offer.p50_ms)
     axes.plot(
         [offer.p50_ms for offer in front],
@@ -153,10 +161,9 @@ def pareto_chart(offers: Sequence[TradeOff]) -> str:
         drawstyle="steps-post",
         zorder=1,
     )
-    for index, offer in enumerate(offers):
-        face = series_color(index) if offer.on_front else "none"
-        axes.plot(offer.p50_ms, offer.s_acc, "o", ms=9, color=series_color(index), mfc=face, mew=1.6)
-        axes.annotate(offer.name, (offer.p50_ms, offer.s_acc), xytext=(9, 5), textcoords="offset points", color=INK)
+    for offer in offers:
+        face = SERIES[0] if offer.on_front else "none"
+        axes.plot(offer.p50_ms, offer.s_acc, "o", ms=9, color=SERIES[0], mfc=face, mew=1.6)
     axes.set_xscale("log")
     times_ms = [offer.p50_ms for offer in offers]
     axes.set_xlim(0.8 * min(times_ms), 1.5 * max(times_ms))
@@ -167,4 +174,29 @@ def pareto_chart(offers: Sequence[TradeOff]) -> str:
     axes.set_axisbelow(True)
     axes.set_xlabel("median milliseconds from frame in memory to answer; filled: no other is faster and more accurate")
     axes.set_ylabel("S_acc")
+    _name_points(figure, axes, offers)
     return svg(figure, "pareto")
+
+
+def _name_points(figure: Figure, axes: Axes, offers: Sequence[TradeOff]) -> None:
+    """Write every name right of its point, as far up as it must not to cover another; a line leads back then."""
+    figure.draw_without_rendering()  # only then have the points their places on the page
+    pt_per_px = 72 / figure.dpi
+    taken: list[tuple[float, float, float]] = []  # left and right end, and height, of every name so far
+    places = [(axes.transData.transform((offer.p50_ms, offer.s_acc)) * pt_per_px, offer) for offer in offers]
+    for (x_pt, y_pt), offer in sorted(places, key=lambda place: (place[0][1], place[1].name)):
+        left_pt, right_pt, height_pt = x_pt, x_pt + _LETTER_PT * (2 + len(offer.name)), y_pt + 5
+        while any(
+            left_pt < right and left < right_pt and abs(height_pt - height) < _LABEL_PT for left, right, height in taken
+        ):
+            height_pt += 2
+        taken.append((left_pt, right_pt, height_pt))
+        moved = height_pt > y_pt + _LABEL_PT
+        axes.annotate(
+            offer.name,
+            (offer.p50_ms, offer.s_acc),
+            xytext=(9, height_pt - y_pt),
+            textcoords="offset points",
+            color=INK,
+            arrowprops={"arrowstyle": "-", "color": MUTED, "lw": 0.6} if moved else None,
+        )
