@@ -12,7 +12,7 @@ from spacecompile.benchmarks.records import Latency, Paced, Ratio, Throughput
 from spacecompile.figures import GRID, INK, MUTED, SERIES, WIDTH_IN, strip_frame, svg, wide_figure
 
 OURS, THEIRS = SERIES[0], SERIES[2]
-"""Two colours tell variants from peers; names stand in the figure, so that any number of contestants can be told apart."""
+"""Variants and peers. Names stand in the figures, so that any number of contestants can be told apart."""
 
 _JITTER_SEED = 0
 _COLUMNS = 3
@@ -27,7 +27,7 @@ def latency_distribution(latencies: Mapping[str, Latency], peers: Collection[str
         peers: Which of them are no variants of the bundle.
     """
     names = list(latencies)
-    figure, axes = wide_figure(0.9 + 0.62 * len(names))
+    figure, axes = wide_figure(0.9 + 0.56 * len(names))
     rng = np.random.default_rng(_JITTER_SEED)
     for row, name in enumerate(names):
         color = THEIRS if name in peers else OURS
@@ -77,9 +77,10 @@ def latency_over_time(latencies: Mapping[str, Latency], peers: Collection[str] =
 
 
 def _ratio_ticks(low: float, high: float) -> list[float]:
-    """1 and at most three further round ratios between two values around 1."""
-    inside = [tick for tick in _RATIO_TICKS if low <= tick <= high]
-    return sorted({1.0, *(inside[:1] + inside[len(inside) * 3 // 4 :][:1] + inside[-1:])})
+    """1, and the round ratio nearest to either end where it stands clear of 1."""
+    clear = (high / low) ** 0.12
+    inside = [tick for tick in _RATIO_TICKS if low <= tick <= high and max(tick, 1 / tick) > clear]
+    return sorted({1.0, *inside[:1], *inside[-1:]})
 
 
 def ratio_chart(ratios: Sequence[tuple[str, Ratio]]) -> str:
@@ -90,7 +91,9 @@ def ratio_chart(ratios: Sequence[tuple[str, Ratio]]) -> str:
         axes.plot(ratio.spread, [row, row], color=color, lw=5, alpha=0.45, solid_capstyle="round")
         axes.plot(ratio.ratio, row, "o", ms=7, mec="none", color=color)
         place = (max(ratio.ratio, *ratio.spread), row)
-        axes.annotate(f"{ratio.ratio:.2f}x", place, xytext=(8, 0), textcoords="offset points", va="center", color=INK)
+        axes.annotate(
+            _ratio_text(ratio.ratio), place, xytext=(8, 0), textcoords="offset points", va="center", color=INK
+        )
     _logarithmic(axes, [edge for _, ratio in ratios for edge in (*ratio.spread, 1.0)], beyond=1.3)
     axes.axvline(1, color=MUTED, lw=1.1, ls=(0, (4, 3)), zorder=0)
     _rows(axes, [name for name, _ in ratios], above=0.5)
@@ -151,6 +154,10 @@ def _logarithmic(axes: Axes, values: Sequence[float], *, beyond: float = 1.13) -
     axes.xaxis.set_minor_formatter(sparse_number)
     axes.grid(axis="x", which="both", color=GRID, lw=0.6)
     axes.set_axisbelow(True)
+
+
+def _ratio_text(ratio: float) -> str:
+    return f"{ratio:.2f}x" if ratio >= 0.1 else f"{ratio:.3f}x"
 
 
 def milliseconds(value_ms: float) -> str:

@@ -172,5 +172,5 @@ def _against_peers(result: BenchResult, variant: str) -> list[KeyFigure]:
     rank = ("the fastest peer", "the slowest") if len(chosen) > 1 else ("its peer",)
     return [
         KeyFigure(value=f"{ratios[name].ratio:.2f}", unit="x", label=f"the time of {name}, {which}")
-        for name, which in zip(chosen, rank, strict=True)
+        for name, which in zip(chosen, rank, strict=False)
     ]
