@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from spacecompile.benchmarks.fits import variable_of
 from spacecompile.benchmarks.limit_records import WHERE, LimitReport, VariantProfile
@@ -22,8 +23,10 @@ _LABEL_PERCENT_MIN = 5.0
 _MARKERS = ("D", "s", "^", "v", "P", "X")
 """One per round of the colours: more variants than colours can still be told apart."""
 _LEGEND_COLUMNS = 2
-_LABEL_PT, _LETTER_PT = 13.0, 6.0
-"""Height of a name in a figure, and width of one of its letters."""
+_LABEL_PT, _LETTER_PT, _POINT_PT = 13.0, 6.0, 6.0
+"""Height of a name in a figure, width of one of its letters, and half the width of a point."""
+_NAMED_MAX = 6
+"""More variants than this have a number at their point and their name above the figure."""
 _WHERE_COLORS = dict(zip(WHERE, (SERIES[0], SERIES[1], SERIES[4], SERIES[2], SERIES[3], SERIES[5]), strict=True))
 _AXIS_LABELS: dict[Axis, str] = {
     "input": "side of the input, px",
@@ -87,18 +90,21 @@ def _layer_dots(axes: Axes, profile: VariantProfile, color: str) -> None:
 
 def where_chart(profiles: Mapping[str, VariantProfile]) -> str:
     """One bar per variant, its profiled time split into what the machine needs and what is lost, and where."""
-    figure, axes = wide_figure(1.5 + 0.55 * len(profiles))
+    figure, axes = wide_figure(1.5 + 0.62 * len(profiles))
     for row, profile in enumerate(profiles.values()):
         start = 0.0
         for part, part_ms in profile.where_ms.items():
             percent = 100 * part_ms / profile.profiled_ms
             label = WHERE[part] if row == 0 else None
-            axes.barh(row, percent, left=start, height=0.62, color=_WHERE_COLORS[part], label=label)
+            axes.barh(row, percent, left=start, height=0.5, color=_WHERE_COLORS[part], label=label)
             if percent > _LABEL_PERCENT_MIN:
-                axes.annotate(milliseconds(part_ms), (start + percent / 2, row), ha="center", va="center", color=INK)
+                # Above the bar, where it is read on every colour and in either scheme.
+                axes.annotate(
+                    milliseconds(part_ms), (start + percent / 2, row - 0.27), ha="center", va="bottom", color=INK
+                )
             start += percent
     axes.set_yticks(range(len(profiles)), list(profiles))
-    axes.set_ylim(len(profiles) - 0.45, -0.55)
+    axes.set_ylim(len(profiles) - 0.6, -0.65)
     axes.set_xlim(0, 100)
     axes.set_xlabel("percent of one profiled run; the numbers are milliseconds")
     axes.grid(axis="x", color=GRID, lw=0.6)
@@ -150,7 +156,7 @@ def _curve(axes: Axes, curve: ScalingCurve, aspect: float) -> None:
 
 def pareto_chart(offers: Sequence[TradeOff]) -> str:
     """Accuracy over latency; what no other variant beats in both is filled and joined."""
-    figure, axes = wide_figure(max(3.4, 0.9 + 0.34 * len(offers)))
+    figure, axes = wide_figure(3.4)
     front = sorted((offer for offer in offers if offer.on_front), key=lambda offer: offer.p50_ms)
     axes.plot(
         [offer.p50_ms for offer in front],
@@ -174,29 +180,40 @@ def pareto_chart(offers: Sequence[TradeOff]) -> str:
     axes.set_axisbelow(True)
     axes.set_xlabel("median milliseconds from frame in memory to answer; filled: no other is faster and more accurate")
     axes.set_ylabel("S_acc")
-    _name_points(figure, axes, offers)
+    if len(offers) <= _NAMED_MAX:
+        _name_points(figure, axes, offers, [offer.name for offer in offers])
+    else:
+        numbers = [str(index + 1) for index in range(len(offers))]
+        key = [
+            Line2D([], [], ls="none", label=f"{number}  {offer.name}")
+            for number, offer in zip(numbers, offers, strict=True)
+        ]
+        figure.legend(
+            handles=key,
+            loc="outside upper left",
+            ncols=3,
+            handlelength=0,
+            handletextpad=0,
+            frameon=False,
+            fontsize=9.5,
+            labelcolor=INK,
+        )
+        figure.set_figheight(3.4 + 0.2 * -(-len(offers) // 3))
+        _name_points(figure, axes, offers, numbers)
     return svg(figure, "pareto")
 
 
-def _name_points(figure: Figure, axes: Axes, offers: Sequence[TradeOff]) -> None:
-    """Write every name right of its point, as far up as it must not to cover another; a line leads back then."""
+def _name_points(figure: Figure, axes: Axes, offers: Sequence[TradeOff], names: Sequence[str]) -> None:
+    """Write every name right of its point, as far up as it must not to cover another name or point."""
     figure.draw_without_rendering()  # only then have the points their places on the page
     pt_per_px = 72 / figure.dpi
-    taken: list[tuple[float, float, float]] = []  # left and right end, and height, of every name so far
-    places = [(axes.transData.transform((offer.p50_ms, offer.s_acc)) * pt_per_px, offer) for offer in offers]
-    for (x_pt, y_pt), offer in sorted(places, key=lambda place: (place[0][1], place[1].name)):
-        left_pt, right_pt, height_pt = x_pt, x_pt + _LETTER_PT * (2 + len(offer.name)), y_pt + 5
-        while any(
-            left_pt < right and left < right_pt and abs(height_pt - height) < _LABEL_PT for left, right, height in taken
-        ):
+    places = [axes.transData.transform((offer.p50_ms, offer.s_acc)) * pt_per_px for offer in offers]
+    taken = [(x_pt - _POINT_PT, x_pt + _POINT_PT, y_pt) for x_pt, y_pt in places]
+    for (x_pt, y_pt), offer, name in zip(places, offers, names, strict=True):
+        left_pt, right_pt, height_pt = x_pt + _POINT_PT, x_pt + _POINT_PT + _LETTER_PT * (1 + len(name)), y_pt
+        while any(left_pt < right and left < right_pt and abs(height_pt - at) < _LABEL_PT for left, right, at in taken):
             height_pt += 2
         taken.append((left_pt, right_pt, height_pt))
-        moved = height_pt > y_pt + _LABEL_PT
-        axes.annotate(
-            offer.name,
-            (offer.p50_ms, offer.s_acc),
-            xytext=(9, height_pt - y_pt),
-            textcoords="offset points",
-            color=INK,
-            arrowprops={"arrowstyle": "-", "color": MUTED, "lw": 0.6} if moved else None,
-        )
+        offset_pt = (_POINT_PT + 2, height_pt - y_pt)
+        place = (offer.p50_ms, offer.s_acc)
+        axes.annotate(name, place, xytext=offset_pt, textcoords="offset points", va="center", color=INK)
