@@ -55,14 +55,17 @@ PARITY = {
     "variants": [
         {
             "variant": "fp32",
+            "backend": backend,
             "sha256": "a" * 64,
-            "passed": True,
+            "passed": not failures,
+            "failures": failures,
             "num_frames": {"adversarial": 5, "real": 32},
             "class_agreement": 1.0,
             "class_probs_max": 2.1e-7,
             "parts_iou_min": 0.99987,
             "box_px_max": 0.25,
         }
+        for backend, failures in (("onnxruntime 1.20", []), ("openvino 2026.4", ["a box edge is off by 3 px (most 2)"]))
     ],
 }
 
@@ -71,16 +74,21 @@ def recorded(median_ms: float, samples: int) -> tuple[float, ...]:
     return tuple(np.random.default_rng(samples).normal(median_ms, 0.05 * median_ms, samples).round(3).tolist())
 
 
-def _scores() -> Scores:
+def _scores(s_final: float = 0.9122) -> Scores:
     return Scores(
-        s_cls=0.95, s_det=0.91, s_seg=0.88, s_acc=0.906, s_flops=0.966, s_params=0.887, s_final=0.9122, frames=40
+        s_cls=0.95, s_det=0.91, s_seg=0.88, s_acc=0.906, s_flops=0.966, s_params=0.887, s_final=s_final, frames=40
     )
 
 
 @pytest.fixture
 def whole_result() -> BenchResult:
     """Every section that a run can hold."""
-    app = {"fp32": recorded(80, 70), "fp32-d4": recorded(640, 20), "plain-export": recorded(120, 70)}
+    app = {
+        "fp32": recorded(80, 70),
+        "fp32-d4": recorded(640, 20),
+        "plain-export": recorded(120, 70),
+        "ttach-d4": recorded(1440, 20),
+    }
     agreement = Agreement(
         frames=16,
         class_agreement=1.0,
@@ -120,6 +128,8 @@ def whole_result() -> BenchResult:
             settle_max_ms=150.0,
             priming_calls=1,
             augmented_every=4,
+            block_calls=5,
+            scopes={"device": "the engine's call with its copies", "file": "image file to answer"},
             engines={
                 "fp32": VariantEngine(name="openvino", version="2026.4", reason="auto: the fastest"),
                 "fp32-d4": VariantEngine(name="onnxruntime", version="1.20", reason="auto: the only one"),
@@ -138,7 +148,16 @@ def whole_result() -> BenchResult:
             versions={"python": "3.11", "numpy": "2"},
             commit="f" * 40,
             modified=False,
-            machine=MachineFacts(stolen_share=0.01, others_share=0.03),
+            machine=MachineFacts(
+                frequency_start_mhz=3100.0,
+                frequency_end_mhz=2900.0,
+                temperature_start_c=51.0,
+                temperature_end_c=88.0,
+                throttle_events=17,
+                stolen_share=0.012,
+                others_share=0.034,
+                accelerators=("Flight GPU 3, driver 5",),
+            ),
         ),
         budget=BudgetReport(
             passed=True,
@@ -150,6 +169,15 @@ def whole_result() -> BenchResult:
                     limit=100.0,
                     margin=96.6037,
                     unit="GMAC",
+                    passed=True,
+                ),
+                BudgetLine(
+                    key="score_drop_max",
+                    label="Drop of s_final, fp32",
+                    value=-0.0021,
+                    limit=0.0,
+                    margin=0.0021,
+                    unit="",
                     passed=True,
                 ),
             ),
@@ -177,13 +205,15 @@ def whole_result() -> BenchResult:
             data="frames",
             split="val",
             variants={"fp32": _scores()},
-            s_final_charged={"fp32": 0.9122},
-            torch={"none": _scores()},
-            drops={"fp32": 0.0},
+            s_final_charged={"fp32": 0.9107},
+            torch={"none": _scores(0.9101), "d4-median": _scores(0.9188)},
+            drops={"fp32": -0.0021},
         ),
         latency={
             "engine": {"fp32": summarise(recorded(79, 70))},
-            "app": {name: summarise(samples_ms) for name, samples_ms in app.items()},
+            "device": {"fp32": summarise(recorded(79.25, 70))},
+            "app": {name: summarise(samples_ms, (99.9,)) for name, samples_ms in app.items()},
+            "file": {"fp32": summarise(recorded(92, 70))},
         },
         process_start={
             "fp32": ProcessStart(
@@ -225,6 +255,14 @@ def whole_result() -> BenchResult:
                     "fp32-d4": Ratio(ratio=5.3, spread=(5.1, 5.6), rounds=20),
                 },
                 agreement=agreement,
+                versions="onnxruntime 1.20",
+            ),
+            "ttach-d4": Peer(
+                label="PyTorch eager with ttach",
+                ratios={"fp32-d4": Ratio(ratio=0.444, spread=(0.43, 0.46), rounds=20)},
+                agreement=agreement,
+                tta="d4",
+                versions="torch 2.15",
             ),
             "pytorch-eager": Peer(label="PyTorch eager", ratios={}, missing="the package torch is not installed"),
         },
@@ -310,4 +348,26 @@ def limited_result(whole_result: BenchResult) -> BenchResult:
             curves=tuple(ScalingCurve(axis=axis, fixed="1024x1024 frame", points=points, fit=fit) for axis in axes),
             skipped={"input 2048": "too large"},
         ),
+    )
+
+
+@pytest.fixture
+def crowded_result(limited_result: BenchResult) -> BenchResult:
+    """As `limited_result`, with eleven contestants: more than there are colours."""
+    variants = [f"{variant}@{backend}" for variant in ("fp32", "bf16") for backend in ("onnxruntime", "openvino")]
+    peers = [f"peer-{index}-with-a-long-name" for index in range(7)]
+    app = {name: summarise(recorded(40 + 11 * index, 64 + index)) for index, name in enumerate([*variants, *peers])}
+    ratio = Ratio(ratio=0.5, spread=(0.45, 0.56), rounds=64)
+    assert isinstance(limited_result.roofline, LimitReport)
+    limit = limited_result.roofline.variants["fp32"]
+    return msgspec.structs.replace(
+        limited_result,
+        latency={"engine": {}, "app": app},
+        score=ScoreReport(data="frames", split="val", variants=dict.fromkeys(app, _scores())),
+        paced={
+            name: Paced(rate_hz=10, frames=64, deadline_misses=0, late_starts=0, busy_share=0.4, latency=app[name])
+            for name in variants
+        },
+        peers={name: Peer(label=name, ratios=dict.fromkeys(variants, ratio)) for name in peers},
+        roofline=msgspec.structs.replace(limited_result.roofline, variants=dict.fromkeys(app, limit)),
     )

@@ -16,14 +16,29 @@ from spacecompile.benchmarks.report import render_report
 from spacecompile.runtime.answer import Answer
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-FIGURES = ("distribution", "over-time", "ratios", "pareto", "roofline", "where", "scaling")
+FIGURES = (
+    "distribution",
+    "over-time",
+    "paced",
+    "throughput",
+    "ratios",
+    "pareto",
+    "roofline",
+    "where",
+    "scaling",
+)
 SECTIONS = (
     "answers",
     "latency",
+    "start",
+    "paced",
+    "throughput",
+    "energy",
     "peers",
     "limits",
     "scaling",
     "budget",
+    "cost",
     "rewrites",
     "score",
     "parity",
@@ -118,6 +133,32 @@ def test_the_colours_follow_the_reader_s_scheme_in_figures_too(browser: Browser,
     (light_paper, light_ink), (dark_paper, dark_ink) = shades["light"], shades["dark"]
     assert min(light_paper, dark_ink) > 600
     assert max(light_ink, dark_paper) < 200
+
+
+@pytest.mark.parametrize("width_px", [1280, 400])
+def test_eleven_contestants_fit_their_figures(
+    browser: Browser, crowded_result: BenchResult, tmp_path: Path, width_px: int
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(render_report(crowded_result), encoding="utf-8")
+    page, _ = opened(browser, path.as_uri(), "light", width_px)
+    for figure in ("distribution", "over-time", "paced", "ratios", "pareto", "roofline"):
+        # Text beyond the edge of its drawing would be cut off.
+        cut = page.evaluate(
+            """selector => {
+                const drawing = document.querySelector(selector), frame = drawing.getBoundingClientRect();
+                return [...drawing.querySelectorAll("text")].filter(text => {
+                    const box = text.getBoundingClientRect();
+                    return box.left < frame.left - 1 || box.right > frame.right + 1
+                        || box.top < frame.top - 1 || box.bottom > frame.bottom + 1;
+                }).map(text => text.textContent);
+            }""",
+            f"#figure-{figure} svg",
+        )
+        assert cut == [], figure
+    assert page.evaluate("document.documentElement.scrollWidth") <= width_px
+    page.screenshot(path=screenshot_path("crowded", width_px), full_page=True)
+    page.close()
 
 
 def test_a_script_that_came_in_with_a_name_does_not_run(
