@@ -236,7 +236,7 @@ def test_a_gpu_without_room_is_passed_over_at_load_when_that_was_asked_for(
 def test_a_machine_without_a_gpu_is_an_error_or_the_cpu_as_asked(
     color_bundle: Path, craft_frame: NDArray[np.uint8]
 ) -> None:
-    with pytest.raises(MissingPartError, match="pip install onnxruntime-gpu"):
+    with pytest.raises(MissingPartError, match="pip uninstall -y onnxruntime"):
         load(color_bundle, backend=GPU_BACKEND)
     with load(color_bundle, backend=GPU_BACKEND, on_device_error="cpu", threads=1) as session:
         assert "onnxruntime-cuda is missing" in session.choice.fallback

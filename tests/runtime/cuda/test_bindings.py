@@ -25,6 +25,7 @@ HOST = np.zeros(8, np.uint8)
 
 CALLS: dict[str, Callable[[CudaDevice], object]] = {
     "activate": lambda device: device.activate(),
+    "restore": lambda device: device.restore(1),
     "allocate": lambda device: device.allocate(8),
     "free": lambda device: device.free(4096),
     "allocate_pinned": lambda device: device.allocate_pinned(8),
