@@ -128,3 +128,16 @@ def test_bytes_go_to_the_gpu_and_back_through_a_graph() -> None:
         assert (back == value).all()
     assert device.device_of(pointer) == 0
     assert device.device_of(HOST.ctypes.data) is None
+
+
+def test_a_gpu_that_is_current_already_is_not_set_again() -> None:
+    calls: list[int] = []
+    api = SimpleNamespace(
+        cudaError_t=runtime_api.cudaError_t,
+        cudaGetDevice=lambda: (runtime_api.cudaError_t.cudaSuccess, 1),
+        cudaSetDevice=lambda index: (calls.append(index), (runtime_api.cudaError_t.cudaSuccess,))[1],
+    )
+    for index in (1, 2):
+        with bindings.active(CudaBindingsDevice(api, index)):
+            pass
+    assert calls == [2, 1], "set for the other GPU only, and the caller's set again behind it"
