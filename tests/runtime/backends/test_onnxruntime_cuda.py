@@ -34,6 +34,7 @@ class WithGraph(Provider):
     """The CPU provider with the option that the CUDA provider has."""
 
     def options(self, device_index: int, stream: int, *, graph: bool) -> dict[str, str]:
+        assert (device_index, stream > 0) == (0, True)
         return {"enable_cuda_graph": "1" if graph else "0"}
 
 
