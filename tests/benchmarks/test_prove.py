@@ -38,7 +38,9 @@ from spacecompile.runtime.bundle import open_bundle
 from spacecompile.runtime.cuda.driver import GpuFacts, probe_cuda
 
 SETTINGS = ProofSettings(
-    latency=LatencySettings(rounds_min=12, duration_s=0, warmup_rounds=1, warmup_s=0, settle_max_ms=0, priming_calls=0),
+    latency=LatencySettings(
+        rounds_min=12, duration_s=0, warmup_rounds=1, warmup_s=0, settle_max_ms=0, priming_calls=0, block_calls=1
+    ),
     soak_frames=25,
     torch_device="cpu",
 )
