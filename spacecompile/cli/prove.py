@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from spacecompile.cli import console
-from spacecompile.errors import InterruptedRunError, MissingPartError, ParityError, SpacecompileError, UsageError
+from spacecompile.errors import (
+    DeviceError,
+    DeviceLostError,
+    InterruptedRunError,
+    MissingPartError,
+    ParityError,
+    SpacecompileError,
+    UsageError,
+)
 from spacecompile.extras import require_extra
 
 if TYPE_CHECKING:
@@ -43,7 +51,12 @@ def device_index(device: str, *, prove: bool) -> int | None:
             if prove
             else "--device cuda goes with --prove; to time one backend on a GPU, name it with --backend."
         )
-    return int(found[1] or 0) if on_gpu else None
+    if int(found[1] or 0) > 0:
+        raise UsageError(
+            f"--prove runs on the first GPU that CUDA sees, since PyTorch and every peer do: set "
+            f"CUDA_VISIBLE_DEVICES={found[1]} and give --device cuda."
+        )
+    return 0 if on_gpu else None
 
 
 def prove_bundle(
@@ -197,6 +210,8 @@ def say_proof(proof: Proof) -> None:
 
 def error_of(proof: Proof) -> SpacecompileError | None:
     """What the command fails with, if it does."""
+    if proof.stopped_by:
+        return DeviceLostError(f"{proof.stopped_by} What was shown until then stands above, marked as partial.")
     if proof.partial:
         return InterruptedRunError("stopped; what was shown until then stands above, marked as partial.")
     failed = [
@@ -212,4 +227,6 @@ def error_of(proof: Proof) -> SpacecompileError | None:
     ]
     if failed:
         return ParityError(f"the proof fails: {'. '.join(failed)}. Do not use these variants on this GPU.")
+    if not proof.parity:
+        return DeviceError(f"nothing could be proven: {' '.join(proof.unproven)}")
     return None
