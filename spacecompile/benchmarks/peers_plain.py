@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +29,7 @@ from spacecompile.benchmarks.peers import plain_smp_network
 from spacecompile.contract import Tta
 from spacecompile.errors import MissingPartError
 from spacecompile.network.checkpoint import LoadedCheckpoint
+from spacecompile.runtime.backends.onnxruntime_ import ORT_ERRORS, first_line
 from spacecompile.runtime.backends.onnxruntime_import import import_onnxruntime
 from spacecompile.runtime.backends.openvino_import import import_openvino
 
@@ -63,7 +65,17 @@ class OrtEngine:
         options.intra_op_num_threads = threads
         wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
         if wanted in ort.get_available_providers():
-            self._session = ort.InferenceSession(model, options, providers=list(providers))
+            if wanted == "CUDAExecutionProvider":
+                # As our own session gets them, or the peer would be missing where we are not.
+                import_module("spacecompile.runtime.backends.onnxruntime_cuda_").preload_libraries()
+            try:
+                # Its own fallback would print on stdout.
+                self._session = ort.InferenceSession(model, options, providers=list(providers), enable_fallback=0)
+            except ORT_ERRORS as error:
+                raise MissingPartError(
+                    f"ONNX Runtime's {wanted} can't run the plain export: {first_line(error)} Install the libraries "
+                    "that its release names."
+                ) from error
             used = self._session.get_providers()[0]
         else:
             used = "not there"
