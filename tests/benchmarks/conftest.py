@@ -80,7 +80,7 @@ def _scores(s_final: float = 0.9122) -> Scores:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def whole_result() -> BenchResult:
     """Every section that a run can hold."""
     app = {
@@ -285,7 +285,7 @@ def installed_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
     return install
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def limited_result(whole_result: BenchResult) -> BenchResult:
     """As `whole_result`, with limits, layers and scaling."""
     layers = tuple(
@@ -351,7 +351,7 @@ def limited_result(whole_result: BenchResult) -> BenchResult:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def crowded_result(limited_result: BenchResult) -> BenchResult:
     """As `limited_result`, with eleven contestants: more than there are colours."""
     variants = [f"{variant}@{backend}" for variant in ("fp32", "bf16") for backend in ("onnxruntime", "openvino")]
