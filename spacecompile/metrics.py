@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from spacecompile.contract import PARTS, Cost
+from spacecompile.contract import PARTS, Cost, Tta
 from spacecompile.errors import FrameError
 from spacecompile.record import Record
 
@@ -34,6 +34,9 @@ IOU_THRESHOLDS = tuple(twentieths / 20 for twentieths in range(10, 20))
 
 GMACS_SCALE = 100.0
 MPARAMS_SCALE = 30.0
+
+FORWARD_PASSES: dict[Tta, int] = {"none": 1, "d4": 8, "d4-median": 8}
+"""Per frame: D4 has eight views."""
 
 
 class ClassScores(Record):

@@ -34,6 +34,7 @@ class Measured:
         file_bytes: Of the graph files.
         process_start, app, drops: By variant; see `records`.
         why: Why there is no start, latency or drop at all, by those three names.
+        left_out: Why a variant that was asked for takes no part, by its name.
     """
 
     file_bytes: Mapping[str, int] = field(default_factory=dict)
@@ -41,6 +42,7 @@ class Measured:
     app: Mapping[str, Latency] = field(default_factory=dict)
     drops: Mapping[str, float] = field(default_factory=dict)
     why: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 NOT_MEASURED = "it was not measured"
@@ -88,7 +90,7 @@ def _latency(key: str) -> Callable[[Measured, str], Value]:
         if key == "max_ms":
             return latency.max_ms
         seen = percentile_of(latency, key)
-        return f"{latency.missing_samples[key]:,} more samples are needed, see --samples" if seen is None else seen
+        return f"{latency.missing_samples[key]:,} more samples are needed, raise --samples" if seen is None else seen
 
     return value
 
@@ -121,7 +123,7 @@ def read_budget(path: Path) -> Budget:
     """Read limits from a TOML file with the keys of `contract.Budget`; a key that is left out keeps its default.
 
     Raises:
-        UsageError: If the file can't be read, holds an unknown key, or a limit that is no positive number.
+        UsageError: If the file can't be read, holds an unknown key, or a limit that is negative or infinite.
     """
     known = ", ".join(field.name for field in msgspec.structs.fields(Budget))
     try:
@@ -131,13 +133,9 @@ def read_budget(path: Path) -> Budget:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise UsageError(f"budget file {path} is not usable: {error}. Its keys are {known}, each a number.") from error
     limits = {key: limit for key, limit in msgspec.structs.asdict(budget).items() if key != "variants"}
-    bad = {
-        key: limit
-        for key, limit in limits.items()
-        if limit is not None and not (0 < limit < float("inf") or (limit == 0 and key == "score_drop_max"))
-    }
+    bad = {key: limit for key, limit in limits.items() if limit is not None and not 0 <= limit < float("inf")}
     if bad:
-        raise UsageError(f"budget file {path} holds {bad}; a limit is a number above zero.")
+        raise UsageError(f"budget file {path} holds {bad}; a limit is a number, zero or above. Check --budget.")
     return budget
 
 
@@ -178,12 +176,16 @@ def _judge(
     """Add one line per limit and variant, or why it can't be judged."""
     # `fp32` in a budget means that variant on every engine, `fp32@openvino` on one.
     wanted = [name for name in names if not budget.variants or {name, name.partition("@")[0]} & set(budget.variants)]
+    taking_part = {*names, *(name.partition("@")[0] for name in names)}
+    absent = [name for name in budget.variants if name not in taking_part]
     for limit in _LIMITS:
         bound = getattr(budget, limit.key)
         if bound is None:
             continue
-        if not wanted:
-            unjudged[limit.key] = f"no variant of {', '.join(budget.variants)} takes part"
+        if not names:
+            unjudged[limit.key] = "no variant takes part"
+        for name in absent:
+            unjudged[f"{limit.key} of {name}"] = measured.left_out.get(name, "no variant of that name takes part")
         for name in wanted:
             value = limit.value(measured, name)
             if isinstance(value, str):
@@ -209,16 +211,27 @@ def _line(key: str, label: str, value: float, limit: float, unit: str) -> Budget
 
 
 def budget_error(report: BudgetReport) -> BudgetError | None:
-    """The error of a report with an exceeded limit; None when every limit holds."""
+    """The error of a report with a limit that is exceeded or can't be judged; None when every limit holds."""
     exceeded = [
         f"{_uncapitalised(line.label)} {_quantity(line.value, line.unit)} against {_quantity(line.limit, line.unit)}"
         for line in report.lines
         if not line.passed
     ]
-    exceeded += [f"{key} can't be judged: {reason}" for key, reason in report.unjudged.items()]
-    if not exceeded:
+    unjudged = [f"{key} can't be judged: {reason}" for key, reason in report.unjudged.items()]
+    if not exceeded and not unjudged:
         return None
-    return BudgetError(f"budget exceeded: {'; '.join(exceeded)}. Choose a smaller network or raise --budget.")
+    sentences = []
+    if exceeded:
+        sentences.append(
+            f"budget exceeded: {'; '.join(exceeded)}. Make what ships smaller or faster, or raise the limit in the "
+            "file of --budget."
+        )
+    if unjudged:
+        sentences.append(
+            f"budget not shown to hold: {'; '.join(unjudged)}. Measure what is missing, or leave the limit out of the "
+            "file of --budget."
+        )
+    return BudgetError(" ".join(sentences))
 
 
 def _quantity(value: float, unit: str) -> str:

@@ -2,92 +2,22 @@
 
 A median of latencies counts as changed when a bootstrap interval of the ratio of the two medians leaves out 1; numbers
 that are counted or scored, not timed, have no noise. What both files measured of a peer, whose code did not change,
-tells how far the machine itself moved: each ratio is read against it.
-
-Bootstrap intervals: B. Efron, R. Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+tells how far the machine itself moved: a variant is judged by its ratio over that of the peers. Without a common peer
+it is judged by its own ratio, and not at all where processor, threads or engine differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 from msgspec import UnsetType
 
-from spacecompile.benchmarks.records import BenchResult, Latency
+from spacecompile.benchmarks.comparison_latency import latency_changes, peer_names
+from spacecompile.benchmarks.comparison_records import Change, Comparison, Verdict
+from spacecompile.benchmarks.records import BenchResult
 from spacecompile.errors import BudgetError, UsageError
-from spacecompile.record import Record
-
-CONFIDENCE = 0.99
-"""Of the interval that decides whether a median changed."""
-
-_RESAMPLES = 4000
-_SAMPLES_MIN = 11
-"""The sample floor of a median; below it nothing is judged."""
-
-Verdict = Literal["same", "better", "worse", "not judged"]
-
-
-class Change(Record):
-    """One number in both files.
-
-    Attributes:
-        what: The number.
-        group: `latency`, `score`, `cost`, `size` or `roofline`.
-        unit: Of both; empty for a score or a share.
-        old, new: Its values.
-        change: New over old minus 1, so that 0.05 is 5 % more.
-        interval: Of `change` at `CONFIDENCE`; None where there is no noise or too few samples.
-        lower_is_better: Which way is worse.
-        verdict: Beyond noise.
-        note: Why it is not judged; empty otherwise.
-    """
-
-    what: str
-    group: Literal["latency", "score", "cost", "size", "roofline"]
-    unit: str
-    old: float
-    new: float
-    change: float
-    interval: tuple[float, float] | None
-    lower_is_better: bool
-    verdict: Verdict
-    note: str = ""
-
-    @property
-    def worse_by(self) -> float:
-        """How much worse, 0 for no worse: 0.05 is 5 %."""
-        if self.verdict != "worse":
-            return 0.0
-        return self.change if self.lower_is_better else -self.change
-
-
-class Comparison(Record):
-    """Everything that both files hold.
-
-    Attributes:
-        old, new: Names of the files.
-        bundles: Names of what was measured.
-        changes: In the order of the results file.
-        only_old, only_new: Contestants that one file lacks.
-        drift: What the peers that both measured say of the machine: new over old minus 1, by peer. Not corrected for.
-        differences: Circumstances that differ, which a change may come from.
-        fail_on: Share from which something that got worse fails; None to fail never.
-        failed: What got worse by as much.
-    """
-
-    old: str
-    new: str
-    bundles: tuple[str, str]
-    changes: tuple[Change, ...]
-    only_old: tuple[str, ...]
-    only_new: tuple[str, ...]
-    drift: dict[str, float]
-    differences: tuple[str, ...]
-    fail_on: float | None
-    failed: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +40,11 @@ def compare(old: NamedResult, new: NamedResult, *, fail_on: float | None = None)
         UsageError: If the files have nothing in common.
     """
     changes = [
-        *_latency_changes(old.result, new.result),
+        *latency_changes(old.result, new.result),
         *_score_changes(old.result, new.result),
         *_cost_changes(old.result, new.result),
     ]
-    peers = _peer_names(old.result) | _peer_names(new.result)
+    peers = peer_names(old.result) | peer_names(new.result)
     subjects = {change.what: change.what.split(",")[0] for change in changes}
     drift = {
         subjects[change.what]: change.change
@@ -165,64 +95,6 @@ def share_from_text(text: str) -> float:
     if not 0 < share < float("inf"):
         raise UsageError(f"--fail-on is {text!r}; give a share above zero such as 5%.")
     return share
-
-
-def ratio_interval(
-    old_ms: Sequence[float], new_ms: Sequence[float], *, confidence: float = CONFIDENCE, seed: int = 0
-) -> tuple[float, float]:
-    """Bootstrap interval of the ratio of two medians, new over old.
-
-    Args:
-        old_ms: Samples of the reference.
-        new_ms: Samples to judge.
-        confidence: Share of the resampled ratios inside.
-        seed: Of the resampling.
-    """
-    rng = np.random.default_rng(seed)
-    medians = [
-        np.median(rng.choice(np.asarray(samples_ms), (_RESAMPLES, len(samples_ms))), axis=1)
-        for samples_ms in (old_ms, new_ms)
-    ]
-    outside = (1 - confidence) / 2
-    low, high = np.quantile(medians[1] / medians[0], (outside, 1 - outside))
-    return float(low), float(high)
-
-
-def _latency_changes(old: BenchResult, new: BenchResult) -> Iterator[Change]:
-    if isinstance(old.latency, UnsetType) or isinstance(new.latency, UnsetType):
-        return
-    for scope in filter(new.latency.__contains__, old.latency):
-        for name, before in old.latency[scope].items():
-            after = new.latency[scope].get(name)
-            if after is not None:
-                yield _timed(f"{name}, {scope}, median", before, after)
-
-
-def _timed(what: str, before: Latency, after: Latency) -> Change:
-    medians = [float(np.median(latency.samples_ms)) for latency in (before, after)]
-    change = medians[1] / medians[0] - 1
-    fewest = min(before.samples, after.samples)
-    interval = None
-    if fewest >= _SAMPLES_MIN:
-        low, high = ratio_interval(before.samples_ms, after.samples_ms)
-        interval = (low - 1, high - 1)
-    return Change(
-        what=what,
-        group="latency",
-        unit="ms",
-        old=medians[0],
-        new=medians[1],
-        change=change,
-        interval=interval,
-        lower_is_better=True,
-        verdict="not judged" if interval is None else _beyond(interval),
-        note=f"{fewest} samples, {_SAMPLES_MIN} are needed" if interval is None else "",
-    )
-
-
-def _beyond(interval: tuple[float, float]) -> Verdict:
-    low, high = interval
-    return "worse" if low > 0 else "better" if high < 0 else "same"
 
 
 def _score_changes(old: BenchResult, new: BenchResult) -> Iterator[Change]:
@@ -294,10 +166,6 @@ def _counted(
     )
 
 
-def _peer_names(result: BenchResult) -> frozenset[str]:
-    return frozenset() if isinstance(result.peers, UnsetType) else frozenset(result.peers)
-
-
 def _contestants(result: BenchResult) -> list[str]:
     return [] if isinstance(result.latency, UnsetType) else list(result.latency.get("app", {}))
 
@@ -311,7 +179,7 @@ _CIRCUMSTANCES: dict[str, Callable[[BenchResult], object]] = {
     "input": lambda result: result.subject.input_size_px,
     "frame": lambda result: result.subject.frame_size_px,
     "spacecompile": lambda result: result.version,
-    "run interrupted": lambda result: result.partial,
+    "partial run": lambda result: result.partial,
 }
 
 

@@ -19,11 +19,13 @@ from spacecompile.benchmarks.energy import measure_energy, open_counters
 from spacecompile.benchmarks.frames import FrameStream
 from spacecompile.benchmarks.latency import Contestant, LatencySettings, Recording, measure, settle
 from spacecompile.benchmarks.paced import PACED_S, Handled, run_paced, summarise_paced
+from spacecompile.benchmarks.peer_box import left_out
 from spacecompile.benchmarks.peer_table import (
     PeerContestant,
     PeerEntry,
     answered_from_peer,
     chosen_peers,
+    failed,
     open_peers,
 )
 from spacecompile.benchmarks.records import Agreement, ColdStart, Energy, Latency, Paced, Peer, VariantEngine
@@ -38,6 +40,7 @@ from spacecompile.benchmarks.variants import (
 from spacecompile.contract import Progress, Tta, no_progress
 from spacecompile.errors import MissingPartError, UsageError
 from spacecompile.runtime.answer import Answer
+from spacecompile.runtime.backends.registry import entry_named
 from spacecompile.runtime.bundle import Bundle
 
 INTERRUPTED = "the run was interrupted before it was measured"
@@ -83,12 +86,13 @@ class Contest:
         agreements: By peer.
         versions: Of their engines, by peer.
         missing: Why a peer did not run, by peer.
+        notes: What a peer does otherwise than the variants, by peer.
         order: Names of all who take part, variants first.
         of_files: Names of contestants that are handed files, and the variant of each.
         recording: The samples.
         handled: Frames of the paced run, by contestant.
         energy: By variant.
-        energy_note: Why there is none.
+        energy_note: Why there is none, or why some variants have none.
         samples: A few frames with the answers of the first variant, for pictures.
     """
 
@@ -99,6 +103,7 @@ class Contest:
     agreements: dict[str, Agreement] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
     of_files: dict[str, str] = field(default_factory=dict)
     recording: Recording = field(default_factory=Recording)
@@ -111,7 +116,7 @@ class Contest:
         """Summaries by scope and contestant; a scope that nobody was measured in is left out."""
         recorded = self.recording
         from_file = {self.of_files[name]: recorded.app_ms[name] for name in self.of_files if name in recorded.app_ms}
-        # On a CPU there is nothing to copy: `result.SCOPES` says so.
+        # An engine's call has its copies in it, if there are any: `result.scopes_of` says so.
         on_device = {name: recorded.engine_ms[name] for name in self.engines if name in recorded.engine_ms}
         scopes = {"engine": recorded.engine_ms, "device": on_device, "app": recorded.app_ms, "file": from_file}
         summaries = {
@@ -151,6 +156,7 @@ class Contest:
             missing=missing,
             tta=entry.tta,
             versions=self.versions.get(entry.name, ""),
+            note=self.notes.get(entry.name, ""),
         )
 
 
@@ -183,14 +189,16 @@ def run_contest(
         able = [entrant for entrant in variants if entrant.name in opened]
         expected = _expected(able, opened, stream, contest)
         contest.entries = chosen_peers(settings.peers, expected)
+        spec = bundle.manifest.spec
+        contest.notes = {entry.name: left_out(spec, entry.tta) for entry in contest.entries}
         peers, contest.missing = open_peers(
-            checkpoint, threads=settings.how.threads, entries=contest.entries, progress=progress
+            checkpoint, spec, threads=settings.how.threads, entries=contest.entries, progress=progress
         )
         for peer in peers:
             stack.callback(peer.close)
         contest.versions = {peer.name: peer.versions for peer in peers}
         peers = _comparable(peers, expected, contest)
-        contest.agreements = _agreements(peers, stream, expected, tolerance_for(bundle.manifest.spec), progress)
+        peers = _agreeing(peers, stream, expected, tolerance_for(spec), contest, progress=progress)
         plain = [opened[entrant.name] for entrant in able if entrant.variant.tta == "none"]
         files = [contestant.from_files(stream.paths) for contestant in plain if settings.from_file and stream.paths]
         contest.of_files = {contestant.name: contestant.variant for contestant in files}
@@ -263,22 +271,29 @@ def _reference(peer: PeerContestant, expected: Mapping[Tta, Sequence[Answered]])
     return next((answers for tta, answers in expected.items() if tta != "none"), None)
 
 
-def _agreements(
+def _agreeing(
     peers: Sequence[PeerContestant],
     stream: FrameStream,
     expected: Mapping[Tta, Sequence[Answered]],
     tolerance: AgreementTolerance,
+    contest: Contest,
+    *,
     progress: Progress,
-) -> dict[str, Agreement]:
-    """Compare every peer's answers with a variant's before any of them is timed."""
-    agreements = {}
+) -> list[PeerContestant]:
+    """Compare every peer's answers with a variant's before any of them is timed; gives those that answer."""
+    answering = []
     for done, peer in enumerate(peers, start=1):
-        given = [answered_from_peer(peer.run(frame_HWC)) for frame_HWC in stream.frames_HWC]
         reference = _reference(peer, expected)
         assert reference is not None  # `_comparable` has seen to it
-        agreements[peer.name] = compare(given, reference, tolerance)
+        try:
+            given = [answered_from_peer(peer.run(frame_HWC)) for frame_HWC in stream.frames_HWC]
+        except Exception as error:  # noqa: BLE001  a peer is other people's code: it must not end the run
+            contest.missing[peer.name] = failed(error)
+            continue
+        contest.agreements[peer.name] = compare(given, reference, tolerance)
+        answering.append(peer)
         progress("compare answers", done, len(peers))
-    return agreements
+    return answering
 
 
 def _run_paced(
@@ -305,21 +320,33 @@ def _run_paced(
 
 
 def _run_energy(
-    contestants: Sequence[Contestant],
+    contestants: Sequence[VariantContestant],
     stream: FrameStream,
     settings: ContestSettings,
     contest: Contest,
     progress: Progress,
 ) -> None:
-    """Read the machine's counters around frames of every variant, where there are any."""
+    """Read the machine's counters around frames of every variant, where there are any of what it runs on."""
     if not settings.energy:
         contest.energy_note = "left out on request"
         return
-    counters, contest.energy_note = open_counters()
-    frames_HWC = stream.frames_HWC
-    for done, contestant in enumerate(contestants if counters else (), start=1):
-        contest.energy[contestant.name] = measure_energy(
-            lambda index, run=contestant.run: run(frames_HWC[index % len(frames_HWC)]),  # type: ignore[misc]
-            counters,
-        )
-        progress("energy", done, len(contestants))
+    counters, frames_HWC = open_counters(), stream.frames_HWC
+    without: dict[str, list[str]] = {}
+    for done, contestant in enumerate(contestants, start=1):
+        counting, reason = counters.of(on_gpu=entry_named(contestant.engine.name).on_gpu)
+        if counting:
+            contest.energy[contestant.name] = measure_energy(
+                lambda index, run=contestant.run: run(frames_HWC[index % len(frames_HWC)]),  # type: ignore[misc]
+                counting,
+            )
+            progress("energy", done, len(contestants))
+        else:
+            without.setdefault(reason, []).append(contestant.name)
+    contest.energy_note = _energy_note(without, everyone=not contest.energy)
+
+
+def _energy_note(without: Mapping[str, Sequence[str]], *, everyone: bool) -> str:
+    """Why variants have no energy: the one reason of all, or each with its names."""
+    if everyone and len(without) == 1:
+        return next(iter(without))
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in without.items())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +12,7 @@ from spacecompile.benchmarks.frames import FrameStream
 from spacecompile.benchmarks.further import Further
 from spacecompile.benchmarks.machine import MachineWatch
 from spacecompile.benchmarks.records import GraphCost, ProcessStart, StageCost, Throughput
+from spacecompile.errors import SpacecompileError
 from spacecompile.metrics import Scores
 
 NO_DATA = "Not measured: give labelled frames in the SPARK format with --data DIR"
@@ -33,7 +36,8 @@ class Draft:
         cost_notes: Why graphs or stages are not there, by that name.
         notes: Why `process_start` or `drops` are not there, by that name.
         further: Limits and scaling.
-        partial: Whether it was interrupted.
+        interrupted: Whether it was.
+        failed: Steps after the latency run that failed, with their errors, in order.
     """
 
     watch: MachineWatch
@@ -51,4 +55,22 @@ class Draft:
     cost_notes: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     further: Further = field(default_factory=Further)
-    partial: bool = False
+    interrupted: bool = False
+    failed: dict[str, SpacecompileError] = field(default_factory=dict)
+
+    @property
+    def partial(self) -> bool:
+        """Whether something that was asked for is not there."""
+        return self.interrupted or bool(self.failed)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Run a step whose failure must not take with it what was measured before.
+
+        Args:
+            name: Of the step, in the results.
+        """
+        try:
+            yield
+        except SpacecompileError as error:
+            self.failed[name] = error

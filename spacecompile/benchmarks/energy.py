@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,25 +74,57 @@ class NvmlCounter:
         return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
 
 
-def open_counters(powercap: Path = POWERCAP) -> tuple[list[EnergyCounter], str]:
-    """Every counter of this machine, and why there is none where that is so.
+@dataclass(frozen=True, kw_only=True)
+class Counters:
+    """The counters of this machine.
+
+    Attributes:
+        cpu: Of the processor's packages.
+        gpu: Of the GPUs.
+        why_no_cpu: Why there is none of the processor; empty where there is.
+    """
+
+    cpu: tuple[EnergyCounter, ...]
+    gpu: tuple[EnergyCounter, ...]
+    why_no_cpu: str = ""
+
+    def of(self, *, on_gpu: bool) -> tuple[tuple[EnergyCounter, ...], str]:
+        """What counts for a variant, and why nothing does where that is so.
+
+        Args:
+            on_gpu: Whether the variant runs there. The energy of a GPU that idles meanwhile is not the variant's.
+        """
+        if not on_gpu:
+            return self.cpu, self.why_no_cpu
+        if not self.gpu:
+            return (), "n/a: there is no GPU that NVML counts for"
+        return (*self.cpu, *self.gpu), ""
+
+
+def open_counters(powercap: Path = POWERCAP) -> Counters:
+    """Every counter of this machine.
 
     Args:
         powercap: The kernel's folder of power zones.
     """
-    counters: list[EnergyCounter] = []
-    denied = ""
-    # `intel-rapl:0` is a package; `intel-rapl:0:1` a part of it, and counted in it.
+    packages: list[EnergyCounter] = []
+    why = f"n/a: this machine has no RAPL counter of its processor ({powercap})"
     for folder in sorted(powercap.glob("*-rapl:[0-9]*")):
-        if folder.name.count(":") == 1 and (folder / "energy_uj").exists():
-            try:
-                counters.append(RaplCounter(folder))
-            except OSError as error:
-                denied = f"{folder / 'energy_uj'} can't be read ({error.strerror}); run as root, or chmod a+r it"
-    counters += _nvml_counters()
-    if counters:
-        return counters, ""
-    return [], "n/a: " + (denied or f"this machine has no RAPL counter ({powercap}) and no GPU that NVML counts for")
+        if not _is_package(folder):
+            continue
+        try:
+            packages.append(RaplCounter(folder))
+        except OSError as error:
+            why = f"n/a: {folder / 'energy_uj'} can't be read ({error.strerror}); run as root, or chmod a+r it"
+    return Counters(cpu=tuple(packages), gpu=tuple(_nvml_counters()), why_no_cpu="" if packages else why)
+
+
+def _is_package(folder: Path) -> bool:
+    """Whether a zone is a whole processor: `psys` is the machine with its packages in it, and `core` a part of one."""
+    try:
+        return (folder / "name").read_text().startswith("package") and (folder / "energy_uj").exists()
+    except OSError:
+        return False
 
 
 def _nvml_counters() -> list[EnergyCounter]:

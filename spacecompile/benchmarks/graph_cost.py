@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from spacecompile.benchmarks.records import GraphCost
-from spacecompile.benchmarks.score import VIEWS
+from spacecompile.benchmarks.variants import no_onnx
 from spacecompile.contract import Progress, Tta, Variant, no_progress
 from spacecompile.export.graph_facts import GraphFacts, graph_facts
+from spacecompile.metrics import FORWARD_PASSES
 from spacecompile.runtime.bundle import Bundle
 
 _ITEM_BYTES = {"fp64": 8, "fp32": 4, "fp16": 2, "bf16": 2}
@@ -19,7 +20,7 @@ _ITEM_BYTES = {"fp64": 8, "fp32": 4, "fp16": 2, "bf16": 2}
 def graph_costs(
     bundle: Bundle, variants: Sequence[Variant], *, progress: Progress = no_progress
 ) -> dict[str, GraphCost]:
-    """The cost of every variant's file, by variant.
+    """The cost of every variant's ONNX file, by variant; one whose file is none is left out.
 
     Args:
         bundle: Verified.
@@ -30,10 +31,11 @@ def graph_costs(
         IntegrityError: If a file is no valid ONNX file.
     """
     costs: dict[str, GraphCost] = {}
-    for done, variant in enumerate(variants, start=1):
+    countable = [variant for variant in variants if no_onnx(variant) is None]
+    for done, variant in enumerate(countable, start=1):
         model_bytes = bundle.read(variant.path)
         costs[variant.name] = cost_from_facts(graph_facts(model_bytes), variant.tta, len(model_bytes))
-        progress("count graphs", done, len(variants))
+        progress("count graphs", done, len(countable))
     return costs
 
 
@@ -53,7 +55,7 @@ def cost_from_facts(facts: GraphFacts, tta: Tta, file_bytes: int) -> GraphCost:
     return GraphCost(
         params=sum(num_bytes // _item_bytes(name) for name, num_bytes in facts.weight_bytes.items()),
         macs=facts.macs,
-        views=VIEWS[tta],
+        views=FORWARD_PASSES[tta],
         macs_by_op=dict(by_op.most_common()),
         macs_by_type=dict(by_type.most_common()),
         file_bytes=file_bytes,

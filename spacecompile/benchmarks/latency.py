@@ -155,7 +155,7 @@ def measure(
 
     Args:
         contestants: With different names.
-        frames_HWC: Recorded call i of a contestant uses frame i modulo their number.
+        frames_HWC: In turn; see `frame_turn`.
         settings: How long.
         recording: Is filled round by round; still valid after a KeyboardInterrupt, which is passed on.
         progress: Told the percent done.
@@ -212,24 +212,45 @@ def _round(
 ) -> None:
     """Measure one round. A contestant that is interrupted keeps the samples before; ratios use what both have."""
     index = recording.rounds
+    slowest = max(contestant.every for contestant in contestants)
+    first_frame = frame_turn(index, slowest) * settings.block_calls
     for place in balanced_order(len(contestants), index):
         if index % contestants[place].every == 0:
             settle(settings.settle_max_ms)
-            _block(contestants[place], frames_HWC, settings, recording)
+            _block(contestants[place], frames_HWC, settings, recording, first_frame=first_frame)
     recording.rounds += 1
 
 
+def frame_turn(round_index: int, slowest_every: int) -> int:
+    """Which turn of the frames a round takes.
+
+    With one turn per round, whoever takes part in every n-th round only would meet the same few frames again and again
+    where n and their number have a factor in common. So the turn goes on by one from one of its rounds to the next, and
+    everyone in a round still answers the same frames.
+
+    Args:
+        round_index: From 0.
+        slowest_every: The largest n of all contestants.
+    """
+    return sum(divmod(round_index, slowest_every))
+
+
 def _block(
-    contestant: Contestant, frames_HWC: Sequence[NDArray[np.uint8]], settings: LatencySettings, recording: Recording
+    contestant: Contestant,
+    frames_HWC: Sequence[NDArray[np.uint8]],
+    settings: LatencySettings,
+    recording: Recording,
+    *,
+    first_frame: int,
 ) -> None:
-    first = recording.rounds * settings.block_calls
-    for index in range(first - settings.priming_calls, first):
-        contestant.run(frames_HWC[index % len(frames_HWC)])
-    for index in range(first, first + settings.block_calls):
-        frame_HWC = frames_HWC[index % len(frames_HWC)]
+    for call in range(-settings.priming_calls, 0):
+        contestant.run(frames_HWC[(first_frame + call) % len(frames_HWC)])
+    first_sample = recording.rounds * settings.block_calls
+    for call in range(settings.block_calls):
+        frame_HWC = frames_HWC[(first_frame + call) % len(frames_HWC)]
         start_ns = time.perf_counter_ns()
         contestant.run(frame_HWC)
-        recording.add(contestant, index, (time.perf_counter_ns() - start_ns) / NS_PER_MS)
+        recording.add(contestant, first_sample + call, (time.perf_counter_ns() - start_ns) / NS_PER_MS)
 
 
 def settle(limit_ms: float) -> None:

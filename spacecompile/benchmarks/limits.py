@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -30,7 +30,7 @@ from spacecompile.benchmarks.roofline import (
     variant_limit,
     variant_profile,
 )
-from spacecompile.benchmarks.variants import Entrant
+from spacecompile.benchmarks.variants import Entrant, no_onnx
 from spacecompile.contract import INPUT_NAME, Precision, Progress, Variant, no_progress
 from spacecompile.errors import IntegrityError, MissingPartError, UsageError
 from spacecompile.export.graph_traffic import GraphTraffic, graph_traffic
@@ -92,6 +92,7 @@ def measure_limits(
     frames_HWC: Sequence[NDArray[np.uint8]],
     settings: LimitSettings,
     *,
+    keep: Callable[[LimitReport], None] = lambda _: None,
     progress: Progress = no_progress,
 ) -> LimitReport:
     """Measure the machine and every variant on it.
@@ -102,6 +103,7 @@ def measure_limits(
         engines: Backend by entrant; one without is left out.
         frames_HWC: To run on, in turn.
         settings: How.
+        keep: Handed the report as soon as it holds a variant, and after every further one: what an interrupt leaves.
         progress: Told each step.
 
     Raises:
@@ -115,7 +117,7 @@ def measure_limits(
             model_bytes=bundle.read(entrant.variant.path),
         )
         for entrant in asked
-        if entrant.name in engines
+        if entrant.name in engines and no_onnx(entrant.variant) is None
     ]
     needed = {kind for subject in subjects for kind in subject.macs()}
     how = CeilingSettings(
@@ -129,6 +131,7 @@ def measure_limits(
     ceilings = measure_ceilings(wanted, how, progress=progress)
     bandwidths = measure_bandwidths(how, progress=progress)
     report = LimitReport(threads=settings.threads, ceilings=ceilings, bandwidths=bandwidths, variants={})
+    report.missing.update({entrant.name: reason for entrant in asked if (reason := no_onnx(entrant.variant))})
     machine = machine_from(ceilings, bandwidths)
     for index, subject in enumerate(subjects):
         progress("limits of the variants", index, len(subjects))
@@ -136,6 +139,7 @@ def measure_limits(
             _measure(subject, machine, frames_HWC, settings, report)
         except (MissingPartError, UsageError, IntegrityError) as error:
             report.missing[subject.name] = str(error)
+        keep(report)
         progress("limits of the variants", index + 1, len(subjects))
     return report
 

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spacecompile.benchmarks.answers import Answered
-from spacecompile.contract import Progress, Tta, no_progress
-from spacecompile.errors import CheckpointError, MissingPartError, UsageError
+from spacecompile.contract import ModelSpec, Progress, Tta, no_progress
+from spacecompile.errors import SpacecompileError, UsageError
 
 if TYPE_CHECKING:
     from spacecompile.network.checkpoint import LoadedCheckpoint
@@ -199,6 +199,7 @@ def has_gpu() -> bool:
 
 def open_peers(
     checkpoint: Path | str,
+    spec: ModelSpec,
     *,
     threads: int,
     entries: Sequence[PeerEntry],
@@ -208,6 +209,7 @@ def open_peers(
 
     Args:
         checkpoint: With the weights; a text says why there is none, and what to do.
+        spec: Of the bundle, whose task the peers do.
         threads: Of each.
         entries: Rows to open.
         progress: Told the peers done.
@@ -220,10 +222,10 @@ def open_peers(
     opened: list[PeerContestant] = []
     missing: dict[str, str] = {}
     try:
-        loaded = import_module("spacecompile.network.checkpoint").load_checkpoint(checkpoint)
+        loaded = import_module("spacecompile.benchmarks.source").load_source(checkpoint, spec)
     except ModuleNotFoundError as error:
         return [], {entry.name: not_installed(error, "compile") for entry in entries}
-    except CheckpointError as error:
+    except SpacecompileError as error:
         return [], {entry.name: str(error) for entry in entries}
     for done, entry in enumerate(entries):
         progress("open peers", done, len(entries))
@@ -234,8 +236,10 @@ def open_peers(
             opened.append(entry.open(loaded, threads=threads))
         except ModuleNotFoundError as error:
             missing[entry.name] = not_installed(error, entry.extra)
-        except MissingPartError as error:
+        except SpacecompileError as error:
             missing[entry.name] = str(error)
+        except Exception as error:  # noqa: BLE001  a peer is other people's code: it must not end the run
+            missing[entry.name] = failed(error)
     progress("open peers", len(entries), len(entries))
     return opened, missing
 
@@ -243,6 +247,12 @@ def open_peers(
 def not_installed(error: ModuleNotFoundError, extra: str) -> str:
     """What a failed import lacks, and the command that adds it."""
     return f"the package {error.name} is not installed; add it with: pip install 'spacecompile[{extra}]'"
+
+
+def failed(error: Exception) -> str:
+    """Why a peer does not take part, from what its own code raised."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"it fails here: {type(error).__name__}: {lines[0]}".removesuffix(": ")
 
 
 def answered_from_peer(answer: PeerAnswer) -> Answered:

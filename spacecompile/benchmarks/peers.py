@@ -13,6 +13,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import segmentation_models_pytorch as smp
@@ -22,15 +23,21 @@ from torch import nn
 from torch.nn import functional
 
 from spacecompile.benchmarks.latency import NS_PER_MS
+from spacecompile.benchmarks.peer_box import with_margins
 from spacecompile.benchmarks.peer_table import PeerAnswer
 from spacecompile.benchmarks.variants import SLOW_EVERY
-from spacecompile.contract import PARTS, ModelSpec, Tta
+from spacecompile.contract import PARTS, Tta
 from spacecompile.errors import MissingPartError
 from spacecompile.network.checkpoint import LoadedCheckpoint
+from spacecompile.network.head import SHUFFLE, shuffle_head
 
 
 def plain_smp_network(checkpoint: LoadedCheckpoint) -> nn.Module:
-    """The network of a checkpoint as `segmentation_models_pytorch` builds it, with nothing of ours in it."""
+    """The network of a checkpoint as `segmentation_models_pytorch` builds it.
+
+    What smp lacks is taken over or left out, which `peer_box.left_out` says: the shuffle head stands in the place of
+    smp's, with smp's upsampling behind it; the box head, without which there is still a box, is not there.
+    """
     spec = checkpoint.spec
     network: nn.Module = smp.create_model(
         arch=spec.architecture,
@@ -41,7 +48,12 @@ def plain_smp_network(checkpoint: LoadedCheckpoint) -> nn.Module:
         aux_params={"classes": len(spec.classes), "dropout": spec.dropout},
         **spec.decoder_options,
     )
-    network.load_state_dict(checkpoint.network.state_dict())
+    if spec.part_head == "shuffle":
+        head: Any = network.segmentation_head
+        upsampling = nn.UpsamplingBilinear2d(scale_factor=int(head[1].scale_factor) // SHUFFLE)
+        network.segmentation_head = nn.Sequential(*shuffle_head(head[0].in_channels), upsampling)
+    weights = checkpoint.network.state_dict()
+    network.load_state_dict({key: weights[key] for key in weights if not key.startswith("box_head.")})
     return network.eval()
 
 
@@ -92,13 +104,14 @@ class EagerPeer:
             device: Where the network and everything around it runs.
             dtype: Of the network.
         """
-        self._threads_before = torch.get_num_threads()
-        torch.set_num_threads(threads)
         self._device = torch.device(device)
         self._dtype = dtype
         self._network: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = plain_smp_network(checkpoint).to(
             self._device, dtype
         )
+        # After what may fail: a peer that can't be opened leaves the process as it was.
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(threads)
         self._spec = checkpoint.spec
         self._mean_NC11 = torch.tensor(self._spec.mean, device=self._device).view(1, 3, 1, 1)
         self._std_NC11 = torch.tensor(self._spec.std, device=self._device).view(1, 3, 1, 1)
@@ -147,14 +160,19 @@ class EagerPeer:
         return ((resized_NChw - self._mean_NC11) / self._std_NC11).to(self._dtype)
 
     def _box(self, probs_KHW: torch.Tensor, parts_KHW: torch.Tensor) -> NDArray[np.float32]:
-        rule = self._spec.box
+        rule = self._spec.box_of(self.tta)
         shared = all(threshold == rule.threshold for threshold in self._spec.part_thresholds)
         any_HW = (parts_KHW if shared else probs_KHW > rule.threshold).any(dim=0)
-        rows, columns = any_HW.any(dim=1).nonzero(), any_HW.any(dim=0).nonzero()
-        if not len(rows):
+        rows, columns = (self._counting(any_HW, dim).nonzero() for dim in (1, 0))
+        if not len(rows) or not len(columns):
             return np.zeros(4, np.float32)
         edges = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-        return with_margins(edges, self._spec)
+        return with_margins(edges, rule, self._spec.frame_size_px)
+
+    def _counting(self, any_HW: torch.Tensor, dim: int) -> torch.Tensor:
+        """Which rows (`dim` 1) or columns (0) have the pixels that the rule asks for."""
+        support_px = self._spec.box_of(self.tta).support_px
+        return any_HW.any(dim=dim) if support_px == 1 else any_HW.sum(dim=dim) >= support_px
 
 
 class CompiledPeer(EagerPeer):
@@ -240,12 +258,3 @@ class CudaCompiledPeer(CompiledPeer):
     def __init__(self, checkpoint: LoadedCheckpoint, *, threads: int) -> None:
         """Build and tune the network on the GPU; see `CompiledPeer`."""
         super().__init__(checkpoint, threads=threads, device="cuda", dtype=torch.float16, mode="max-autotune")
-
-
-def with_margins(edges_xyxy: tuple[int, int, int, int], spec: ModelSpec) -> NDArray[np.float32]:
-    """A box grown by the spec's margins and clipped to the frame."""
-    left, top, right, bottom = spec.box.margins_px
-    height_px, width_px = spec.frame_size_px
-    grown = np.asarray(edges_xyxy, np.float32) + np.asarray((-left, -top, right, bottom), np.float32)
-    limits: NDArray[np.float32] = np.asarray((width_px, height_px, width_px, height_px), np.float32)
-    return np.minimum(np.maximum(grown, np.float32(0)), limits)

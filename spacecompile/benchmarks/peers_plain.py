@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spacecompile.benchmarks.latency import NS_PER_MS
+from spacecompile.benchmarks.peer_box import with_margins
 from spacecompile.benchmarks.peer_table import PeerAnswer
-from spacecompile.benchmarks.peers import plain_smp_network, with_margins
+from spacecompile.benchmarks.peers import plain_smp_network
 from spacecompile.contract import Tta
 from spacecompile.errors import MissingPartError
 from spacecompile.network.checkpoint import LoadedCheckpoint
@@ -160,11 +161,16 @@ class PlainExportPeer:
         rule = self._spec.box
         shared = all(threshold == rule.threshold for threshold in self._spec.part_thresholds)
         any_HW: NDArray[np.bool_] = np.any(parts_KHW if shared else probs_KHW > rule.threshold, axis=0)
-        rows, columns = np.flatnonzero(any_HW.any(axis=1)), np.flatnonzero(any_HW.any(axis=0))
-        if not len(rows):
+        rows, columns = (np.flatnonzero(self._counting(any_HW, axis)) for axis in (1, 0))
+        if not len(rows) or not len(columns):
             return np.zeros(4, np.float32)
         edges = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-        return with_margins(edges, self._spec)
+        return with_margins(edges, rule, self._spec.frame_size_px)
+
+    def _counting(self, any_HW: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
+        """Which rows (`axis` 1) or columns (0) have the pixels that the rule asks for."""
+        support_px = self._spec.box.support_px
+        return np.asarray(any_HW.any(axis=axis) if support_px == 1 else any_HW.sum(axis=axis) >= support_px)
 
 
 @lru_cache(maxsize=1)  # one export serves every engine

@@ -6,12 +6,14 @@ Layout legend: H, W frame rows and columns; C channels (RGB).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spacecompile.benchmarks.variants import SLOW_EVERY
 from spacecompile.contract import HEALTH_SIGNALS, Variant
+from spacecompile.errors import DeviceError
 from spacecompile.runtime.answer import Answer
 from spacecompile.runtime.backends import RawAnswer
 from spacecompile.runtime.backends.registry import BackendEntry
@@ -138,5 +140,7 @@ class DeviceContestant:
     def close(self) -> None:
         """Free the frames on the GPU."""
         for frame in self._frames.values():
-            self._device.free(frame.pointer)
+            # On a lost GPU nothing can be freed, and the error that says so is known.
+            with suppress(DeviceError):
+                self._device.free(frame.pointer)
         self._frames.clear()

@@ -82,6 +82,7 @@ class Proof(Record):
         targets: See there.
         unproven: What this document does not prove, in sentences.
         partial: Whether it was stopped early.
+        stopped_by: The error of the GPU that stopped it; empty after an interrupt.
     """
 
     bundle: str
@@ -99,3 +100,4 @@ class Proof(Record):
     targets: tuple[Target, ...]
     unproven: tuple[str, ...]
     partial: bool = False
+    stopped_by: str = ""

@@ -9,8 +9,8 @@ Layout legend: H, W frame rows and columns; C channels (RGB).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -28,7 +28,7 @@ from spacecompile.benchmarks.records import Agreement
 from spacecompile.benchmarks.summary import paired_ratio, summarise
 from spacecompile.benchmarks.variants import answered_from_answer
 from spacecompile.contract import Progress, Tta, Variant, no_progress
-from spacecompile.errors import MissingPartError
+from spacecompile.errors import DeviceError, DeviceLostError, MissingPartError, SpacecompileError
 from spacecompile.export.frames import ParityFrame
 from spacecompile.export.parity import verdict_on
 from spacecompile.export.reference import ExpectedAnswer, ViewByView, expected_answers
@@ -95,6 +95,21 @@ class _Draft:
     proven: list[Proven] = field(default_factory=list)
     unproven: list[str] = field(default_factory=list)
     partial: bool = False
+    stopped_by: str = ""
+
+    @contextmanager
+    def gap_for(self, what: str) -> Iterator[None]:
+        """An error in the block is a gap of the proof, which goes on.
+
+        Raises:
+            DeviceLostError: After which nothing can go on.
+        """
+        try:
+            yield
+        except DeviceLostError:
+            raise
+        except SpacecompileError as error:
+            self.unproven.append(f"{what}: {error}")
 
 
 def runs_on_gpu(
@@ -121,11 +136,10 @@ def runs_on_gpu(
 
 
 def prove(given: ProofInput, settings: ProofSettings, *, progress: Progress = no_progress) -> Proof:
-    """Show what can be shown; an interrupt ends it early, with what it has.
+    """Show what can be shown; a variant that fails is a gap, an interrupt or a lost GPU ends it with what it has.
 
     Raises:
         MissingPartError: If no variant can run on the GPU here.
-        SpacecompileError: Of a variant that can't be loaded or fails.
     """
     load_average_start = load_average()
     runs, unproven = runs_on_gpu(given.bundle)
@@ -138,6 +152,9 @@ def prove(given: ProofInput, settings: ProofSettings, *, progress: Progress = no
             _soak(given, settings, draft, progress)
         except KeyboardInterrupt:
             draft.partial = True
+        except DeviceLostError as error:
+            draft.partial, draft.stopped_by = True, str(error)
+            draft.unproven.append(f"everything after the GPU was lost: {error}")
     return _proof(given, settings, draft, load_average_start)
 
 
@@ -145,17 +162,18 @@ def _open(given: ProofInput, runs: Sequence[tuple[Variant, BackendEntry]], draft
     """Load every session and note what memory it takes, then what the first frames take."""
     first_HWC = given.frames[0].frame_HWC
     for variant, entry in runs:
-        free_bytes = given.device.free_bytes()
-        proven = Proven.opened(given.bundle, variant, entry)
-        stack.callback(proven.close)
-        loaded_bytes = given.device.free_bytes()
-        for _ in range(3):
-            proven.session(first_HWC)
-        warm_bytes = given.device.free_bytes()
-        draft.memory[proven.name] = Memory(
-            loaded_bytes=free_bytes - loaded_bytes, warm_bytes=loaded_bytes - warm_bytes, soak_bytes=0
-        )
-        draft.proven.append(proven)
+        with draft.gap_for(f"{variant.name}@{entry.name}"):
+            free_bytes = given.device.free_bytes()
+            proven = Proven.opened(given.bundle, variant, entry)
+            stack.callback(proven.close)
+            loaded_bytes = given.device.free_bytes()
+            for _ in range(3):
+                proven.session(first_HWC)
+            warm_bytes = given.device.free_bytes()
+            draft.memory[proven.name] = Memory(
+                loaded_bytes=free_bytes - loaded_bytes, warm_bytes=loaded_bytes - warm_bytes, soak_bytes=0
+            )
+            draft.proven.append(proven)
 
 
 def _compare(given: ProofInput, settings: ProofSettings, draft: _Draft, progress: Progress) -> None:
@@ -167,16 +185,18 @@ def _compare(given: ProofInput, settings: ProofSettings, draft: _Draft, progress
             workers=settings.threads,
             progress=progress,
         )
-        on_gpu = answers_on_gpu(given.checkpoint, tta, on_cpu, device=settings.torch_device)
-        for proven in (it for it in draft.proven if it.variant.tta == tta):
-            raws = []
-            for done, case in enumerate(on_cpu, start=1):
-                raws.append(proven.raw(case.frame.frame_HWC))
-                progress(f"parity {proven.name}", done, len(on_cpu))
-            draft.parity += [
-                _verdict(given, proven, expected, raws, against)
-                for against, expected in (("pytorch-cpu", on_cpu), ("pytorch-gpu", on_gpu))
-            ]
+        references = {"pytorch-cpu": on_cpu}
+        with draft.gap_for(f"parity with PyTorch on the GPU, tta {tta}"):
+            references["pytorch-gpu"] = answers_on_gpu(given.checkpoint, tta, on_cpu, device=settings.torch_device)
+        for proven in [it for it in draft.proven if it.variant.tta == tta]:
+            with draft.gap_for(f"parity of {proven.name}"):
+                raws = []
+                for done, case in enumerate(on_cpu, start=1):
+                    raws.append(proven.raw(case.frame.frame_HWC))
+                    progress(f"parity {proven.name}", done, len(on_cpu))
+                draft.parity += [
+                    _verdict(given, proven, expected, raws, against) for against, expected in references.items()
+                ]
 
 
 def _verdict(
@@ -209,6 +229,9 @@ def answers_on_gpu(
         tta: Test-time augmentation.
         on_cpu: The CPU's answers; the box band around the threshold is theirs.
         device: Of PyTorch.
+
+    Raises:
+        DeviceError: If PyTorch fails on the GPU.
     """
     tf32_before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -223,6 +246,8 @@ def answers_on_gpu(
             answer = RawAnswer(class_probs_L=class_probs_L, parts_HW=parts_HW, box_xyxy=box_xyxy, health=health)
             boxes_B4 = np.concatenate([case.boxes_B4, box_xyxy[None]])
             answers.append(replace(case, answer=answer, boxes_B4=boxes_B4))
+    except RuntimeError as error:
+        raise DeviceError(f"PyTorch failed on the GPU: {str(error).splitlines()[0]}.") from error
     finally:
         checkpoint.network.cpu()
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32_before
@@ -231,6 +256,13 @@ def answers_on_gpu(
 
 def _race(given: ProofInput, settings: ProofSettings, draft: _Draft, progress: Progress) -> None:
     """Every session twice, from the host and from the GPU, and the peers, in the same rounds."""
+    if not draft.proven:
+        return
+    with draft.gap_for("the race"):
+        _raced(given, settings, draft, progress)
+
+
+def _raced(given: ProofInput, settings: ProofSettings, draft: _Draft, progress: Progress) -> None:
     frames_HWC = [frame.frame_HWC for frame in given.frames]
     reference = next((it for it in draft.proven if it.variant.tta == "none"), draft.proven[0])
     expected = [answered_from_answer(reference.answer(frame_HWC)) for frame_HWC in frames_HWC]
@@ -249,23 +281,34 @@ def _soak(given: ProofInput, settings: ProofSettings, draft: _Draft, progress: P
     """Answer the frames over and over: the same answers, bit for bit, and no more memory."""
     frames_HWC = [frame.frame_HWC for frame in given.frames]
     for proven in draft.proven:
-        first = [_digest(proven.raw(frame_HWC)) for frame_HWC in frames_HWC]
-        free_bytes = given.device.free_bytes()
-        differing = 0
-        for index in range(settings.soak_frames):
-            place = index % len(frames_HWC)
-            differing += _digest(proven.raw(frames_HWC[place])) != first[place]
-            if index % 50 == 0 or index + 1 == settings.soak_frames:
-                progress(f"soak {proven.name}", index + 1, settings.soak_frames)
-        before = draft.memory[proven.name]
-        draft.memory[proven.name] = Memory(
-            loaded_bytes=before.loaded_bytes,
-            warm_bytes=before.warm_bytes,
-            soak_bytes=free_bytes - given.device.free_bytes(),
-        )
-        draft.soak[proven.name] = Soak(
-            frames=settings.soak_frames, differing=differing, graphs=proven.session.cuda_graphs
-        )
+        with draft.gap_for(f"the soak of {proven.name}"):
+            _soaked(given, settings, draft, proven, frames_HWC, progress=progress)
+
+
+def _soaked(
+    given: ProofInput,
+    settings: ProofSettings,
+    draft: _Draft,
+    proven: Proven,
+    frames_HWC: Sequence[NDArray[np.uint8]],
+    *,
+    progress: Progress,
+) -> None:
+    first = [_digest(proven.raw(frame_HWC)) for frame_HWC in frames_HWC]
+    free_bytes = given.device.free_bytes()
+    differing = 0
+    for index in range(settings.soak_frames):
+        place = index % len(frames_HWC)
+        differing += _digest(proven.raw(frames_HWC[place])) != first[place]
+        if index % 50 == 0 or index + 1 == settings.soak_frames:
+            progress(f"soak {proven.name}", index + 1, settings.soak_frames)
+    before = draft.memory[proven.name]
+    draft.memory[proven.name] = Memory(
+        loaded_bytes=before.loaded_bytes,
+        warm_bytes=before.warm_bytes,
+        soak_bytes=free_bytes - given.device.free_bytes(),
+    )
+    draft.soak[proven.name] = Soak(frames=settings.soak_frames, differing=differing, graphs=proven.session.cuda_graphs)
 
 
 def _digest(raw: RawAnswer) -> bytes:
@@ -316,4 +359,5 @@ def _proof(given: ProofInput, settings: ProofSettings, draft: _Draft, load_avera
         ),
         unproven=tuple(unproven),
         partial=draft.partial,
+        stopped_by=draft.stopped_by,
     )

@@ -201,7 +201,8 @@ class StageCost(Record):
     """Cost of one stage of the network, before and after the rewrites.
 
     Attributes:
-        stage: `encoder`, `decoder`, `segmentation_head`, `classification_head` or `mask_upsampling`.
+        stage: `encoder`, `decoder`, `segmentation_head`, `classification_head`, `box_head` where the network has one,
+            or `mask_upsampling`.
         before, after: In the conventions of `contract.Cost`.
     """
 
@@ -246,7 +247,7 @@ class BudgetReport(Record):
         unjudged: Why a limit could not be judged, by its key.
         stages: Of the network; empty without the checkpoint.
         graphs: By variant; empty without the `onnx` package.
-        notes: Why `stages` or `graphs` are empty, and what adds them, by that name.
+        notes: Why `stages` or `graphs` are empty or lack a variant, and what adds them, by that name.
     """
 
     passed: bool
@@ -301,7 +302,7 @@ class BenchResult(Record, kw_only=True):
         format: Of this record.
         version: Of spacecompile.
         created: UTC, ISO 8601.
-        partial: Whether the run was interrupted; what is there is valid, the rest is absent.
+        partial: Whether the run was interrupted or a step of it failed; what is there is valid, the rest is absent.
         subject, configuration, environment: The circumstances.
         budget: Always there: it needs no measurement.
         score: Absent without labelled frames.
@@ -314,16 +315,17 @@ class BenchResult(Record, kw_only=True):
         paced: By contestant, at the rate that was asked for.
         throughput: By variant.
         energy: By variant; absent where the machine has no counter.
-        energy_note: Why it is absent.
+        energy_note: Why it is absent, or why some variants are not in it.
         missing_backends: What keeps a backend away that holds a certificate for a variant, and what adds it.
         skipped: Why a variant that was asked for can't run here, and what to do, by variant.
         peers: By name.
         roofline: Limits of the machine and the share of them that each variant reaches.
         roofline_note: Why it is absent.
         scaling: Cost against sizes, batch, threads and test-time augmentation; absent without `--scaling`.
+        failed_steps: Why a step after the latency run failed, by its name; absent when none did.
         parity: `reports/parity.json` of the bundle; absent when the bundle holds none.
         warnings: What the reader must know before using the numbers.
-        error: An exceeded budget or an interrupt; absent when the command succeeded.
+        error: An exceeded budget, a failed step or an interrupt; absent when the command succeeded.
     """
 
     format: Literal["spacecompile-bench-1"] = "spacecompile-bench-1"
@@ -349,6 +351,7 @@ class BenchResult(Record, kw_only=True):
     roofline: LimitReport | UnsetType = UNSET
     roofline_note: str | UnsetType = UNSET
     scaling: ScalingReport | UnsetType = UNSET
+    failed_steps: dict[str, str] | UnsetType = UNSET
     parity: Any = UNSET
     warnings: tuple[str, ...] = ()
     error: Failure | UnsetType = UNSET

@@ -177,6 +177,7 @@ class Peer(Record):
         missing: Why it did not run and what adds it; None when it ran.
         tta: Its test-time augmentation; its answers are compared with a variant of the same.
         versions: Of the engine that runs its network; empty in older files.
+        note: What it does otherwise than the variants, such as a plain box; empty where it does the same.
     """
 
     label: str
@@ -185,3 +186,4 @@ class Peer(Record):
     missing: str | None = None
     tta: Tta = "none"
     versions: str = ""
+    note: str = ""

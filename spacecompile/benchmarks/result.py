@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -26,17 +26,23 @@ from spacecompile.benchmarks.score import charged_score, score_drop
 from spacecompile.benchmarks.summary import NOISY_VARIATION
 from spacecompile.benchmarks.variants import SLOW_EVERY, Entrant
 from spacecompile.contract import Manifest
+from spacecompile.runtime.backends.registry import entry_named
 from spacecompile.runtime.bundle import Bundle
 from spacecompile.runtime.threads import usable_processors
 
 if TYPE_CHECKING:
     from spacecompile.benchmarks.suite import BenchSettings
 
-SCOPES = {
+_SCOPES = {
     "engine": "the engine's own call; of a peer, its network alone",
     "device": "the engine's call with its copies; on a CPU it computes where the frame lies, so this is `engine`",
     "app": "session(frame): frame in memory to answer, checks included",
     "file": "session(path): image file to answer, decoding included, file in the page cache",
+}
+_GPU_SCOPES = {
+    "engine": "the engine's own call, by the host's clock; on a GPU the copies of frame and answer are in it. Of a "
+    "peer, its network alone",
+    "device": "the engine's call with its copies: the same samples as `engine`, whose call has them in it already",
 }
 
 NO_STARTS = "variants were not started in processes of their own; do it with: --starts 3"
@@ -66,7 +72,7 @@ def result_of(bundle: Bundle, settings: BenchSettings, asked: Sequence[Entrant],
         environment=msgspec.structs.replace(environment, machine=machine),
         budget=_budget(bundle.manifest, settings, asked, draft, latency.get("app", {}), score),
         score=score or UNSET,
-        score_note=NO_DATA if settings.data is None else UNSET,
+        score_note=NO_DATA if settings.data is None else _failure(draft, "scores") or UNSET,
         latency=latency or UNSET,
         cold_start=contest.cold_starts or UNSET,
         process_start=draft.process_start or UNSET,
@@ -78,11 +84,17 @@ def result_of(bundle: Bundle, settings: BenchSettings, asked: Sequence[Entrant],
         skipped=contest.skipped or UNSET,
         peers=contest.peers(asked) if measured else UNSET,
         roofline=draft.further.roofline,
-        roofline_note=draft.further.roofline_note,
+        roofline_note=draft.further.roofline_note or _failure(draft, "roofline") or UNSET,
         scaling=draft.further.scaling,
+        failed_steps={name: str(error) for name, error in draft.failed.items()} or UNSET,
         parity=draft.parity,
         warnings=(*_warnings(draft), *machine_warnings(machine)),
     )
+
+
+def _failure(draft: Draft, step: str) -> str:
+    """Why a step failed; empty where it did not."""
+    return str(draft.failed.get(step, ""))
 
 
 def _subject(manifest: Manifest, asked: Sequence[Entrant]) -> Subject:
@@ -119,8 +131,18 @@ def _configuration(settings: BenchSettings, draft: Draft) -> Configuration:
         priming_calls=latency.priming_calls,
         block_calls=latency.block_calls,
         augmented_every=SLOW_EVERY,
-        scopes=SCOPES,
+        scopes=scopes_of(engine.name for engine in engines.values()),
     )
+
+
+def scopes_of(backends: Iterable[str]) -> dict[str, str]:
+    """What each scope of `latency` is.
+
+    Args:
+        backends: Names of those that ran variants.
+    """
+    on_gpu = any(entry_named(name).on_gpu for name in backends)
+    return _SCOPES | _GPU_SCOPES if on_gpu else _SCOPES
 
 
 def _score(manifest: Manifest, settings: BenchSettings, asked: Sequence[Entrant], draft: Draft) -> ScoreReport | None:
@@ -155,7 +177,9 @@ def _budget(
 ) -> BudgetReport:
     able = [entrant for entrant in asked if entrant.name not in draft.contest.skipped]
     why: dict[str, str] = {"process_start": NO_STARTS, **draft.notes}
-    if draft.partial:
+    if failure := _failure(draft, "scores") or _failure(draft, "torch_scores"):
+        why["drops"] = failure
+    if draft.interrupted:
         why |= dict.fromkeys(("process_start", "app", "drops"), "the run was interrupted before")
     measured = Measured(
         file_bytes={entrant.name: manifest.files[entrant.variant.path].bytes for entrant in able},
@@ -163,6 +187,7 @@ def _budget(
         app=app,
         drops=score.drops if score else {},
         why=why,
+        left_out=draft.contest.skipped,
     )
     report = check_budget(manifest, settings.budget, measured, [entrant.name for entrant in able])
     return msgspec.structs.replace(report, stages=draft.stages, graphs=draft.graphs, notes=draft.cost_notes)
@@ -170,7 +195,8 @@ def _budget(
 
 def _warnings(draft: Draft) -> list[str]:
     """What a reader must know before using the numbers."""
-    warnings = ["interrupted: sections that are not there were not measured"] if draft.partial else []
+    warnings = ["interrupted: sections that are not there were not measured"] if draft.interrupted else []
+    warnings += [f"the step {name} failed, and what it measures is not there: {e}" for name, e in draft.failed.items()]
     warnings += [f"variant {name} was left out: {reason}" for name, reason in draft.contest.skipped.items()]
     warnings += [
         f"variant {name} could not be started in a process of its own: {start.problem}"

@@ -15,19 +15,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 from torch import Tensor, nn
 
 from spacecompile.benchmarks.fits import fitted
 from spacecompile.benchmarks.latency import NS_PER_MS
 from spacecompile.benchmarks.scaling_records import Axis, ScalingCurve, ScalingPoint, ScalingReport
+from spacecompile.benchmarks.source import load_source
 from spacecompile.contract import INPUT_NAME, ModelSpec, Precision, Progress, Tta, Variant, no_progress
 from spacecompile.errors import SpacecompileError
 from spacecompile.export.graph_facts import graph_facts
 from spacecompile.export.rewrite import rewrite_network
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.export.to_onnx import export_onnx
-from spacecompile.network.checkpoint import load_checkpoint
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.runtime.backends.raw import RawGraph, open_raw
 
@@ -86,8 +86,10 @@ class BatchGraph(nn.Module):
     def forward(self, frame_HWC: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Answer one frame; see `SealedGraph.forward`."""
         input_NCHW = self.sealed.to_input(frame_HWC.to(torch.float32)).repeat(self.batch, 1, 1, 1)
-        class_logits_NL, part_logits_NKhw = self.sealed.network(input_NCHW)
-        parts_HW, box_xyxy, parts_px, logit_max = self.sealed.to_parts(part_logits_NKhw.mean(dim=0, keepdim=True))
+        class_logits_NL, part_logits_NKhw, *residuals = self.sealed.network(input_NCHW)
+        residuals_N4 = residuals[0] * float(self.sealed.box_rule.residual) if residuals else None
+        mean_1Khw = part_logits_NKhw.mean(dim=0, keepdim=True)
+        parts_HW, box_xyxy, parts_px, logit_max = self.sealed.to_parts(mean_1Khw, residuals_N4)
         health = torch.stack([*parts_px.unbind(), logit_max, logit_max, logit_max, logit_max])
         return torch.softmax(class_logits_NL, dim=1).mean(dim=0), parts_HW, box_xyxy, health
 
@@ -99,16 +101,18 @@ def measure_scaling(
     *,
     backend: str,
     settings: ScalingSettings,
+    keep: Callable[[ScalingReport], None] = lambda _: None,
     progress: Progress = no_progress,
 ) -> ScalingReport:
     """Measure every curve.
 
     Args:
         checkpoint: The bundle's source weights.
-        spec: Of the bundle, which a foreign checkpoint does not hold.
+        spec: Of the bundle.
         variant: Whose precision to take; fp16 and int8, which need a calibration per size, are measured in fp32.
         backend: Engine of all curves.
         settings: Which points.
+        keep: Handed the report after every curve: what an interrupt leaves.
         progress: Told each graph that is built and measured.
 
     Raises:
@@ -116,12 +120,12 @@ def measure_scaling(
         MissingPartError: If the engine is not here.
     """
     precision: Precision = "bf16" if variant.precision == "bf16" else "fp32"
-    network = _rewritten(load_checkpoint(checkpoint, given=asdict(spec)).network)
+    network = _rewritten(load_source(checkpoint, spec).network)
     wanted = _curves(network.spec, settings)
     workshop = _Workshop(network=network, backend=backend, precision=precision, settings=settings)
     total, done = sum(len(builds) for _, _, builds in wanted), 0
     aspect = network.spec.input_size_px[1] / network.spec.input_size_px[0]
-    curves, skipped = [], {}
+    report = ScalingReport(backend=backend, precision=precision, curves=(), skipped={})
     for axis, fixed, builds in wanted:
         graphs = {}
         for build in builds:
@@ -129,12 +133,14 @@ def measure_scaling(
             try:
                 graphs[build.value] = workshop.open(build)
             except SpacecompileError as error:
-                skipped[f"{axis} {build.value:g}"] = str(error)
+                report.skipped[f"{axis} {build.value:g}"] = str(error)
             done += 1
         points = workshop.measured(graphs)
-        curves.append(ScalingCurve(axis=axis, fixed=fixed, points=points, fit=fitted(axis, points, aspect)))
+        curve = ScalingCurve(axis=axis, fixed=fixed, points=points, fit=fitted(axis, points, aspect))
+        report = replace(report, curves=(*report.curves, curve))
+        keep(report)
         progress(_STEP, done, total)
-    return ScalingReport(backend=backend, precision=precision, curves=tuple(curves), skipped=skipped)
+    return report
 
 
 def _rewritten(network: MultiTaskNetwork) -> MultiTaskNetwork:

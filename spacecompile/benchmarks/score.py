@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 from spacecompile.benchmarks.answers import Answered
 from spacecompile.benchmarks.frames import check_size, frame_of_size
 from spacecompile.contract import Cost, ModelSpec, Progress, Tta, no_progress
-from spacecompile.data.spark import LabelledFrame, image_size_px, parts_HW_from_mask
-from spacecompile.errors import DataError
-from spacecompile.metrics import ScoreMeter, Scores, final_score, flops_score, params_score
-
-VIEWS: dict[Tta, int] = {"none": 1, "d4": 8, "d4-median": 8}
-"""How often the network runs per frame."""
+from spacecompile.data.broken import BrokenFile, BrokenFiles
+from spacecompile.data.spark import LabelledFrame, image_size_px, read_parts_HW
+from spacecompile.errors import DataError, FrameError
+from spacecompile.metrics import FORWARD_PASSES, ScoreMeter, Scores, final_score, with_cost
 
 
 def charged_score(scores: Scores, cost: Cost, tta: Tta) -> float:
@@ -29,9 +27,7 @@ def charged_score(scores: Scores, cost: Cost, tta: Tta) -> float:
         cost: Of one forward pass.
         tta: Of the variant.
     """
-    views = VIEWS[tta]
-    all_views = Cost(params=cost.params, macs_fvcore=views * cost.macs_fvcore, macs_torch=views * cost.macs_torch)
-    return final_score(s_acc=scores.s_acc, s_flops=flops_score(all_views), s_params=params_score(cost))
+    return with_cost(scores, cost, passes=FORWARD_PASSES[tta]).s_final
 
 
 def score_drop(ours: Scores, theirs: Scores) -> float:
@@ -43,16 +39,32 @@ def check_frames(frames: Sequence[LabelledFrame], spec: ModelSpec) -> None:
     """Refuse labelled frames that can't be scored, before minutes of work; reads the files' headers only.
 
     Raises:
-        DataError: If a label names a class that the network does not know, or a frame or mask has another size.
+        DataError: If a label names a class that the network does not know, a frame has another size, or too many files
+            are broken, see `data.broken`.
     """
+    _checked(frames, spec)
+
+
+def _checked(frames: Sequence[LabelledFrame], spec: ModelSpec) -> BrokenFiles:
+    """What `check_frames` tells, and the broken frames that it tolerated."""
     unknown = sorted({frame.class_name for frame in frames} - set(spec.classes))
     if unknown:
         raise DataError(
             f"the labels name {', '.join(unknown)}; the network knows {', '.join(spec.classes)}. Choose other data."
         )
+    broken = BrokenFiles(len(frames), name="the frames to score")
     for frame in frames:
-        for path in (frame.image_path, frame.required_mask_path):
-            check_size(path, image_size_px(path), spec.frame_size_px)
+        try:
+            size_px = image_size_px(frame.image_path)
+            mask_size_px = size_px if frame.mask_path is None else image_size_px(frame.mask_path)
+        except (FrameError, DataError) as error:
+            broken.add(BrokenFile(path=frame.image_path, reason=str(error)))
+            continue
+        check_size(frame.image_path, size_px, spec.frame_size_px)
+        if mask_size_px != size_px:
+            reason = f"{frame.mask_path} is {mask_size_px} and its frame {size_px} (height, width)"
+            broken.add(BrokenFile(path=frame.image_path, reason=reason))
+    return broken
 
 
 def evaluate(
@@ -66,6 +78,8 @@ def evaluate(
 ) -> Scores:
     """Answer every frame and score the answers.
 
+    Broken files are counted, logged and left out. Frames whose parts are not labelled score 0 for them.
+
     Args:
         answer: From an RGB frame of the spec's size.
         frames: With their labels.
@@ -75,21 +89,35 @@ def evaluate(
         progress: Told the frames done.
 
     Raises:
-        DataError: If the frames don't fit the spec, see `check_frames`.
+        DataError: If the frames don't fit the spec or too many are broken, see `check_frames`.
     """
-    check_frames(frames, spec)
+    broken = _checked(frames, spec)
     index_by_class = {name: index for index, name in enumerate(spec.classes)}
     meter = ScoreMeter(classes=spec.classes)
     progress(step, 0, len(frames))
     for done, frame in enumerate(frames, start=1):
-        given = answer(frame_of_size(frame.image_path, spec.frame_size_px))
-        meter.add(
-            int(given.class_probs_L.argmax()),
-            index_by_class[frame.class_name],
-            given.parts_HW,
-            parts_HW_from_mask(frame.required_mask_path),
-            given.box_xyxy,
-            frame.box_xyxy,
-        )
+        decoded = _decoded(frame, spec)
+        if isinstance(decoded, BrokenFile):
+            broken.add(decoded)
+        else:
+            frame_HWC, true_parts_HW = decoded
+            given = answer(frame_HWC)
+            meter.add(
+                int(given.class_probs_L.argmax()),
+                index_by_class[frame.class_name],
+                given.parts_HW,
+                true_parts_HW,
+                given.box_xyxy,
+                frame.box_xyxy,
+            )
         progress(step, done, len(frames))
     return meter.scores(cost)
+
+
+def _decoded(frame: LabelledFrame, spec: ModelSpec) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None] | BrokenFile:
+    """Pixels and part bits of a frame; None for the parts where they are not labelled."""
+    try:
+        frame_HWC = frame_of_size(frame.image_path, spec.frame_size_px)
+        return frame_HWC, read_parts_HW(frame, frame_HWC.shape[:2])
+    except (FrameError, DataError) as error:
+        return BrokenFile(path=frame.image_path, reason=str(error))

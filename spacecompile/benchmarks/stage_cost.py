@@ -14,9 +14,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from spacecompile.benchmarks.records import StageCost
-from spacecompile.contract import Cost, Progress, no_progress
+from spacecompile.benchmarks.source import load_source
+from spacecompile.contract import Cost, ModelSpec, Progress, no_progress
 from spacecompile.export.rewrite.pipeline import rewrite_network
-from spacecompile.network.checkpoint import load_checkpoint
 from spacecompile.network.count import cost_of
 from spacecompile.network.model import MultiTaskNetwork
 
@@ -25,22 +25,25 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
     from fvcore.nn import FlopCountAnalysis
 
-STAGES = ("encoder", "decoder", "segmentation_head", "classification_head")
+STAGES = ("encoder", "decoder", "segmentation_head", "classification_head", "box_head")
+"""In the order of computation; a network without a box head has no such stage."""
+
 UPSAMPLING = "mask_upsampling"
 """Of the part logits to the input's size: the benchmark's count includes it, the network does not."""
 
 
-def stage_costs(checkpoint: Path, *, progress: Progress = no_progress) -> tuple[StageCost, ...]:
+def stage_costs(checkpoint: Path, spec: ModelSpec, *, progress: Progress = no_progress) -> tuple[StageCost, ...]:
     """Count a checkpoint's network as it was trained and as it ships.
 
     Args:
         checkpoint: Of the bundle.
+        spec: Of the bundle.
         progress: Told the rewrite passes.
 
     Returns:
         The stages in the order of computation; they add up to the cost of the whole.
     """
-    loaded = load_checkpoint(checkpoint)
+    loaded = load_source(checkpoint, spec)
     rewritten, _ = rewrite_network(loaded.network, skip_unproven=True, progress=progress)
     size_px = loaded.spec.input_size_px
     before, after = costs_by_stage(loaded.network, size_px), costs_by_stage(rewritten, size_px)
@@ -73,6 +76,7 @@ def costs_by_stage(network: MultiTaskNetwork, input_size_px: tuple[int, int]) ->
             macs_torch=sum(torch_flops.get(f"{root}.{stage}", {}).values()) // 2,
         )
         for stage in STAGES
+        if getattr(network, stage) is not None
     }
     whole = cost_of(network, input_size_px)
     costs[UPSAMPLING] = Cost(

@@ -18,7 +18,7 @@ from spacecompile.benchmarks.contest import INTERRUPTED, ContestSettings, run_co
 from spacecompile.benchmarks.draft import NO_DATA, Draft
 from spacecompile.benchmarks.environment import load_average
 from spacecompile.benchmarks.frames import FrameStream, labelled_frames, stream_from_bundle, stream_from_data
-from spacecompile.benchmarks.further import FurtherSettings, measure_further
+from spacecompile.benchmarks.further import FurtherSettings, measure_roofline, measure_sizes
 from spacecompile.benchmarks.machine import MachineWatch
 from spacecompile.benchmarks.paced import check_rate
 from spacecompile.benchmarks.peer_table import chosen_peers, not_installed
@@ -27,10 +27,10 @@ from spacecompile.benchmarks.records import BenchResult
 from spacecompile.benchmarks.result import result_of
 from spacecompile.benchmarks.score import check_frames, evaluate
 from spacecompile.benchmarks.throughput import measure_throughput, session_counts
-from spacecompile.benchmarks.variants import Entrant, answered_from_answer, entrants
+from spacecompile.benchmarks.variants import Entrant, answered_from_answer, entrants, no_onnx
 from spacecompile.contract import Budget, Progress, Variant, no_progress
 from spacecompile.data.spark import LabelledFrame
-from spacecompile.errors import BuildError, CheckpointError, IntegrityError, UsageError
+from spacecompile.errors import BuildError, CheckpointError, IntegrityError, SpacecompileError, UsageError
 from spacecompile.runtime.answer import Answer
 from spacecompile.runtime.bundle import Bundle
 from spacecompile.runtime.session import load
@@ -85,14 +85,16 @@ class BenchRun:
     Attributes:
         result: For the results file.
         samples: Frames with their answers.
+        failure: Of the first step after the latency run that failed; None where none did, or after an interrupt.
     """
 
     result: BenchResult
     samples: tuple[tuple[NDArray[np.uint8], Answer], ...]
+    failure: SpacecompileError | None = None
 
 
 def run_bench(bundle: Bundle, settings: BenchSettings, *, progress: Progress = no_progress) -> BenchRun:
-    """Measure a bundle. Interrupted, it returns what it has, marked as partial.
+    """Measure a bundle. Interrupted, or when a later step fails, it returns what it has, marked as partial.
 
     Args:
         bundle: With every hash checked.
@@ -100,7 +102,7 @@ def run_bench(bundle: Bundle, settings: BenchSettings, *, progress: Progress = n
         progress: Told each step.
 
     Raises:
-        SpacecompileError: If an input can't be used; nothing was measured then.
+        SpacecompileError: If an input can't be used, or fails before any latency was measured.
     """
     variants = _chosen_variants(bundle, settings.variants)
     asked, missing_backends = entrants(variants, settings.backends, settings.contest.how)
@@ -117,27 +119,84 @@ def run_bench(bundle: Bundle, settings: BenchSettings, *, progress: Progress = n
     try:
         draft.stream = _stream(bundle, settings)
         _start(bundle, asked, settings, draft, progress)
+        _race(bundle, asked, checkpoint, settings, draft, progress)
+        able = [entrant for entrant in asked if entrant.name in draft.contest.engines]
+        with draft.step("throughput"):
+            _throughput(bundle, able, settings, draft, progress)
+        with draft.step("scores"):
+            _score(bundle, able, labelled, draft, progress)
+        with draft.step("graphs"):
+            _graphs(bundle, variants, draft, progress)
+        with draft.step("stages"):
+            _stages(bundle, checkpoint, draft, progress)
+        with draft.step("torch_scores"):
+            _torch_score(bundle, able, labelled, checkpoint, settings, draft, progress=progress)
+        _further(bundle, able, settings, draft, sizes=sizes, progress=progress)
+    except KeyboardInterrupt:
+        draft.interrupted = True
+    result = result_of(bundle, settings, asked, draft)
+    failure = None if draft.interrupted else next(iter(draft.failed.values()), None)
+    return BenchRun(result=result, samples=tuple(draft.contest.samples), failure=failure)
+
+
+def _race(
+    bundle: Bundle,
+    asked: Sequence[Entrant],
+    checkpoint: Path | str,
+    settings: BenchSettings,
+    draft: Draft,
+    progress: Progress,
+) -> None:
+    """The latency run. What follows it inside, pace and energy, may fail without taking the samples with it.
+
+    Raises:
+        SpacecompileError: If nothing was measured yet.
+    """
+    try:
         run_contest(
             bundle,
             asked,
-            draft.stream,
+            _required(draft.stream),
             checkpoint,
             settings=settings.contest,
             contest=draft.contest,
             progress=progress,
         )
-        able = [entrant for entrant in asked if entrant.name in draft.contest.engines]
-        _throughput(bundle, able, settings, draft, progress)
-        _score(bundle, able, labelled, draft, progress)
-        _costs(bundle, variants, checkpoint, draft, progress)
-        _torch_score(able, labelled, checkpoint, settings, draft, progress)
-        measure_further(
-            bundle, able, draft.contest, draft.stream, settings.limits, draft.further, sizes=sizes, progress=progress
+    except SpacecompileError as error:
+        if not draft.contest.recording.app_ms:
+            raise
+        draft.failed["latency"] = error
+
+
+def _further(
+    bundle: Bundle,
+    able: Sequence[Entrant],
+    settings: BenchSettings,
+    draft: Draft,
+    *,
+    sizes: Path | None,
+    progress: Progress,
+) -> None:
+    """Limits and scaling, each on its own."""
+    if settings.limits is None:
+        return
+    with draft.step("roofline"):
+        measure_roofline(
+            bundle,
+            able,
+            draft.contest,
+            _required(draft.stream),
+            settings.limits,
+            draft.further,
+            progress=progress,
         )
-    except KeyboardInterrupt:
-        draft.partial = True
-    result = result_of(bundle, settings, asked, draft)
-    return BenchRun(result=result, samples=tuple(draft.contest.samples))
+    with draft.step("scaling"):
+        measure_sizes(bundle, able, draft.contest, settings.limits, draft.further, sizes=sizes, progress=progress)
+
+
+def _required(stream: FrameStream | None) -> FrameStream:
+    assert stream is not None  # `run_bench` has opened it
+    return stream
 
 
 def _chosen_variants(bundle: Bundle, names: Sequence[str]) -> tuple[Variant, ...]:
@@ -237,21 +296,28 @@ def _score(
             )
 
 
-def _costs(
-    bundle: Bundle, variants: Sequence[Variant], checkpoint: Path | str, draft: Draft, progress: Progress
-) -> None:
-    """Count the graphs, and the network's stages where its checkpoint is at hand; after the latency run."""
+def _graphs(bundle: Bundle, variants: Sequence[Variant], draft: Draft, progress: Progress) -> None:
+    """Count the graphs, after the latency run."""
+    no_files = {variant.name: reason for variant in variants if (reason := no_onnx(variant))}
+    if no_files:
+        draft.cost_notes["graphs"] = "; ".join(f"{name}: {reason}" for name, reason in no_files.items())
     try:
         draft.graphs = import_module("spacecompile.benchmarks.graph_cost").graph_costs(
             bundle, variants, progress=progress
         )
     except ModuleNotFoundError as error:
         draft.cost_notes["graphs"] = not_installed(error, "compile")
+
+
+def _stages(bundle: Bundle, checkpoint: Path | str, draft: Draft, progress: Progress) -> None:
+    """Count the network's stages where its checkpoint is at hand, after the latency run."""
     if isinstance(checkpoint, str):
         draft.cost_notes["stages"] = checkpoint
         return
     try:
-        draft.stages = import_module("spacecompile.benchmarks.stage_cost").stage_costs(checkpoint, progress=progress)
+        draft.stages = import_module("spacecompile.benchmarks.stage_cost").stage_costs(
+            checkpoint, bundle.manifest.spec, progress=progress
+        )
     except ModuleNotFoundError as error:
         draft.cost_notes["stages"] = not_installed(error, "compile")
     except (CheckpointError, BuildError) as error:
@@ -259,11 +325,13 @@ def _costs(
 
 
 def _torch_score(
+    bundle: Bundle,
     able: Sequence[Entrant],
     frames: Sequence[LabelledFrame],
     checkpoint: Path | str,
     settings: BenchSettings,
     draft: Draft,
+    *,
     progress: Progress,
 ) -> None:
     """PyTorch's scores on the same frames with every augmentation that the variants have; last, since it is slowest."""
@@ -276,6 +344,7 @@ def _torch_score(
             module = import_module("spacecompile.benchmarks.torch_scores")
             module.torch_scores(
                 checkpoint,
+                bundle.manifest.spec,
                 [entrant.variant.tta for entrant in able],
                 frames,
                 scores=draft.torch_scores,

@@ -24,14 +24,15 @@ def sample_floor(percentile: float) -> int:
     """Fewest samples from which a percentile may be printed.
 
     The smallest n for which at least two of n independent samples lie beyond the percentile with 99 % confidence:
-    1 - q^n - n (1-q) q^(n-1) >= 0.99. That is 11 for the median, 64 for p90, 662 for p99, 6,636 for p99.9.
+    1 - q^n - n (1-q) q^(n-1) >= 0.99. That is 11 for the median, 64 for p90, 662 for p99, 6,636 for p99.9. Below the
+    median the samples that are rare lie on the other side, so that p1 needs as many as p99.
 
     Raises:
         UsageError: If the percentile is not between 0 and 100, both excluded.
     """
     if not 0 < percentile < 100:
         raise UsageError(f"percentile {percentile:g} was asked for; give values between 0 and 100, both excluded.")
-    below = percentile / 100
+    below = max(percentile, 100 - percentile) / 100
     low, high = 1, 2
     while _beyond(below, high) < CONFIDENCE:
         low, high = high, high * 2

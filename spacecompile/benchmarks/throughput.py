@@ -28,11 +28,11 @@ DURATION_S = 3.0
 
 
 def session_counts(threads: int) -> tuple[int, ...]:
-    """How many sessions side by side are measured: one, and powers of two up to one per thread."""
+    """How many sessions side by side are measured: one, powers of two, and one per thread."""
     counts = [1]
     while counts[-1] * 2 <= threads:
         counts.append(counts[-1] * 2)
-    return tuple(counts)
+    return tuple(dict.fromkeys((*counts, threads)))
 
 
 def measure_throughput(

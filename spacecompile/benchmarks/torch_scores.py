@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spacecompile.benchmarks.score import evaluate
+from spacecompile.benchmarks.source import load_source
 from spacecompile.benchmarks.torch_reference import TorchReference
-from spacecompile.contract import Progress, Tta, no_progress
+from spacecompile.contract import ModelSpec, Progress, Tta, no_progress
 from spacecompile.data.spark import LabelledFrame
 from spacecompile.metrics import Scores
-from spacecompile.network.checkpoint import load_checkpoint
 
 
 def torch_scores(
     checkpoint: Path,
+    spec: ModelSpec,
     ttas: Sequence[Tta],
     frames: Sequence[LabelledFrame],
     *,
@@ -28,18 +29,19 @@ def torch_scores(
 
     Args:
         checkpoint: Of the bundle.
+        spec: Of the bundle.
         ttas: Test-time augmentations.
         frames: With their labels.
         scores: Is filled one by one; still valid after a KeyboardInterrupt.
         progress: Told the frames done.
     """
-    loaded = load_checkpoint(checkpoint)
+    loaded = load_source(checkpoint, spec)
     for tta in dict.fromkeys(ttas):
         reference = TorchReference(loaded, tta)
         scores[tta] = evaluate(
             reference,
             frames,
-            spec=loaded.spec,
+            spec=spec,
             cost=reference.cost(),
             step=f"score PyTorch {tta}",
             progress=progress,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import cycle
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,16 @@ from spacecompile.runtime.session import Session, load
 
 SLOW_EVERY = 4
 """A variant with test-time augmentation runs eight views: it takes part in every fourth round."""
+
+
+def no_onnx(variant: Variant) -> str | None:
+    """Why a variant's file can't be counted node by node; None where it can.
+
+    A plan is what an engine compiled for one GPU: its nodes are the engine's own.
+    """
+    if PurePosixPath(variant.path).suffix == ".onnx":
+        return None
+    return f"{variant.path} is no ONNX file; the graph that it was compiled from is counted under its own variant"
 
 
 class VariantContestant:

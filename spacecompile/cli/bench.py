@@ -28,7 +28,9 @@ def bench(
         Path | None, typer.Argument(help="Bundle that `build` made. [default: one of the reference checkpoint]")
     ] = None,
     *,
-    data: Annotated[Path | None, typer.Option(help="Labelled frames in the SPARK format; adds the scores.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Labelled frames in the SPARK format: adds the scores, and times these.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Of --data.")] = "val",
     limit: Annotated[int | None, typer.Option(help="Frames to score; all if not given.")] = None,
     variant: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
@@ -36,20 +38,28 @@ def bench(
         str,
         typer.Option(help="Engine of the variants: auto, all that are certified, or names with commas."),
     ] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Of every contestant; the usable cores if not given.")] = None,
-    spinning: Annotated[bool, typer.Option("--spinning/--no-spinning", help="Idle threads wait busily.")] = True,
+    threads: Annotated[
+        int | None, typer.Option(help="Of every contestant on the CPU; the usable cores if not given.")
+    ] = None,
+    spinning: Annotated[
+        bool, typer.Option("--spinning/--no-spinning", help="Idle threads of the variants wait busily.")
+    ] = True,
     peers: Annotated[
         bool, typer.Option("--peers/--no-peers", help="Measure PyTorch and plain exports too, and count its stages.")
     ] = True,
-    peer: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Source of the bundle, for the peers.")] = None,
-    duration: Annotated[float, typer.Option(help="Seconds of the latency run.")] = 60.0,
-    samples: Annotated[int, typer.Option(help="Rounds to measure at least; 64 is the floor of p90.")] = 64,
+    peer: Annotated[list[str] | None, typer.Option(help="Only this peer; may be repeated.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Source of the bundle: for peers, stages, PyTorch's scores, --scaling.")
+    ] = None,
+    duration: Annotated[float, typer.Option(help="Seconds of the latency run at least; see --samples too.")] = 60.0,
+    samples: Annotated[
+        int, typer.Option(help="Samples of each at least, a quarter of it with views; p90 needs 64, p99 662.")
+    ] = 64,
     warmup: Annotated[int, typer.Option(help="Rounds before, at least.")] = 3,
     warmup_seconds: Annotated[float, typer.Option(help="Seconds before, at least.")] = 2.0,
     rate: Annotated[float | None, typer.Option(help="Hand over frames at so many Hz too; counts misses.")] = None,
     paced_seconds: Annotated[float, typer.Option(help="With --rate: how long.")] = 10.0,
-    starts: Annotated[int, typer.Option(help="Processes per variant for load time and memory.")] = 3,
+    starts: Annotated[int, typer.Option(help="Processes per variant for load time and memory; 0 for none.")] = 3,
     from_file: Annotated[bool, typer.Option("--from-file/--no-from-file", help="Time image files too.")] = True,
     throughput: Annotated[
         bool, typer.Option("--throughput", help="Frames per second of sessions side by side.")
@@ -59,11 +69,16 @@ def bench(
         bool, typer.Option("--torch-scores/--no-torch-scores", help="With --data: PyTorch's scores beside.")
     ] = True,
     percentiles: Annotated[str, typer.Option(help="To print, for example 50,90,99,99.9.")] = "50,90,99",
-    budget: Annotated[Path | None, typer.Option(help="TOML file with limits, gmacs_max = 5 for example.")] = None,
+    budget: Annotated[
+        Path | None,
+        typer.Option(help="TOML file with limits, gmacs_max = 5 for example; the benchmark's if not given."),
+    ] = None,
     roofline: Annotated[
         bool, typer.Option("--roofline/--no-roofline", help="Measure the machine's limits, and the share reached.")
     ] = True,
-    profile: Annotated[bool, typer.Option("--profile", help="Time every layer in its engine.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Time every layer in its engine; measures the limits too.")
+    ] = False,
     scaling: Annotated[
         bool, typer.Option("--scaling", help="Build other sizes, batches and threads, and measure them.")
     ] = False,
@@ -134,7 +149,12 @@ def bench(
         torch_scores=torch_scores,
         throughput=throughput,
         limits=FurtherSettings(
-            duration_s=duration, threads=how.threads, spinning=spinning, profile=profile, scaling=scaling
+            duration_s=duration,
+            threads=how.threads,
+            spinning=spinning,
+            roofline=roofline,
+            profile=profile,
+            scaling=scaling,
         )
         if roofline or profile or scaling
         else None,
@@ -164,6 +184,7 @@ def bench_bundle(
     Raises:
         BudgetError: If a limit is exceeded, after everything was written.
         InterruptedRunError: After an interrupt, once the partial result was written.
+        SpacecompileError: That of a step after the latency run that failed, once the partial result was written.
     """
     from spacecompile.benchmarks.budget import budget_error
     from spacecompile.benchmarks.suite import check_settings, run_bench
@@ -177,15 +198,17 @@ def bench_bundle(
     with console.progress_bar() as progress:
         run = run_bench(open_bundle(root), settings, progress=progress)
     result = run.result
-    error: SpacecompileError | None = budget_error(result.budget)
-    if result.partial:
+    error: SpacecompileError | None = run.failure or budget_error(result.budget)
+    if result.partial and run.failure is None:
         error = InterruptedRunError(
             f"stopped; what was measured until then stands above, marked as partial{_where(report, json)}."
         )
     say_result(result, percentiles)
+    if json not in (None, "-"):  # first: a report that can't be made must not cost the numbers
+        console.emit_json(_with_error(result, error), str(json))
     if report is not None:
         _write_report(report, run)
-    if json is not None:  # last: once stdout holds the document, nothing that fails may add another
+    if json == "-":  # last: once stdout holds the document, nothing that fails may add another
         console.emit_json(_with_error(result, error), json)
     console.say(f"measured in {time.perf_counter() - start_s:.0f} s" + _where(report, json))
     if error:

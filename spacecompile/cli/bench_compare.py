@@ -11,7 +11,8 @@ from spacecompile.cli import console
 from spacecompile.errors import SpacecompileError, UsageError
 
 if TYPE_CHECKING:
-    from spacecompile.benchmarks.comparison import Change, Comparison, NamedResult
+    from spacecompile.benchmarks.comparison import NamedResult
+    from spacecompile.benchmarks.comparison_records import Change, Comparison
 
 _STYLES = {"same": "dim", "better": "green", "worse": "bold red", "not judged": "yellow"}
 
@@ -71,7 +72,7 @@ def _say(comparison: Comparison) -> None:
             escape(change.what),
             _number(change, change.old),
             _number(change, change.new),
-            _percent(change.change) + "%",
+            _percent(change.change if change.over_peers is None else change.over_peers) + "%",
             "..".join(map(_percent, change.interval)) if change.interval else "",
             f"[{_STYLES[change.verdict]}]{change.verdict}[/]",
         )
@@ -79,6 +80,8 @@ def _say(comparison: Comparison) -> None:
     for note in dict.fromkeys(change.note for change in comparison.changes if change.note):
         which = ", ".join(change.what for change in comparison.changes if change.note == note)
         console.say(f"[yellow]not judged[/] {escape(which)}: {escape(note)}")
+    if any(change.over_peers is not None for change in comparison.changes):
+        console.say("[dim]changes of latency are over those of the peers, which say how far the machine moved[/]")
     for peer, drift in comparison.drift.items():
         console.say(f"[dim]the machine: peer {escape(peer)} took {drift:+.1%} time in the new file[/]")
     for name, where in [(name, "old") for name in comparison.only_old] + [(n, "new") for n in comparison.only_new]:

@@ -75,6 +75,8 @@ def _say_stages(budget: BudgetReport) -> None:
 
 
 def _say_graphs(budget: BudgetReport) -> None:
+    if budget.graphs and "graphs" in budget.notes:
+        console.say(f"not counted: {escape(budget.notes['graphs'])}")
     if not budget.graphs:
         return
     table = plain_table(
@@ -217,9 +219,10 @@ def _say_energy(result: BenchResult) -> None:
             numbers = (energy.joules_per_frame, energy.watts, energy.idle_watts)
             table.add_row(name, *(f"{value:.2f}" for value in numbers), escape(energy.counter))
         console.stderr.print(table)
+    if not isinstance(result.energy_note, UnsetType):
+        console.say(f"[bold]Energy[/] {escape(result.energy_note)}")
+    if not isinstance(result.energy, UnsetType) or not isinstance(result.energy_note, UnsetType):
         console.say("")
-    elif not isinstance(result.energy_note, UnsetType):
-        console.say(f"[bold]Energy[/] {escape(result.energy_note)}\n")
 
 
 def _say_missing_backends(result: BenchResult) -> None:
@@ -255,6 +258,8 @@ def _say_peers(result: BenchResult) -> None:
     for peer_name, peer in result.peers.items():
         if peer.missing and reasons:
             console.say(f"{peer_name} is missing: {escape(peer.missing)}")
+        elif peer.note and not peer.missing:
+            console.say(f"{peer_name}: {escape(peer.note)}")
         if not isinstance(peer.agreement, UnsetType):
             agreement = peer.agreement
             console.say(

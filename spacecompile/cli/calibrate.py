@@ -24,7 +24,7 @@ def calibrate(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="Checkpoint file.")],
     *,
     data: Annotated[Path, typer.Option("--data", help="Folder in the SPARK format with the splits train and val.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Checkpoint to write.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Checkpoint to write: .pt or .safetensors.")],
     tta: Annotated[Tta, typer.Option(help="Calibrate graphs with these views too; eight times the work.")] = "none",
     head: Annotated[
         bool, typer.Option("--head", help="Train a box regression head too, on the frozen network.")

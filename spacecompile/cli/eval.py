@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from spacecompile.data.spark import LabelledFrame
     from spacecompile.metrics import Scores
 
-FORWARD_PASSES: dict[Tta, int] = {"none": 1, "d4": 8, "d4-median": 8}
-"""Per frame: D4 has eight views."""
-
 SCORE_NAMES = ("s_cls", "s_det", "s_seg", "s_acc", "s_flops", "s_params", "s_final")
 
 
@@ -75,6 +72,10 @@ def eval_(
         else:
             chosen_tta = _checkpoint_tta(source, variant=variant, tta=tta, precision=precision, backend=backend)
             facts, scores = _checkpoint_scores(source, frames, progress, tta=chosen_tta, threads=threads)
+    if not any(frame.has_parts for frame in frames):
+        console.say("the frames have no labelled parts, so s_seg is 0 and s_acc and s_final are too low")
+    if left_out := len(frames) - scores.frames:
+        console.say(f"{left_out} of {len(frames)} frames are broken and left out")
     _say(facts, scores, time.perf_counter() - start_s)
     if json is not None:
         values = {name: getattr(scores, name) for name in SCORE_NAMES}
@@ -88,6 +89,7 @@ def _bundle_scores(
 ) -> tuple[dict[str, Any], Scores]:
     from spacecompile.benchmarks.score import evaluate
     from spacecompile.benchmarks.variants import answered_from_answer
+    from spacecompile.metrics import FORWARD_PASSES
     from spacecompile.runtime.bundle import open_bundle
     from spacecompile.runtime.session import load
 
@@ -136,6 +138,7 @@ def _checkpoint_scores(
 
     from spacecompile.benchmarks.score import evaluate
     from spacecompile.benchmarks.torch_reference import TorchReference
+    from spacecompile.metrics import FORWARD_PASSES
     from spacecompile.network.checkpoint import load_checkpoint
     from spacecompile.runtime.threads import usable_cores
 

@@ -14,6 +14,11 @@ _FIELD_OF_FLAG = {"clip": "clip_norm", "imgsz": "input_size_px", "frame": "frame
 """Where a flag's name is not the field's."""
 
 
+def fields_of_flags(given: Collection[str]) -> set[str]:
+    """Fields of recipe and spec that some flags set."""
+    return {_FIELD_OF_FLAG.get(flag, flag) for flag in given}
+
+
 def with_recipe(
     text: str, *, recipe: Recipe, spec_changes: dict[str, Any], given: Collection[str]
 ) -> tuple[Recipe, dict[str, Any]]:
@@ -29,7 +34,7 @@ def with_recipe(
         UsageError: If there is no such recipe.
     """
     named = recipe_named(text)
-    fields = {_FIELD_OF_FLAG.get(flag, flag) for flag in given}
+    fields = fields_of_flags(given)
     numbers = {name: getattr(recipe, name) for name in recipe.__struct_fields__ if name in fields}
     network = {name: value for name, value in spec_changes.items() if name in fields}
     left_as_they_are = {name: value for name, value in spec_changes.items() if name not in named.spec}

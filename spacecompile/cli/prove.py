@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from spacecompile.cli import console
-from spacecompile.errors import InterruptedRunError, MissingPartError, ParityError, SpacecompileError, UsageError
+from spacecompile.errors import (
+    DeviceError,
+    DeviceLostError,
+    InterruptedRunError,
+    MissingPartError,
+    ParityError,
+    SpacecompileError,
+    UsageError,
+)
 from spacecompile.extras import require_extra
 
 if TYPE_CHECKING:
@@ -43,7 +51,12 @@ def device_index(device: str, *, prove: bool) -> int | None:
             if prove
             else "--device cuda goes with --prove; to time one backend on a GPU, name it with --backend."
         )
-    return int(found[1] or 0) if on_gpu else None
+    if int(found[1] or 0) > 0:
+        raise UsageError(
+            f"--prove runs on the first GPU that CUDA sees, since PyTorch and every peer do: set "
+            f"CUDA_VISIBLE_DEVICES={found[1]} and give --device cuda."
+        )
+    return 0 if on_gpu else None
 
 
 def prove_bundle(
@@ -153,20 +166,21 @@ def _run(
 ) -> Proof:
     from spacecompile.benchmarks.peer_table import PEERS, open_peers
     from spacecompile.benchmarks.prove import ProofInput, ProofSettings, prove
+    from spacecompile.benchmarks.source import load_source
     from spacecompile.export.frames import parity_frames
-    from spacecompile.network.checkpoint import load_checkpoint
     from spacecompile.runtime.threads import usable_cores
 
     threads = usable_cores()
     with console.progress_bar() as progress, ExitStack() as stack:
-        frames = parity_frames(bundle.manifest.spec.frame_size_px, data=data, count=PARITY_FRAMES, progress=progress)
+        spec = bundle.manifest.spec
+        frames = parity_frames(spec.frame_size_px, data=data, count=PARITY_FRAMES, progress=progress)
         entries = tuple(entry for entry in PEERS if entry.cuda)
-        peers, missing = open_peers(checkpoint, threads=threads, entries=entries, progress=progress)
+        peers, missing = open_peers(checkpoint, spec, threads=threads, entries=entries, progress=progress)
         for peer in peers:
             stack.callback(peer.close)
         given = ProofInput(
             bundle=bundle,
-            checkpoint=load_checkpoint(checkpoint),
+            checkpoint=load_source(checkpoint, spec),
             frames=frames,
             peers=peers,
             missing_peers=missing,
@@ -196,6 +210,8 @@ def say_proof(proof: Proof) -> None:
 
 def error_of(proof: Proof) -> SpacecompileError | None:
     """What the command fails with, if it does."""
+    if proof.stopped_by:
+        return DeviceLostError(f"{proof.stopped_by} What was shown until then stands above, marked as partial.")
     if proof.partial:
         return InterruptedRunError("stopped; what was shown until then stands above, marked as partial.")
     failed = [
@@ -211,4 +227,6 @@ def error_of(proof: Proof) -> SpacecompileError | None:
     ]
     if failed:
         return ParityError(f"the proof fails: {'. '.join(failed)}. Do not use these variants on this GPU.")
+    if not proof.parity:
+        return DeviceError(f"nothing could be proven: {' '.join(proof.unproven)}")
     return None

@@ -14,7 +14,6 @@ from rich.table import Column, Table
 from spacecompile.cli import console
 from spacecompile.cli.openmp import wait_passively
 from spacecompile.cli.values import names_from_text, size_px_from_text
-from spacecompile.errors import UsageError
 from spacecompile.extras import require_extra
 
 if TYPE_CHECKING:
@@ -31,13 +30,16 @@ BatchFlag = Annotated[int, typer.Option(help="Frames per step.")]
 LrFlag = Annotated[float | None, typer.Option(help="Peak learning rate; the recipe's if not given.")]
 ImgszFlag = Annotated[str, typer.Option(help="Input size that candidates are trained at.")]
 ChargeFlag = Annotated[
-    str | None, typer.Option(help="Input size that multiply-adds are counted at; --imgsz if not given.")
+    str | None,
+    typer.Option(help="Input size that multiply-adds are counted at; --imgsz if not given. Larger inputs cost more."),
 ]
 FrameFlag = Annotated[str, typer.Option(help="Camera frame size in pixels, HEIGHTxWIDTH.")]
 LimitFlag = Annotated[int, typer.Option(min=0, help="Training frames to use; 0 for all.")]
 ValFlag = Annotated[int, typer.Option(min=0, help="Frames to validate on per epoch; 0 for all.")]
 SeedFlag = Annotated[int, typer.Option(help="Of weights, order and augmentation.")]
-DeviceFlag = Annotated[str, typer.Option(help="auto, cpu or cuda; Ray hands out the GPUs.")]
+DeviceFlag = Annotated[
+    str, typer.Option(help="auto, cpu or cuda; Ray hands out the GPUs, and without --gpus it is the CPU.")
+]
 GpusFlag = Annotated[float, typer.Option(min=0, help="GPUs per candidate; fractions share one.")]
 ThreadsFlag = Annotated[int, typer.Option(min=1, help="CPU threads per candidate.")]
 AtOnceFlag = Annotated[
@@ -103,18 +105,18 @@ def architectures(
     from spacecompile.search.study import search_architectures
     from spacecompile.train.recipe import Recipe
 
-    named = names_from_text(recipes) if recipes else ()
-    chosen = tuple(pair_from_text(text) for text in names_from_text(pairs)) if pairs else ()
+    named = names_from_text(recipes, "--recipes") if recipes else ()
+    chosen = tuple(pair_from_text(text) for text in names_from_text(pairs, "--pairs")) if pairs else ()
     if encoders or decoders or not (chosen or named):
         grid = all_pairs(
-            names_from_text(decoders) if decoders else POST_DECODERS,
-            names_from_text(encoders) if encoders else POST_ENCODERS,
+            names_from_text(decoders, "--decoders") if decoders else POST_DECODERS,
+            names_from_text(encoders, "--encoders") if encoders else POST_ENCODERS,
         )
         chosen = (*grid, *chosen)
     recipe = Recipe(
         epochs=epochs,
         batch_size=batch_size,
-        lr=lr or 1e-3,
+        lr=1e-3 if lr is None else lr,
         encoder_lr_scale=encoder_lr_scale,
         zoom=zoom,
         seed=seed,
@@ -169,11 +171,13 @@ def hyperparameters(
     from spacecompile.train.named import recipe_named
 
     named = recipe_named(recipe)
-    chosen = names_from_text(phases) if phases else tuple(PHASES)
-    if unknown := [name for name in chosen if name not in PHASES]:
-        raise UsageError(f"no phase is named {unknown[0]!r}; --phases takes some of {', '.join(PHASES)}.")
+    chosen = names_from_text(phases, "--phases") if phases else tuple(PHASES)
     numbers = msgspec.structs.replace(
-        named.recipe, epochs=epochs, batch_size=batch_size, seed=seed, lr=lr or named.recipe.lr
+        named.recipe,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        lr=named.recipe.lr if lr is None else lr,
     )
     sizes = {} if imgsz is None else {"input_size_px": list(size_px_from_text(imgsz, "--imgsz"))}
     base = msgspec.structs.replace(named, recipe=numbers, spec={**named.spec, **sizes, **_frame(frame)})

@@ -66,8 +66,11 @@ def train(
     lovasz_weight: Annotated[float, typer.Option(help="Weight of the Lovasz hinge on the parts; 0 for none.")] = 0.0,
     class_weight: Annotated[float, typer.Option(help="Weight of the classification loss.")] = 1.0,
     box_loss_weight: Annotated[
-        float, typer.Option(help="Weight of a loss on the mask's box, after 30 % of the run; 0 for none.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            help="Of a loss on the mask's box, after 30 % of the run. Without masks: from the start, 1 if not given."
+        ),
+    ] = None,
     teacher: Annotated[
         Path | None, typer.Option(help="Checkpoint to imitate as well: its answers, averaged over eight D4 views.")
     ] = None,
@@ -123,6 +126,10 @@ def train(
     _check_choice("augment", augment, ("none", "light", "medium", "heavy"))
     _check_choice("cache", cache, ("auto", "ram", "none"))
     _refuse_changes_on_resume(ctx, resume=resume)
+    if teacher is None and _is_given(ctx, "teacher_weight"):
+        raise UsageError(
+            "--teacher-weight weighs a teacher's answers, and there is no --teacher. Name one, or leave it out."
+        )
     modules.torch.set_num_threads(threads or modules.torch.get_num_threads())
     launch, is_first = _launch_of_torchrun(modules)
     numbers = modules.Recipe(
@@ -149,8 +156,10 @@ def train(
         teacher_weight=teacher_weight,
     )
     changes = _spec_changes(imgsz=imgsz, frame=frame, mean=mean, std=std, dropout=dropout, classes=classes)
+    given = [name for name in (*RECIPE_FLAGS, *SPEC_FLAGS) if _is_given(ctx, name)]
+    if init is not None:  # whose own values hold wherever no flag says otherwise
+        changes = {name: value for name, value in changes.items() if name in modules.fields_of_flags(given)}
     if recipe is not None:
-        given = [name for name in (*RECIPE_FLAGS, *SPEC_FLAGS) if _is_given(ctx, name)]
         numbers, changes = modules.with_recipe(recipe, recipe=numbers, spec_changes=changes, given=given)
     job = modules.TrainJob(
         data=data,
@@ -179,12 +188,19 @@ def _training_modules() -> Any:
     """What the command needs of torch and the training stage, imported now and not with the command line."""
     import torch
 
-    from spacecompile.cli.named_recipe import with_recipe
+    from spacecompile.cli.named_recipe import fields_of_flags, with_recipe
     from spacecompile.train.recipe import Recipe
     from spacecompile.train.run import TrainJob
     from spacecompile.train.world import Launch
 
-    return SimpleNamespace(torch=torch, Recipe=Recipe, TrainJob=TrainJob, Launch=Launch, with_recipe=with_recipe)
+    return SimpleNamespace(
+        torch=torch,
+        Recipe=Recipe,
+        TrainJob=TrainJob,
+        Launch=Launch,
+        with_recipe=with_recipe,
+        fields_of_flags=fields_of_flags,
+    )
 
 
 def _launch_of_torchrun(modules: Any) -> tuple[Launch | None, bool]:
@@ -215,7 +231,7 @@ def _run(job: TrainJob, *, is_first: bool) -> TrainReport:
             has_state = _state_of(job.output) not in (None, None if job.resume else state_before)
             raise _interrupted(job, has_state=has_state) from error
     if is_first:
-        _say_result(report, wall_s=time.perf_counter() - start_s)
+        _say_result(report, data=job.data, wall_s=time.perf_counter() - start_s)
     return report
 
 
@@ -326,7 +342,7 @@ def _interrupted(job: TrainJob, *, has_state: bool) -> InterruptedRunError:
     )
 
 
-def _say_result(report: TrainReport, *, wall_s: float) -> None:
+def _say_result(report: TrainReport, *, data: Path, wall_s: float) -> None:
     scores = report.scores
     _say(
         f"{report.checkpoint}  {report.checkpoint_bytes / 1e6:.2f} MB  trained {report.elapsed_s:.0f} s  "
@@ -337,7 +353,11 @@ def _say_result(report: TrainReport, *, wall_s: float) -> None:
         f"s_seg {scores.s_seg:.4f}  s_acc {scores.s_acc:.4f}  s_final {scores.s_final:.4f}  on {scores.frames} frames"
     )
     _say(f"page: {report.checkpoint.with_name('report.html')}")
-    _say(f"next: [bold]spacecompile build {console.quoted(report.checkpoint)}[/]")
+    calibrated = report.checkpoint.with_name("calibrated.pt")
+    _say(
+        f"next: [bold]spacecompile calibrate {console.quoted(report.checkpoint)} --data {console.quoted(data)} "
+        f"-o {console.quoted(calibrated)}[/], then [bold]spacecompile build {console.quoted(calibrated)}[/]"
+    )
 
 
 def _result(report: TrainReport) -> dict[str, Any]:

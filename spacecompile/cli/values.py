@@ -30,6 +30,19 @@ def channels_from_text(text: str, flag: str) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def names_from_text(text: str) -> tuple[str, ...]:
-    """Names from a list with commas, spaces around each dropped."""
-    return tuple(name.strip() for name in text.split(","))
+def names_from_text(text: str, flag: str | None = None) -> tuple[str, ...]:
+    """Names from a list with commas, spaces around each dropped.
+
+    Args:
+        text: As typed.
+        flag: That gave it; without one the caller judges the names.
+
+    Raises:
+        UsageError: If there is a flag, and a name is empty or comes twice.
+    """
+    names = tuple(name.strip() for name in text.split(","))
+    if flag and not all(names):
+        raise UsageError(f"{flag} is {text!r}, with an empty name in it. Give names with one comma between them.")
+    if flag and (twice := next((name for name in names if names.count(name) > 1), None)):
+        raise UsageError(f"{flag} names {twice} twice. Name each once.")
+    return names

@@ -1,7 +1,8 @@
 """Plans inside a bundle, made on the machine that will run them: built, tested, and only then swapped in.
 
-The new bundle is written beside the old one, its plans answer the self-test from there, and it takes the old one's
-place in one rename. Until then, and after any failure, the old bundle is what is found. Needs neither torch nor onnx.
+The new bundle is written beside the old one, its plans answer the self-test from there, and two renames put it in the
+old one's place. After any failure the old bundle is what is found; for the moment between the renames none is, and who
+is killed just then gets the old one back from the next build or rebuild. Needs neither torch nor onnx.
 """
 
 from __future__ import annotations
@@ -110,7 +111,8 @@ def rebuild(
     target = target_of(api, options)
     names = {variant.name: f"{_PREFIXES[api.kind]}-{variant.name}-{target}" for variant in variants}
     removed = tuple(plan.name for plan in bundle.manifest.variants if _is_replaced(plan, variants, api.kind))
-    with bundle_writer(bundle.root) as writer:
+    # A link stays one: the folder that it points to is what changes.
+    with bundle_writer(bundle.root.resolve()) as writer:
         kept = [it for it in bundle.manifest.variants if it.name not in removed]
         _copy(bundle, writer, without=removed)
         plans: dict[str, EngineFacts] = {}

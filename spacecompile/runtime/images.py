@@ -35,7 +35,8 @@ def find_images(arguments: Sequence[str], *, recursive: bool = False) -> list[Na
 
     Args:
         arguments: Files; folders, which stand for the images in them; the root of a SPARK data set, which stands for
-            everything below its `images`; patterns with `*`, `?`, `[...]` or `**`, for shells that pass them on.
+            everything below its `images`, or in 2022's layout for its labelled splits; patterns with `*`, `?`, `[...]`
+            or `**`, for shells that pass them on.
         recursive: Take the images of subfolders too.
 
     Raises:
@@ -94,10 +95,17 @@ def _images_in(folder: Path, *, recursive: bool) -> list[Path]:
     found = _images_among(folder.rglob("*") if recursive else folder.iterdir())
     if not found and not recursive:
         found = _images_among((folder / "images").rglob("*"))
+        found = found or _images_among(path for split in _labelled_splits(folder) for path in split.iterdir())
     if not found:
         advice = "Check the path." if recursive else "Check the path, or take subfolders along with --recursive."
         raise UsageError(f"folder {folder} holds no image ({', '.join(SUFFIXES)}). {advice}")
     return found
+
+
+def _labelled_splits(folder: Path) -> list[Path]:
+    """Subfolders of a SPARK 2022 root: those that a label table is named after."""
+    tables = (*folder.glob("*.csv"), *(folder / "labels").glob("*.csv"))
+    return sorted({split for table in tables if (split := folder / table.stem).is_dir()})
 
 
 def _images_among(paths: Iterable[Path]) -> list[Path]:

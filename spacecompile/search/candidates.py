@@ -80,7 +80,12 @@ def _of_pair(architecture: str, encoder: str, *, recipe: Recipe, spec: dict[str,
 
 def default_depth(architecture: str) -> int:
     """Encoder stages that smp gives an architecture: PSPNet has three; the spec's default for a class it lacks."""
+    depth = default_of(architecture, "encoder_depth")
+    return depth if isinstance(depth, int) else ModelSpec().encoder_depth
+
+
+def default_of(architecture: str, option: str) -> Any:
+    """Value that smp gives an architecture's option; None for one that it does not know."""
     kind = getattr(smp, architecture, None)
     known = inspect.signature(kind).parameters if isinstance(kind, type) else {}
-    depth = known["encoder_depth"].default if "encoder_depth" in known else None
-    return depth if isinstance(depth, int) else ModelSpec().encoder_depth
+    return known[option].default if option in known else None

@@ -18,6 +18,9 @@ from spacecompile.network.run import run_once
 from spacecompile.search.results import Costs
 from spacecompile.train.named import NamedRecipe
 
+INPUT_MULTIPLE_PX = 32
+"""Of every side of an input."""
+
 log = logging.getLogger(__name__)
 
 
@@ -48,6 +51,7 @@ def count_all(
     candidates: Sequence[NamedRecipe],
     *,
     charged_size_px: tuple[int, int] | None,
+    charged_for_px: tuple[int, int] | None = None,
     cache: Path,
     progress: Progress = no_progress,
 ) -> dict[str, Costs | str]:
@@ -56,6 +60,7 @@ def count_all(
     Args:
         candidates: Different names.
         charged_size_px: (height, width) to count at; each candidate's own input when None.
+        charged_for_px: Input that it stands for: a larger one is charged as much more. None charges all inputs alike.
         cache: JSON file of networks counted before, read and extended after each.
         progress: Told after each.
 
@@ -67,7 +72,7 @@ def count_all(
     progress("count", 0, len(candidates))
     for done, candidate in enumerate(candidates, start=1):
         spec = candidate.model_spec()
-        size_px = charged_size_px or spec.input_size_px
+        size_px = _charged(spec.input_size_px, charged_size_px, charged_for_px)
         key = msgspec.json.encode([spec, size_px]).decode()
         try:
             known[key] = known.get(key) or costs_of(spec, size_px)
@@ -78,6 +83,21 @@ def count_all(
         write_file(cache, msgspec.json.encode(known))
         progress("count", done, len(candidates))
     return found
+
+
+def _charged(
+    input_px: tuple[int, int], charged_px: tuple[int, int] | None, charged_for_px: tuple[int, int] | None
+) -> tuple[int, int]:
+    """Rounded up to what encoders take; a candidate of the size that is stood for is charged exactly."""
+    if charged_px is None:
+        return input_px
+    if charged_for_px in (None, input_px):
+        return charged_px
+    sides = zip(charged_px, input_px, charged_for_px or input_px, strict=True)
+    height, width = (
+        -(-charged * side // (base * INPUT_MULTIPLE_PX)) * INPUT_MULTIPLE_PX for charged, side, base in sides
+    )
+    return height, width
 
 
 def _read(cache: Path) -> dict[str, Costs]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from spacecompile.benchmarks.environment import load_average
 from spacecompile.contract import Progress, no_progress
+from spacecompile.errors import UsageError
+from spacecompile.search.candidates import default_of
+from spacecompile.search.counting import INPUT_MULTIPLE_PX
 from spacecompile.search.results import Phase, SearchResult
 from spacecompile.search.study import SearchJob, circumstances, prepare, require_best, train_all, write_result
 from spacecompile.train.named import NamedRecipe
@@ -22,8 +25,6 @@ _WIDTHS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "FPN": ("decoder_segmentation_channels", (64, 128)),
 }
 """The option that is the decoder's width, and values around smp's default. Others have one width per stage."""
-
-_INPUT_MULTIPLE_PX = 32
 
 
 def learning_rates(base: NamedRecipe) -> tuple[NamedRecipe, ...]:
@@ -40,11 +41,12 @@ def width_and_resolution(base: NamedRecipe) -> tuple[NamedRecipe, ...]:
     spec = base.model_spec()
     found = [_with(base, "as-before")]
     option, widths = _WIDTHS.get(spec.architecture, ("", ()))
+    current = spec.decoder_options.get(option, default_of(spec.architecture, option))
     for width in widths:
-        if spec.decoder_options.get(option) != width:
+        if width != current:
             options = {**spec.decoder_options, option: width}
             found.append(_with(base, f"width-{width}", spec={"decoder_options": options}))
-    larger = [side_px * 3 // 2 // _INPUT_MULTIPLE_PX * _INPUT_MULTIPLE_PX for side_px in spec.input_size_px]
+    larger = [side_px * 3 // 2 // INPUT_MULTIPLE_PX * INPUT_MULTIPLE_PX for side_px in spec.input_size_px]
     found.append(_with(base, f"input-{larger[0]}", spec={"input_size_px": larger}))
     return tuple(found)
 
@@ -80,7 +82,7 @@ PHASES: dict[str, Callable[[NamedRecipe], tuple[NamedRecipe, ...]]] = {
 
 
 def search_hyperparameters(
-    base: NamedRecipe, job: SearchJob, *, phases: Iterable[str] = tuple(PHASES), progress: Progress = no_progress
+    base: NamedRecipe, job: SearchJob, *, phases: Sequence[str] = tuple(PHASES), progress: Progress = no_progress
 ) -> SearchResult:
     """Run the phases one after the other.
 
@@ -89,19 +91,22 @@ def search_hyperparameters(
 
     Args:
         base: To begin with.
-        job: Of the search. Multiply-adds are counted at each candidate's own input unless it says otherwise.
-        phases: Keys of `PHASES`, in order.
+        job: Of the search. Multiply-adds are counted at each candidate's own input, or where the job says a size at
+            that size for the base's input and in proportion for larger ones.
+        phases: Keys of `PHASES`, in order, each once.
         progress: Told the steps.
 
     Raises:
         OutputError, DataError, InterruptedRunError: As `search_architectures`.
         BuildError: If every candidate of a phase failed.
+        UsageError: If a phase is unknown or comes twice.
     """
     start_s, load_start = time.perf_counter(), load_average()
-    prepare(job, (base,))
-    best, done = base, []
+    _check_phases(phases)
+    prepare(job, (base,), phases=phases)
+    best, done, base_size_px = base, [], base.model_spec().input_size_px
     for name in phases:
-        outcomes = train_all(PHASES[name](best), job, name=name, progress=progress)
+        outcomes = train_all(PHASES[name](best), job, name=name, charged_for_px=base_size_px, progress=progress)
         best = require_best(outcomes).candidate
         done.append(Phase(name=name, outcomes=outcomes, best=best.name))
     result = SearchResult(
@@ -114,6 +119,14 @@ def search_hyperparameters(
     )
     write_result(job, result)
     return result
+
+
+def _check_phases(phases: Sequence[str]) -> None:
+    for place, name in enumerate(phases):
+        if name not in PHASES:
+            raise UsageError(f"no phase is named {name!r}; --phases takes some of {', '.join(PHASES)}.")
+        if name in phases[:place]:
+            raise UsageError(f"phase {name} comes twice in --phases. Name each phase once.")
 
 
 def _with(base: NamedRecipe, name: str, *, spec: dict[str, Any] | None = None, **recipe: Any) -> NamedRecipe:

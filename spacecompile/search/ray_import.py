@@ -11,7 +11,8 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 # Of its loggers the one for JSON is added by hand; nobody reads the others here.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-# A job without GPUs sees none: that is what Ray will do from its next version on, and it warns until then.
+# With 0, Ray leaves the variables that hide GPUs alone for a job that asked for none, as its next version does by
+# itself and this one warns of. Such a job sees every GPU of its machine: `trial.device_for` keeps it on the processor.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 with warnings.catch_warnings():

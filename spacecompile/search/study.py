@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import torch
 
 from spacecompile.benchmarks.environment import load_average, read_environment
 from spacecompile.contract import Progress, no_progress
 from spacecompile.data.spark import read_split, spread
-from spacecompile.errors import BuildError, OutputError
+from spacecompile.errors import BuildError, OutputError, UsageError
 from spacecompile.files import replacing, write_file
 from spacecompile.search.counting import count_all
 from spacecompile.search.page import page_of, png_of
 from spacecompile.search.pareto import frontier_of, knee_of
 from spacecompile.search.results import Circumstances, Costs, Outcome, SearchResult, ranked, result_bytes
-from spacecompile.search.trial import TrialSetup
+from spacecompile.search.trial import TrialSetup, device_for
 from spacecompile.search.tuning import TuneOptions, ray_session, run_all
 from spacecompile.train.named import NamedRecipe
 
@@ -36,7 +37,8 @@ class SearchJob:
         output: Folder of the search.
         setup: On what to train.
         options: How to run candidates; its folder lies in `output`.
-        charged_size_px: (height, width) that multiply-adds are counted at; the input's when None.
+        charged_size_px: (height, width) that multiply-adds are counted at; the input's when None. Phases scale it with
+            a candidate's input.
         force: Begin anew where the folder holds an earlier search.
         command: That the user typed.
     """
@@ -85,25 +87,31 @@ def search_architectures(
     return result
 
 
-def prepare(job: SearchJob, candidates: Sequence[NamedRecipe]) -> None:
+def prepare(job: SearchJob, candidates: Sequence[NamedRecipe], *, phases: Sequence[str] = ()) -> None:
     """Refuse what can't work before minutes of work, and make the folder.
+
+    Args:
+        job: Of the search.
+        candidates: To begin with.
+        phases: That follow from them.
 
     Raises:
         OutputError: If the folder holds an earlier search, another search is to be resumed, or it can't be written.
         DataError: If the frames can't be read.
-        UsageError: If a candidate's spec makes no sense.
+        UsageError: If a candidate's spec or batch, the device or the GPUs make no sense.
     """
+    _check_device(job)
     for candidate in candidates:
         candidate.model_spec()
-    for split in ("train", "val"):
-        read_split(Path(job.setup.data), split)
+    _check_frames(job, max(candidate.recipe.batch_size for candidate in candidates))
     settings = job.output / SETTINGS
-    wanted = msgspec.json.encode({"candidates": candidates, "setup": job.setup, "charged": job.charged_size_px})
+    whole = {"candidates": candidates, "setup": job.setup, "charged": job.charged_size_px, "phases": phases}
+    wanted = msgspec.json.encode(whole)
     if settings.exists() and job.options.resume:
         if settings.read_bytes() != wanted:
             raise OutputError(
-                f"{job.output} holds another search: its networks, recipe or frames differ. Give the flags that it was "
-                "started with, or choose another --output."
+                f"{job.output} holds another search: its networks, recipe, phases or frames differ. Give the "
+                "flags that it was started with, or choose another --output."
             )
     elif settings.exists() and not job.force:
         raise OutputError(f"{job.output} holds a search. Go on with --resume, begin anew with --force.")
@@ -112,6 +120,25 @@ def prepare(job: SearchJob, candidates: Sequence[NamedRecipe]) -> None:
     else:
         _clear(job)
         write_file(settings, wanted)
+
+
+def _check_device(job: SearchJob) -> None:
+    gpus = job.options.gpus
+    device_for(job.setup.device, gpus)
+    if job.options.ray_address is None and torch.cuda.device_count() < gpus:
+        raise UsageError(
+            f"--gpus is {gpus:g} and this machine has {torch.cuda.device_count()} GPUs that torch can use. Lower it, "
+            "or name a cluster with --ray-address."
+        )
+
+
+def _check_frames(job: SearchJob, batch_size: int) -> None:
+    train, _ = (read_split(Path(job.setup.data), split) for split in ("train", "val"))
+    count = len(spread(train, job.setup.limit_frames or None))
+    if count < batch_size:
+        raise UsageError(
+            f"{count} training frames don't fill one batch of {batch_size}. Lower --batch-size or take more frames."
+        )
 
 
 def _clear(job: SearchJob) -> None:
@@ -123,11 +150,20 @@ def _clear(job: SearchJob) -> None:
 
 
 def train_all(
-    candidates: Sequence[NamedRecipe], job: SearchJob, *, name: str, progress: Progress
+    candidates: Sequence[NamedRecipe],
+    job: SearchJob,
+    *,
+    name: str,
+    charged_for_px: tuple[int, int] | None = None,
+    progress: Progress,
 ) -> tuple[Outcome, ...]:
-    """Count and train candidates; outcomes best first, refused ones last."""
+    """Count and train candidates; outcomes best first, refused ones last. `charged_for_px` as for `count_all`."""
     counted = count_all(
-        candidates, charged_size_px=job.charged_size_px, cache=job.output / "costs.json", progress=progress
+        candidates,
+        charged_size_px=job.charged_size_px,
+        charged_for_px=charged_for_px,
+        cache=job.output / "costs.json",
+        progress=progress,
     )
     costs = {key: value for key, value in counted.items() if isinstance(value, Costs)}
     sound = [candidate for candidate in candidates if candidate.name in costs]

@@ -13,7 +13,7 @@ import msgspec
 import torch
 
 from spacecompile.contract import Cost
-from spacecompile.errors import DivergedError, SpacecompileError
+from spacecompile.errors import DivergedError, MissingPartError, OutputError, SpacecompileError, UsageError
 from spacecompile.metrics import Scores, with_cost
 from spacecompile.record import Record
 from spacecompile.search.ray_import import tune
@@ -42,6 +42,26 @@ class TrialSetup(Record):
     limit_frames: int = 0
     threads: int = 1
     keep_models: bool = True
+
+
+def device_for(device: str, gpus: float) -> str:
+    """Where a candidate trains that was given so many GPUs.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`.
+        gpus: That Ray reserves for it.
+
+    Raises:
+        UsageError: If the name is another, or CUDA is wanted and no GPU is reserved.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"device is {device!r}. Give --device auto, cpu or cuda; Ray chooses which GPU.")
+    if gpus > 1 and gpus != int(gpus):
+        raise UsageError(f"{gpus:g} GPUs per candidate can't be reserved. Give --gpus a whole number, or 1 or less.")
+    if device == "cuda" and not gpus:
+        raise UsageError("--device cuda needs a GPU per candidate. Give --gpus 1, or a fraction to share one.")
+    # A candidate without a GPU of its own still sees all of them, and all candidates would take the first.
+    return device if gpus else "cpu"
 
 
 class Told(Record):
@@ -87,6 +107,9 @@ def run_candidate(
         output: Folder of the run; holds the state to go on from where `before` is given.
         before: What an earlier attempt told last.
         tell: Called after every epoch and at the end.
+
+    Raises:
+        OutputError, MissingPartError: If the machine is at fault, such as a full disk: another attempt may succeed.
     """
     if before and before.finished:  # stopped between telling the end and ending
         tell(before)
@@ -125,6 +148,8 @@ def run_candidate(
         report = train(job, callbacks=Callbacks(on_epoch=on_epoch))
     except DivergedError as error:
         tell(replace(last, finished=True, s_final=0.0, diverged=str(error)))
+    except (OutputError, MissingPartError):
+        raise
     except SpacecompileError as error:
         # Another attempt would end the same way.
         tell(replace(last, finished=True, s_final=0.0, failed=str(error)))

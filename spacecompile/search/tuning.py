@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 
 from spacecompile.contract import Progress, no_progress
-from spacecompile.errors import InterruptedRunError, MissingPartError
+from spacecompile.errors import InterruptedRunError, MissingPartError, OutputError, UsageError
 from spacecompile.search.ray_import import ASHAScheduler, JsonLoggerCallback, ray, tune
 from spacecompile.search.results import Costs, Outcome, Status
-from spacecompile.search.trial import Told, TrialSetup, trainable
+from spacecompile.search.trial import Told, TrialSetup, device_for, trainable
 from spacecompile.train.named import NamedRecipe
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ def ray_session(options: TuneOptions) -> Iterator[None]:
 
     Raises:
         MissingPartError: If there is no cluster at the address.
+        UsageError: If no machine has what one candidate takes.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -76,9 +77,30 @@ def ray_session(options: TuneOptions) -> Iterator[None]:
             "--ray-address."
         ) from error
     try:
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        require_resources(options, [node["Resources"] for node in nodes if node["Alive"]])
         yield
     finally:
         ray.shutdown()
+
+
+def require_resources(options: TuneOptions, machines: Sequence[Mapping[str, float]]) -> None:
+    """Refuse candidates that no machine can take: Ray would wait for one that can, for ever.
+
+    Args:
+        options: With the wishes of one candidate.
+        machines: What each offers, by Ray's names.
+
+    Raises:
+        UsageError: If none has enough of both.
+    """
+    offers = [(machine.get("CPU", 0.0), machine.get("GPU", 0.0)) for machine in machines]
+    if not any(cpus >= options.threads and gpus >= options.gpus for cpus, gpus in offers):
+        largest = ", ".join(f"{cpus:g} and {gpus:g}" for cpus, gpus in sorted(set(offers), reverse=True)) or "nothing"
+        raise UsageError(
+            f"a candidate takes {options.threads} processors and {options.gpus:g} GPUs, and the machines at hand have "
+            f"{largest}. Lower --threads or --gpus, or name a larger cluster with --ray-address."
+        )
 
 
 def _require_listener(address: str | None) -> None:
@@ -96,8 +118,10 @@ def _require_listener(address: str | None) -> None:
 class _Watch(tune.Callback):
     """Follows the experiment: progress in epochs, and how every trial ended."""
 
-    def __init__(self, step: str, epochs: Mapping[str, int], progress: Progress) -> None:
+    def __init__(self, step: str, candidates: Sequence[NamedRecipe], progress: Progress) -> None:
         self.trials: list[Any] = []
+        self._wanted = {candidate.name: msgspec.json.encode(candidate) for candidate in candidates}
+        epochs = {candidate.name: candidate.recipe.epochs for candidate in candidates}
         self.unfinished = 0
         self._step, self._epochs, self._progress = step, epochs, progress
         self._done: dict[str, int] = {}
@@ -105,6 +129,24 @@ class _Watch(tune.Callback):
     def __reduce__(self) -> tuple[Any, ...]:
         """Tune stores its callbacks with the experiment; a resumed one is followed by the watch of its own call."""
         return _watch_of_this_call, ()
+
+    def on_step_begin(self, *, trials: list[Any], **_: Any) -> None:  # type: ignore[override]
+        """Before anything is trained on."""
+        self.require_wanted(trials)
+
+    def require_wanted(self, trials: Sequence[Any]) -> None:
+        """Refuse the trials of another search, which names alone don't tell.
+
+        Raises:
+            OutputError: If there is one.
+        """
+        for trial in trials:
+            candidate = msgspec.convert(trial.config["both"]["candidate"], NamedRecipe)
+            if self._wanted.get(candidate.name) != msgspec.json.encode(candidate):
+                raise OutputError(
+                    f"{self._step} holds {candidate.name} of another search, with another recipe or network. Begin "
+                    "anew with --force, or choose another --output."
+                )
 
     def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:  # type: ignore[override]
         """An epoch is done. Ray calls by name."""
@@ -162,8 +204,11 @@ def run_all(
 
     Raises:
         InterruptedRunError: If the user stopped it; the state is kept.
+        OutputError: If the state to go on with is that of other candidates.
+        UsageError: If the device does not go with the GPUs.
     """
-    watch = _Watch(name, {candidate.name: candidate.recipe.epochs for candidate in candidates}, progress)
+    watch = _Watch(name, candidates, progress)
+    setup = msgspec.structs.replace(setup, device=device_for(setup.device, options.gpus))
     progress(name, 0, sum(candidate.recipe.epochs for candidate in candidates))
     resources = {"cpu": options.threads, "gpu": options.gpus}
     runnable = tune.with_resources(trainable, resources)
@@ -177,6 +222,7 @@ def run_all(
         tuner.fit()
     finally:
         _WATCH.reset(token)
+    watch.require_wanted(watch.trials)
     missing = watch.unfinished + len(candidates) - len(watch.trials)
     if missing:
         raise InterruptedRunError(f"stopped with {missing} candidates unfinished; go on with --resume.")

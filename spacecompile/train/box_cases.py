@@ -14,7 +14,7 @@ from spacecompile.contract import Progress, Tta, no_progress
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.network.preprocess import normalised
 from spacecompile.network.views import d4_views, merged_part_logits, undone
-from spacecompile.train.box_profile import frame_logits, profile_of
+from spacecompile.train.box_profile import BoxProfile, frame_logits, profile_of
 from spacecompile.train.boxes import SUPPORTS_PX, BoxCase
 from spacecompile.train.dataset import ValidationFrame, ValidationFrames
 from spacecompile.train.device import DevicePlan
@@ -22,10 +22,10 @@ from spacecompile.train.device import DevicePlan
 
 @dataclass(kw_only=True)
 class Cases:
-    """What boxes are made of, for every frame in order.
+    """What boxes are made of, for every usable frame in order.
 
     Attributes:
-        plain: Of the frame as it is.
+        plain: Of each usable frame as it is.
         d4: Of its eight views, merged and each by itself; empty where they were not asked for.
     """
 
@@ -70,7 +70,7 @@ def box_cases(
         for frame, logits_1Khw in zip(batch, torch.split(logits_NKhw, 1), strict=True):
             logits_KHW = frame_logits(logits_1Khw, spec, frame.parts_HW.shape)[0]
             profile = profile_of(logits_KHW, supports_px=SUPPORTS_PX)
-            cases.plain.append(BoxCase(profile=profile, true_box_xyxy=frame.box_xyxy))
+            cases.plain.append(_case(profile, frame))
         progress(step, len(cases.plain), len(frames))
     return cases
 
@@ -83,4 +83,8 @@ def _d4_case(logits_VKhw: Tensor, frame: ValidationFrame, network: MultiTaskNetw
         for view_1Khw in torch.split(logits_VKhw, 1)
     )
     profile = profile_of(merged_KHW, supports_px=SUPPORTS_PX, views=views)
-    return BoxCase(profile=profile, true_box_xyxy=frame.box_xyxy)
+    return _case(profile, frame)
+
+
+def _case(profile: BoxProfile, frame: ValidationFrame) -> BoxCase:
+    return BoxCase(profile=profile, true_box_xyxy=frame.box_xyxy, class_index=frame.class_index)

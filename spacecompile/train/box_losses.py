@@ -11,6 +11,9 @@ from torch import Tensor
 _EXPONENT_MAX = 30.0
 _LEAST_AREA = 1e-7
 
+LEAST_SIDE_PX = 1.0
+"""Of a labelled box that teaches anything: a covered pixel's."""
+
 
 def giou(boxes_N4: Tensor, true_N4: Tensor) -> Tensor:
     """Generalised intersection over union of pairs of boxes [N], -1 to 1.
@@ -63,14 +66,21 @@ def _soft_ends(logits_NI: Tensor) -> tuple[Tensor, Tensor]:
     return first_N, logits_NI.shape[1] - behind_N
 
 
-def mask_box_loss(logits_NKHW: Tensor, coverage_NKHW: Tensor) -> Tensor:
-    """Loss of the boxes that part logits make, against those of the true parts; 0 where a batch shows no craft.
+def mask_box_loss(
+    logits_NKHW: Tensor,
+    coverage_NKHW: Tensor,
+    labelled_N4: Tensor | None = None,
+    has_parts_N: Tensor | None = None,
+) -> Tensor:
+    """Loss of the boxes that part logits make, against the true ones; 0 where a batch shows no craft.
 
     Args:
         logits_NKHW: At the coverage's size.
-        coverage_NKHW: True share of each pixel that each part covers, 0 to 1.
+        coverage_NKHW: As for `true_box`, like the others.
+        labelled_N4: Likewise.
+        has_parts_N: Likewise.
     """
-    true_N4, is_there_N = covered_box(coverage_NKHW)
+    true_N4, is_there_N = true_box(coverage_NKHW, labelled_N4, has_parts_N)
     boxes_N4 = soft_box(logits_NKHW)
     if not bool(is_there_N.any()):
         return boxes_N4.sum() * 0
@@ -84,6 +94,29 @@ def _crossing(boxes_N4: Tensor, true_N4: Tensor) -> Tensor:
     """How far ends have crossed, as a share of the true box: what the clamp above hides from the other losses."""
     size_N2 = (true_N4[:, 2:] - true_N4[:, :2]).clamp(min=_LEAST_AREA)
     return ((boxes_N4[:, :2] - boxes_N4[:, 2:]).clamp(min=0) / size_N2).mean()
+
+
+def true_box(
+    coverage_NKHW: Tensor, labelled_N4: Tensor | None = None, has_parts_N: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The box to learn of each frame: that of its parts, or the labelled one where parts are not labelled.
+
+    Args:
+        coverage_NKHW: True share of each pixel that each part covers, 0 to 1.
+        labelled_N4: Labelled boxes, half-open xyxy in pixels of the coverage.
+        has_parts_N: Whether a frame's parts are labelled; without it, or without labelled boxes, all are.
+
+    Returns:
+        xyxy [N, 4] in pixels, and whether there is one to learn [N].
+    """
+    covered_N4, is_covered_N = covered_box(coverage_NKHW)
+    if labelled_N4 is None or has_parts_N is None:
+        return covered_N4, is_covered_N
+    labelled_N4, has_parts_N = (entry.to(coverage_NKHW.device) for entry in (labelled_N4, has_parts_N))
+    # A sliver at the frame's edge, where augmentation moved the craft out, has sides without a scale to measure by.
+    is_labelled_N = (labelled_N4[:, 2:] - labelled_N4[:, :2] >= LEAST_SIDE_PX).all(dim=1)
+    box_N4 = torch.where(has_parts_N[..., None], covered_N4, labelled_N4.to(covered_N4.dtype))
+    return box_N4, torch.where(has_parts_N, is_covered_N, is_labelled_N)
 
 
 def covered_box(coverage_NKHW: Tensor) -> tuple[Tensor, Tensor]:

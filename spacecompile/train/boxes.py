@@ -9,7 +9,7 @@ Layout legend: N frames, x y frame columns and rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal, get_args
@@ -41,10 +41,12 @@ class BoxCase:
     Attributes:
         profile: Of the network's answer.
         true_box_xyxy: Half-open, in pixels of the same frame.
+        class_index: True class; frames of one class follow each other along trajectories, see `folds_of`.
     """
 
     profile: BoxProfile
     true_box_xyxy: tuple[float, float, float, float]
+    class_index: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,10 @@ class CalibratedRule:
 
 def cases_from_answers(answers: Iterable[FrameAnswer]) -> list[BoxCase]:
     """Keep of each answer only what the calibration needs."""
-    return [BoxCase(profile=answer.profile, true_box_xyxy=answer.truth.box_xyxy) for answer in answers]
+    return [
+        BoxCase(profile=answer.profile, true_box_xyxy=answer.truth.box_xyxy, class_index=answer.truth.class_index)
+        for answer in answers
+    ]
 
 
 def detection_score_of(rule: BoxRule, cases: Sequence[BoxCase], frame_size_px: tuple[int, int]) -> float:
@@ -115,7 +120,7 @@ def soft_rules() -> tuple[BoxRule, ...]:
     return tuple(BoxRule(threshold=threshold, softness=soft) for soft, threshold in product(SOFTNESSES, THRESHOLDS))
 
 
-def trajectory_folds(groups: Sequence[str], folds: int = FOLDS) -> NDArray[np.int64]:
+def trajectory_folds(groups: Sequence[Hashable], folds: int = FOLDS) -> NDArray[np.int64]:
     """Fold of each frame, such that neighbours stay together.
 
     Frames of one class follow each other along trajectories and resemble each other, so that each class is cut into as
@@ -134,17 +139,20 @@ def trajectory_folds(groups: Sequence[str], folds: int = FOLDS) -> NDArray[np.in
     return fold_N
 
 
-def calibrated_box_rule(
-    cases: Sequence[BoxCase],
-    *,
-    frame_size_px: tuple[int, int],
-    start: BoxRule,
-    rules: Sequence[BoxRule] | None = None,
-    fold_N: NDArray[np.int64] | None = None,
-) -> BoxRule:
-    """Find the rule and the margins that give the best `s_det`; see `calibrated` for the arguments."""
-    rules = hard_rules() if rules is None else rules
-    return calibrated(cases, frame_size_px=frame_size_px, start=start, rules=rules, fold_N=fold_N).rule
+def folds_of(cases: Sequence[BoxCase]) -> NDArray[np.int64]:
+    """Fold of each case; broken frames gave none, so that a list of frames would not fit."""
+    return trajectory_folds([case.class_index for case in cases])
+
+
+def calibrated_box_rule(cases: Sequence[BoxCase], *, frame_size_px: tuple[int, int], start: BoxRule) -> BoxRule:
+    """The outermost pixels with threshold and margins that fit best, unless the start does as well but for chance.
+
+    Arguments as for `calibrated`.
+    """
+    if not cases:
+        return start
+    judged = [calibrated(cases, frame_size_px=frame_size_px, start=start, rules=rules) for rules in ((), hard_rules())]
+    return judged[simplest_of_equals([each.ious_N for each in judged])].rule
 
 
 def calibrated(
@@ -162,11 +170,11 @@ def calibrated(
         frame_size_px: (height, width) of the spec's frame, in whose pixels margins are given.
         start: Kept unless another rule is better on the cases.
         rules: To try, each with every kind of margins.
-        fold_N: Fold of each case; runs of neighbours if not given.
+        fold_N: Fold of each case; those of `folds_of` if not given.
     """
     if not cases:
         return CalibratedRule(rule=start, ious_N=np.zeros(0))
-    fold_N = np.arange(len(cases)) * FOLDS // len(cases) if fold_N is None else fold_N
+    fold_N = folds_of(cases) if fold_N is None else fold_N
     best = CalibratedRule(rule=start, ious_N=ious_of(start, cases, frame_size_px))
     for rule in rules:
         fit = _Fit(rule, cases, frame_size_px)

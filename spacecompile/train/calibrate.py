@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from spacecompile.box_rule import BoxRule
 from spacecompile.contract import ModelSpec, Progress, Tta, no_progress
 from spacecompile.data.spark import LabelledFrame, read_split, spread
-from spacecompile.errors import UsageError
+from spacecompile.errors import OutputError, UsageError
 from spacecompile.files import check_destination
 from spacecompile.metrics import detection_score
 from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
@@ -32,16 +32,17 @@ from spacecompile.train.boxes import (
     FOLDS,
     calibrated,
     detection_score_of,
+    folds_of,
     hard_rules,
     refitted,
     simplest_of_equals,
     soft_rules,
     supported_rules,
-    trajectory_folds,
 )
 from spacecompile.train.dataset import ValidationFrames
 from spacecompile.train.device import plan_device
 
+CHECKPOINT_SUFFIXES = (".pt", ".safetensors")
 HEAD_NAME = "regression head"
 
 
@@ -70,7 +71,7 @@ class CalibrationReport(Record):
 
     Attributes:
         checkpoint: That was written.
-        train_frames, val_frames: How many there were.
+        train_frames, val_frames: How many could be used.
         estimates: In the order in which they were tried.
     """
 
@@ -118,9 +119,13 @@ class _Data:
     """Both splits as the network sees them."""
 
     spec: ModelSpec
-    fold_N: NDArray[np.int64]
     train: Cases
     val: Cases
+
+    @property
+    def fold_N(self) -> NDArray[np.int64]:
+        """Fold of each training case."""
+        return folds_of(self.train.plain)
 
     def judged(self, name: str, tta: Tta, start: BoxRule, rules: Sequence[BoxRule]) -> _Judged:
         """Fit one estimator on the training split, and judge it on both."""
@@ -147,9 +152,13 @@ def calibrate(job: CalibrationJob, *, progress: Progress = no_progress) -> Calib
     Raises:
         CheckpointError: If the checkpoint is unusable.
         DataError: If the data can't be read or its classes don't fit.
-        OutputError: If the output exists, or can't be written.
+        OutputError: If the output exists, is not named like a checkpoint, or can't be written.
         UsageError: If there are too few frames, or views of an input that is not square are asked for.
     """
+    if job.output.suffix not in CHECKPOINT_SUFFIXES:
+        raise OutputError(
+            f"output {job.output} is no checkpoint by its name. End it in {' or '.join(CHECKPOINT_SUFFIXES)}."
+        )
     check_destination(job.output, flag="--output", force=job.force)
     loaded = load_checkpoint(job.checkpoint)
     spec = _without_head(loaded.spec)
@@ -169,7 +178,6 @@ def calibrate(job: CalibrationJob, *, progress: Progress = no_progress) -> Calib
     train_store, val_store = (_store(frames, spec) for frames in (train_frames, val_frames))
     data = _Data(
         spec=spec,
-        fold_N=trajectory_folds([frame.class_name for frame in train_frames]),
         train=box_cases(network, train_store, plan=plan, tta=job.tta, step="training frames", progress=progress),
         val=box_cases(network, val_store, plan=plan, tta=job.tta, step="validation frames", progress=progress),
     )
@@ -191,8 +199,8 @@ def calibrate(job: CalibrationJob, *, progress: Progress = no_progress) -> Calib
     estimates = tuple(msgspec.structs.replace(each, chosen=each in (best, best_d4)) for each, _ in (*plain, *d4))
     report = CalibrationReport(
         checkpoint=str(job.output),
-        train_frames=len(train_frames),
-        val_frames=len(val_frames),
+        train_frames=len(data.train.plain),
+        val_frames=len(data.val.plain),
         estimates=estimates,
     )
     network = _with_choice(network.cpu(), best, best_d4, head=head if best.name == HEAD_NAME else None, job=job)

@@ -38,14 +38,14 @@ class Batch:
     Attributes:
         pixels_NCHW: uint8 [N, 5, H, W] at input size: RGB, body coverage, panel coverage; 255 is fully covered.
         class_N: int64 class indices.
-        boxes_N4: float32 [N, 4] labelled boxes, half-open xyxy in pixels of the input; none by default.
+        boxes_N4: float32 [N, 4] labelled boxes, half-open xyxy in pixels of the input.
         has_parts_N: Whether a frame's parts are labelled; its coverage is 0 where they are not. See `silenced`. One
             value for all frames, by default that they are.
     """
 
     pixels_NCHW: Tensor
     class_N: Tensor
-    boxes_N4: Tensor = field(default_factory=lambda: torch.zeros(0, 4))
+    boxes_N4: Tensor
     has_parts_N: Tensor = field(default_factory=lambda: torch.tensor(True))
 
 
@@ -75,7 +75,7 @@ def class_indices(frames: Sequence[LabelledFrame], classes: Sequence[str]) -> li
     if unknown:
         raise DataError(
             f"the frames have classes {unknown} that the network lacks; it has {', '.join(classes)}. "
-            "Remove these frames, or start from a checkpoint with these classes."
+            "Remove these frames, name all classes with --classes, or start from a checkpoint with these classes."
         )
     return [list(classes).index(frame.class_name) for frame in frames]
 
@@ -158,6 +158,11 @@ class TrainingFrames:
     def broken(self) -> tuple[BrokenFile, ...]:
         """Frames that could not be used, as far as they were met."""
         return self._broken.found
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether the parts of any frame are labelled."""
+        return bool(self._has_parts_N.any())
 
     def batches(
         self, order_N: Tensor, batch_size: int, *, craft_share: float = 0.0, generator: torch.Generator | None = None
@@ -251,6 +256,11 @@ class ValidationFrames:
 
     def __len__(self) -> int:
         return len(self._frames)
+
+    @property
+    def broken(self) -> tuple[BrokenFile, ...]:
+        """Frames that could not be used, as far as they were met."""
+        return self._broken.found
 
     def batches(self, batch_size: int) -> Iterator[list[ValidationFrame]]:
         """All usable frames in order, the last batch as long as it is; a batch without a usable frame is left out.

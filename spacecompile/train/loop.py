@@ -16,6 +16,7 @@ import msgspec
 import torch
 
 from spacecompile.contract import Cost
+from spacecompile.data.broken import refuse_too_many
 from spacecompile.errors import DivergedError, UsageError
 from spacecompile.files import write_file
 from spacecompile.metrics import Scores
@@ -110,6 +111,7 @@ def run_epochs(state: TrainingState, inputs: LoopInputs, callbacks: Callbacks) -
     """Train until the recipe's epochs or its time are used up, saving after every epoch.
 
     Raises:
+        DataError: If too many files are broken.
         DivergedError: If the training diverged; the files of the last good epoch are left as they are.
         OutputError: If a file can't be written.
     """
@@ -205,7 +207,7 @@ def _run_epoch(state: TrainingState, inputs: LoopInputs, objective: Objective, c
         return world.from_first(lambda: spent_s) if recipe.time_limit_min else spent_s
 
     state.network.train()
-    sums: dict[str, float] = {}
+    means = _Means()
     steps, report = steps_per_epoch(state, inputs.train_frames), None
     batches, generator = _epoch_batches(state, inputs, steps)
     for step, batch in enumerate(batches, 1):
@@ -213,10 +215,11 @@ def _run_epoch(state: TrainingState, inputs: LoopInputs, objective: Objective, c
             step=state.steps_done, warmup_steps=recipe.warmup_epochs * steps, progress=_run_share(state, steps)
         )
         set_lr(state.optimizer, recipe, factor)
-        box_weight = warmed_up(recipe.box_loss_weight, _run_share(state, steps))
+        box_weight = recipe.box_loss_weight or 0.0
+        if inputs.train_frames.has_parts:
+            box_weight = warmed_up(box_weight, _run_share(state, steps))
         losses = train_step(state, objective, batch, world=world, generator=generator, box_weight=box_weight)
-        for name, value in losses.items():
-            sums[name] = sums.get(name, 0.0) + value
+        means.add(losses)
         spent_s = clock_s()
         state.steps_done += 1
         state.elapsed_s = elapsed_before_s + spent_s
@@ -225,7 +228,7 @@ def _run_epoch(state: TrainingState, inputs: LoopInputs, objective: Objective, c
             epochs=recipe.epochs,
             step=step,
             steps=steps,
-            losses={name: value / step for name, value in sums.items()},
+            losses=means.by_name,
             lr=recipe.lr * factor,
             frames_per_s=step * recipe.batch_size / spent_s,
             run_share=_run_share(state, steps),
@@ -234,7 +237,9 @@ def _run_epoch(state: TrainingState, inputs: LoopInputs, objective: Objective, c
         if _is_over(state):
             break
     assert report is not None  # steps_per_epoch is at least 1
+    _note_broken(state, inputs.train_frames, world)
     scores = world.from_first(lambda: _validated(state, inputs))
+    state.note_broken(inputs.val_frames.broken)
     state.elapsed_s = elapsed_before_s + clock_s()
     return EpochReport(
         epoch=report.epoch,
@@ -246,6 +251,34 @@ def _run_epoch(state: TrainingState, inputs: LoopInputs, objective: Objective, c
         elapsed_s=state.elapsed_s,
         is_best=scores.s_acc > state.best_s_acc,
     )
+
+
+class _Means:
+    """Means of an epoch's losses. A term that begins within the epoch is averaged over its own steps."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._steps: dict[str, int] = {}
+
+    def add(self, losses: dict[str, float]) -> None:
+        for name, value in losses.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._steps[name] = self._steps.get(name, 0) + 1
+
+    @property
+    def by_name(self) -> dict[str, float]:
+        return {name: value / self._steps[name] for name, value in self._sums.items()}
+
+
+def _note_broken(state: TrainingState, train_frames: TrainingFrames, world: World) -> None:
+    """Put the broken files that the processes met together: each sees its own share of the frames.
+
+    Raises:
+        DataError: If together they are too many.
+    """
+    found = {entry.path: entry for share in world.from_all(train_frames.broken) for entry in share}
+    refuse_too_many([entry.reason for entry in found.values()], len(train_frames), name="the training frames")
+    state.note_broken(found.values())
 
 
 def _epoch_batches(state: TrainingState, inputs: LoopInputs, steps: int) -> tuple[Iterator[Batch], torch.Generator]:

@@ -49,6 +49,20 @@ class SoftTargets:
     part_logits_NKHW: Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class BoxTargets:
+    """What the boxes of one batch are judged by.
+
+    Attributes:
+        weight: Of their loss.
+        labelled_N4: Labelled boxes, half-open xyxy in pixels of the targets, on any device; they are learned where
+            parts are not labelled.
+    """
+
+    weight: float
+    labelled_N4: Tensor | None = None
+
+
 def multi_task_losses(
     class_logits_NL: Tensor,
     part_logits_NKhw: Tensor,
@@ -56,7 +70,7 @@ def multi_task_losses(
     class_N: Tensor,
     coverage_NKHW: Tensor,
     recipe: Recipe,
-    box_weight: float = 0.0,
+    box: BoxTargets | None = None,
     has_parts_N: Tensor | None = None,
     soft: SoftTargets | None = None,
 ) -> Losses:
@@ -69,7 +83,7 @@ def multi_task_losses(
         class_N: True class indices.
         coverage_NKHW: True share of each pixel that each part covers, 0 to 1.
         recipe: Weights and label smoothing.
-        box_weight: Of the loss on the mask's box, at this moment of the run; at 0 it is not computed.
+        box: Of the loss on the mask's box, if there is one at this moment of the run.
         has_parts_N: Frames whose parts are labelled, on any device; the others are left out of every loss on parts.
         soft: Of a teacher, if there is one.
     """
@@ -85,8 +99,10 @@ def multi_task_losses(
     weights = {"dice": recipe.dice_weight, "bce": recipe.bce_weight, "cls": recipe.class_weight}
     if recipe.lovasz_weight:
         terms["lovasz"], weights["lovasz"] = lovasz_loss(labelled_NKHW, coverage_NKHW), recipe.lovasz_weight
-    if box_weight:
-        terms["box"], weights["box"] = mask_box_loss(labelled_NKHW, coverage_NKHW), box_weight
+    if box:
+        # Not the silenced logits: where parts are not labelled, nothing but the box reaches them.
+        terms["box"] = mask_box_loss(logits_NKHW, coverage_NKHW, box.labelled_N4, has_parts_N)
+        weights["box"] = box.weight
     if soft:
         terms["teacher"], weights["teacher"] = teacher_loss(class_logits_NL, logits_NKHW, soft), recipe.teacher_weight
     return Losses(total=weighted_sum(terms, weights), terms=terms)

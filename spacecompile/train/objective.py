@@ -13,10 +13,10 @@ from torch import Tensor
 
 from spacecompile.contract import ModelSpec
 from spacecompile.network.preprocess import normalised
-from spacecompile.train.augment import SETTINGS, augmented
+from spacecompile.train.augment import SETTINGS, augmented_with_boxes
 from spacecompile.train.dataset import Batch
 from spacecompile.train.device import DevicePlan
-from spacecompile.train.losses import Losses, multi_task_losses
+from spacecompile.train.losses import BoxTargets, Losses, multi_task_losses
 from spacecompile.train.recipe import Recipe
 from spacecompile.train.teacher import Teacher
 
@@ -46,12 +46,12 @@ def batch_losses(objective: Objective, batch: Batch, generator: torch.Generator,
         objective: How to.
         batch: Of frames at input size, on any device.
         generator: Of the augmentation.
-        box_weight: Of the loss on the mask's box, at this moment of the run.
+        box_weight: Of the loss on the box that the parts' logits make, at this moment of the run.
     """
     spec, recipe, plan = objective.spec, objective.recipe, objective.plan
-    pixels_NCHW = batch.pixels_NCHW.to(plan.device).float()
+    pixels_NCHW, boxes_N4 = batch.pixels_NCHW.to(plan.device).float(), batch.boxes_N4.to(plan.device)
     if recipe.augment != "none":
-        pixels_NCHW = augmented(pixels_NCHW, SETTINGS[recipe.augment], generator)
+        pixels_NCHW, boxes_N4 = augmented_with_boxes(pixels_NCHW, boxes_N4, SETTINGS[recipe.augment], generator)
     input_NCHW = normalised(pixels_NCHW[:, :3], spec.mean, spec.std)
     with plan.autocast():
         class_logits_NL, part_logits_NKhw = objective.forward(input_NCHW.contiguous(memory_format=torch.channels_last))
@@ -61,7 +61,7 @@ def batch_losses(objective: Objective, batch: Batch, generator: torch.Generator,
         class_N=batch.class_N.to(plan.device),
         coverage_NKHW=pixels_NCHW[:, 3:] / 255,
         recipe=recipe,
-        box_weight=box_weight,
+        box=BoxTargets(weight=box_weight, labelled_N4=boxes_N4) if box_weight else None,
         has_parts_N=batch.has_parts_N,
         soft=objective.teacher.targets(pixels_NCHW[:, :3]) if objective.teacher else None,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from spacecompile.errors import UsageError
@@ -27,7 +28,9 @@ class Recipe(Record):
             From scratch 1.0 teaches shapes and classes several times faster; 0 for none.
         zoom_until: Part of the run after which only whole frames are shown.
         dice_weight, bce_weight, class_weight: Of the three losses.
-        box_loss_weight: Of the auxiliary loss on the mask's box, reached after half of the run; 0 for none.
+        box_loss_weight: Of the loss on the mask's box. Where parts are labelled it helps them and is reached after half
+            of the run; where they are not, it alone teaches the box, from the start. 0 for none; None is 1 for data
+            without masks and 0 for other data.
         lovasz_weight: Of the Lovasz hinge on the parts, beside Dice and cross-entropy; 0 for none.
         teacher_weight: Of the distance to a teacher's answers, where the run has a teacher.
         label_smoothing: Of the classifier's targets.
@@ -50,7 +53,7 @@ class Recipe(Record):
     dice_weight: float = 1.0
     bce_weight: float = 1.0
     class_weight: float = 1.0
-    box_loss_weight: float = 0.0
+    box_loss_weight: float | None = None
     lovasz_weight: float = 0.0
     teacher_weight: float = 1.0
     label_smoothing: float = 0.0
@@ -68,11 +71,14 @@ class Recipe(Record):
         positive = ("epochs", "batch_size", "lr", "clip_norm")
         not_negative = (
             *("encoder_lr_scale", "weight_decay", "warmup_epochs", "time_limit_min", "seed"),
-            *("dice_weight", "bce_weight", "class_weight", "lovasz_weight", "box_loss_weight", "teacher_weight"),
+            *("dice_weight", "bce_weight", "class_weight", "lovasz_weight", "teacher_weight"),
+            *(() if self.box_loss_weight is None else ("box_loss_weight",)),
         )
         fractions = ("label_smoothing", "ema")
         shares = ("zoom", "zoom_until")
+        numbers = (*positive, *not_negative)
         rules = (
+            *((name, math.isfinite(getattr(self, name)), "a finite number") for name in numbers),
             *((name, getattr(self, name) > 0, "above zero") for name in positive),
             *((name, getattr(self, name) >= 0, "zero or more") for name in not_negative),
             *((name, 0 <= getattr(self, name) < 1, "at least 0 and below 1") for name in fractions),

@@ -20,7 +20,7 @@ import torch
 from spacecompile._version import __version__
 from spacecompile.box_rule import BoxRule
 from spacecompile.contract import Cost, ModelSpec, Progress, no_progress
-from spacecompile.data.labels import classes_of
+from spacecompile.data.labels import classes_of, data_sha256_of
 from spacecompile.data.spark import LabelledFrame, read_split, spread
 from spacecompile.errors import CheckpointError, OutputError, UsageError
 from spacecompile.extras import require_extra
@@ -34,6 +34,7 @@ from spacecompile.train.dataset import Cache, TrainingFrames, ValidationFrames
 from spacecompile.train.device import DevicePlan, plan_device
 from spacecompile.train.evaluate import answers, scores_from_answers
 from spacecompile.train.gallery import Gallery
+from spacecompile.train.initial import initial_network
 from spacecompile.train.logs import LOG_FOLDER, event_log
 from spacecompile.train.loop import Callbacks, LoopInputs, run_epochs, steps_per_epoch
 from spacecompile.train.page import PAGE_NAME, render_page
@@ -120,7 +121,7 @@ def train(job: TrainJob, *, callbacks: Callbacks | None = None, progress: Progre
         DataError: If the data can't be read or its classes don't fit.
         OutputError: If the output exists, or can't be written.
         CheckpointError: If `init` or the state to resume is unusable.
-        UsageError: If a setting makes no sense.
+        UsageError: If a setting makes no sense, or a run is resumed with other data.
         DivergedError: If loss, gradient or weights are no longer finite; the last good epoch stays on the disk.
         MissingPartError: If several processes or event files are asked for and their extra is not installed.
 
@@ -139,7 +140,8 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
         require_extra("tensorboard", "train --tensorboard")
     all_train_frames, val_frames = read_split(job.data, "train"), read_split(job.data, "val")
     world = join(job.launch, job.device)
-    state, plan = _prepared_state(_with_class_map(job, all_train_frames), world)
+    state, plan = _prepared_state(_settled(job, all_train_frames), world)
+    _require_same_data(state, job.data, data_sha256_of(all_train_frames, val_frames))
     train_frames = spread(all_train_frames, state.limit_frames or None)
     spec = state.network.spec
     world.share_of(state.recipe.batch_size)  # refuses an uneven share before any folder is made
@@ -169,9 +171,17 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
     with event_log(job.output / LOG_FOLDER if job.tensorboard and world.is_first else None, state.steps_done) as logged:
         run_epochs(state, inputs, logged(callbacks))
     facts = _facts(state, inputs, frames=len(train_frames))
-    facts["broken_files"] = [entry.reason for entry in inputs.train_frames.broken]
     finals = _Finals(plan=plan, cost=inputs.cost, train=train_frames, val=val_frames)
     return world.from_first(lambda: _finish(job, state, facts, finals, progress))
+
+
+def _require_same_data(state: TrainingState, data: Path, sha256: str) -> None:
+    if state.data_sha256 not in ("", sha256):
+        raise UsageError(
+            f"the frames of {data} are not those that the run began with: names or classes differ. Give the former "
+            "--data and restore missing files, or start anew."
+        )
+    state.data_sha256 = sha256
 
 
 def _teacher(state: TrainingState, plan: DevicePlan) -> Teacher | None:
@@ -212,7 +222,7 @@ def _prepared_state(job: TrainJob, world: World) -> tuple[TrainingState, DeviceP
     _refuse_existing(job)
     plan = plan_device(device, amp=job.recipe.amp)
     torch.manual_seed(job.recipe.seed)
-    state = new_state(_initial_network(job), job.recipe, plan)
+    state = new_state(initial_network(job.init, job.spec_changes), job.recipe, plan)
     state.command, state.limit_frames, state.val_frames = job.command, job.limit_frames, job.val_frames
     state.teacher = str(job.teacher.resolve()) if job.teacher else ""
     return state, plan
@@ -243,32 +253,18 @@ def _holds_something(output: Path) -> bool:
     return epoch != 1 or not isinstance(facts, dict) or facts.get("finished") is not False
 
 
-def _initial_network(job: TrainJob) -> MultiTaskNetwork:
-    if job.init is None:
-        return MultiTaskNetwork(_changed(ModelSpec(), job.spec_changes))
-    loaded = load_checkpoint(job.init)
-    # Whatever its logits were made for: from here on they are trained and judged with half-pixel upsampling.
-    # A box head belongs to the features that it was trained on.
-    ours = {"box": BoxRule(), "box_d4": None, "box_head": None, "mask_upsampling": "half_pixel"}
-    loaded.network.box_head = None
-    network = MultiTaskNetwork(_changed(loaded.spec, {**ours, **job.spec_changes}))
-    try:
-        network.load_state_dict(loaded.network.state_dict())
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise CheckpointError(f"the weights of {job.init} don't fit the network asked for: {reason}") from error
-    return network
+def _settled(job: TrainJob, frames: Sequence[LabelledFrame]) -> TrainJob:
+    """The job with what it leaves to the data; the checkpoint keeps what was found.
 
-
-def _with_class_map(job: TrainJob, frames: Sequence[LabelledFrame]) -> TrainJob:
-    """A new network has the class order of the data's format, unless the job says another; its checkpoint keeps it."""
-    if job.init or job.resume or "classes" in job.spec_changes:
-        return job
-    return replace(job, spec_changes={**job.spec_changes, "classes": classes_of(frames)})
-
-
-def _changed(spec: ModelSpec, changes: dict[str, Any]) -> ModelSpec:
-    return msgspec.structs.replace(spec, **changes)
+    A new network has the class order of the data's format. Boxes are learned by themselves where nothing else teaches
+    them.
+    """
+    if not (job.init or job.resume or "classes" in job.spec_changes):
+        job = replace(job, spec_changes={**job.spec_changes, "classes": classes_of(frames)})
+    if job.recipe.box_loss_weight is None:
+        weight = 0.0 if any(frame.has_parts for frame in frames) else 1.0
+        job = replace(job, recipe=msgspec.structs.replace(job.recipe, box_loss_weight=weight))
+    return job
 
 
 def _prepare_output(job: TrainJob, command: str) -> None:
@@ -330,14 +326,17 @@ def _finish(
     network = network.to(finals.plan.device).to(memory_format=torch.channels_last)
     plan = replace(finals.plan, autocast_dtype=None)  # the stored scores are those of float32 inference
     plain = network.spec.box
-    rule = _calibrated(network, finals, plan, progress)
+    calibration_frames = _validation_frames(spread(finals.train, CALIBRATION_FRAMES), network.spec, "none")
+    rule = _calibrated(network, calibration_frames, plan, progress)
     val_frames = _validation_frames(finals.val, network.spec, "none")
     gallery = Gallery(spec=network.spec, rule=rule)
     found = answers(network, val_frames, plan=plan, batch_size=16, step="final scores", progress=progress)
     before, scores = scores_from_answers(gallery.passing(found), (plain, rule), spec=network.spec, cost=finals.cost)
-    network.spec = _changed(network.spec, {"box": rule})
+    network.spec = msgspec.structs.replace(network.spec, box=rule)
+    state.note_broken((*calibration_frames.broken, *val_frames.broken))
     facts = {
         **facts,
+        "broken_files": [*state.broken_files.values()],
         "scores": json.loads(msgspec.json.encode(scores)),
         "validation": {"split": "val", "frames": len(finals.val), "frame_size_px": list(network.spec.frame_size_px)},
         "box_calibration": {
@@ -361,8 +360,7 @@ def _finish(
     )
 
 
-def _calibrated(network: MultiTaskNetwork, finals: _Finals, plan: DevicePlan, progress: Progress) -> BoxRule:
-    frames = _validation_frames(spread(finals.train, CALIBRATION_FRAMES), network.spec, "none")
+def _calibrated(network: MultiTaskNetwork, frames: ValidationFrames, plan: DevicePlan, progress: Progress) -> BoxRule:
     cases = cases_from_answers(
         answers(network, frames, plan=plan, batch_size=16, step="calibrate boxes", progress=progress)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import msgspec
 import torch
 
 from spacecompile.contract import ModelSpec
+from spacecompile.data.broken import BrokenFile
 from spacecompile.errors import CheckpointError
 from spacecompile.files import flush_to_disk, replacing
 from spacecompile.network.model import MultiTaskNetwork
@@ -39,6 +41,8 @@ class TrainingState:
         command: That the run was started with.
         limit_frames, val_frames: Of the job that started the run; 0 for all.
         teacher, teacher_sha256: Path and content of the teacher's checkpoint; empty without.
+        data_sha256: Of the names and classes of all frames of both splits; empty where an earlier version did not say.
+        broken_files: Frames that could not be used, as far as they were met: what is wrong, by path.
     """
 
     recipe: Recipe
@@ -56,6 +60,12 @@ class TrainingState:
     val_frames: int = 0
     teacher: str = ""
     teacher_sha256: str = ""
+    data_sha256: str = ""
+    broken_files: dict[str, str] = field(default_factory=dict)
+
+    def note_broken(self, found: Iterable[BrokenFile]) -> None:
+        """Keep broken files that were met, so that a resumed run still knows them."""
+        self.broken_files.update({str(entry.path): entry.reason for entry in found})
 
     @property
     def evaluated(self) -> MultiTaskNetwork:
@@ -100,7 +110,7 @@ _PLAIN = (
     *("epochs_done", "steps_done", "elapsed_s", "best_s_acc", "history"),
     *("command", "limit_frames", "val_frames"),
 )
-_LATER = ("teacher", "teacher_sha256")
+_LATER = ("teacher", "teacher_sha256", "data_sha256", "broken_files")
 """Added after the format: states without them mean the default."""
 
 

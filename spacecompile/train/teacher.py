@@ -61,7 +61,9 @@ class Teacher:
             )
         views_NCHW = d4_views(normalised(pixels_NCHW, spec.mean, spec.std))  # view by view, all frames of each
         with self.plan.autocast():
-            class_logits_NL, part_logits_NKhw = self.network(views_NCHW.contiguous(memory_format=torch.channels_last))
+            class_logits_NL, part_logits_NKhw, *_ = self.network(
+                views_NCHW.contiguous(memory_format=torch.channels_last)
+            )
         class_probs_NL = class_logits_NL.float().softmax(1).reshape(VIEWS, frames, -1).mean(0)
         posed_NKhw = undone(part_logits_NKhw.float() + spec.part_logit_offset)
         posed_VXhw = posed_NKhw.reshape(VIEWS, -1, *posed_NKhw.shape[2:])

@@ -103,6 +103,10 @@ class World(ABC):
     def from_first(self, make: Callable[[], _Value]) -> _Value:
         """What the first process makes, in all of them; the others wait for it."""
 
+    @abstractmethod
+    def from_all(self, value: _Value) -> list[_Value]:
+        """What each process has, in the order of their ranks, in all of them."""
+
 
 class Alone(World):
     """One process."""
@@ -130,6 +134,10 @@ class Alone(World):
     def from_first(self, make: Callable[[], _Value]) -> _Value:
         """What this process makes."""
         return make()
+
+    def from_all(self, value: _Value) -> list[_Value]:
+        """The value alone."""
+        return [value]
 
 
 class Together(World):
@@ -167,6 +175,12 @@ class Together(World):
         """What the first process makes, in all of them; the others wait for it."""
         made: Any = self._fabric.broadcast(make() if self.is_first else None, src=0)
         return made  # type: ignore[no-any-return]
+
+    def from_all(self, value: _Value) -> list[_Value]:
+        """What each process has, in the order of their ranks, in all of them."""
+        values: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(values, value)
+        return values
 
 
 def join(launch: Launch | None, device: str) -> World:

@@ -87,12 +87,13 @@ def test_a_budget_file_changes_the_limits_that_it_names(tmp_path: Path) -> None:
     [
         ("gmacs = 5", "unknown field `gmacs`"),
         ("gmacs_max = 'many'", "gmacs_max"),
-        ("gmacs_max = -1", "above zero"),
-        ("mparams_max = inf", "above zero"),
+        ("gmacs_max = -1", "zero or above"),
+        ("p50_ms_max = nan", "zero or above"),
+        ("mparams_max = inf", "zero or above"),
         ("gmacs_max 5", "not usable"),
         ("[limits]\ngmacs_max = 5", "limits"),
     ],
-    ids=["unknown key", "text", "negative", "infinite", "no TOML", "table"],
+    ids=["unknown key", "text", "negative", "no number", "infinite", "no TOML", "table"],
 )
 def test_an_unusable_budget_file_says_what_is_wrong(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "budgets.toml"
@@ -115,6 +116,7 @@ MEASURED = Measured(
     },
     app={"fp32": summarise([40.0] * 70 + [90.0]), "int8": summarise([60.0] * 70)},
     drops={"fp32": -0.0001, "int8": 0.002},
+    left_out={"fp16": "it needs a GPU"},
 )
 
 
@@ -147,9 +149,10 @@ def test_a_limit_is_judged_for_every_variant_that_it_names(
     [
         (Budget(p99_ms_max=50), "p99_ms_max of fp32", "591 more samples"),
         (Budget(memory_mb_max=300), "memory_mb_max of int8", "it crashed"),
-        (Budget(p50_ms_max=50, variants=("bf16",)), "p50_ms_max", "no variant of bf16"),
+        (Budget(p50_ms_max=50, variants=("fp32", "bf16")), "p50_ms_max of bf16", "no variant of that name"),
+        (Budget(p50_ms_max=50, variants=("fp16",)), "p50_ms_max of fp16", "needs a GPU"),
     ],
-    ids=["too few samples", "a start that failed", "a variant that is not there"],
+    ids=["too few samples", "a start that failed", "a variant that is not there", "a variant that was left out"],
 )
 def test_a_limit_that_can_not_be_judged_is_no_limit_that_holds(budget: Budget, key: str, reason: str) -> None:
     report = check_budget(manifest_of(REWRITTEN), budget, MEASURED, ("fp32", "int8"))
@@ -175,6 +178,30 @@ def test_a_variant_on_several_engines_is_judged_on_each() -> None:
     budget = Budget(file_mb_max=1, variants=("fp32",))
     report = check_budget(manifest_of(REWRITTEN), budget, measured, tuple(measured.file_bytes))
     assert [line.label for line in report.lines[2:]] == ["Graph file, fp32@onnxruntime", "Graph file, fp32@openvino"]
+
+
+def test_without_any_variant_a_limit_is_not_shown_to_hold() -> None:
+    report = check_budget(manifest_of(REWRITTEN), Budget(p50_ms_max=1), Measured(), ())
+    assert report.unjudged == {"p50_ms_max": "no variant takes part"}
+
+
+def test_what_can_not_be_judged_is_not_called_exceeded() -> None:
+    unjudged = check_budget(manifest_of(REWRITTEN), Budget(p99_ms_max=50), MEASURED, ("fp32",))
+    said = str(budget_error(unjudged))
+    assert "not shown to hold" in said
+    assert "exceeded" not in said
+    assert "smaller" not in said
+    both = check_budget(manifest_of(REWRITTEN), Budget(p99_ms_max=50, gmacs_max=0), MEASURED, ("fp32",))
+    said = str(budget_error(both))
+    assert "budget exceeded: multiply-adds" in said
+    assert "not shown to hold: p99_ms_max" in said
+
+
+@pytest.mark.parametrize("key", ["gmacs_max", "file_mb_max", "p50_ms_max", "score_drop_max"])
+def test_zero_is_a_limit(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "budgets.toml"
+    path.write_text(f"{key} = 0\n")
+    assert getattr(read_budget(path), key) == 0
 
 
 def test_a_drop_of_zero_is_a_limit(tmp_path: Path) -> None:

@@ -5,16 +5,10 @@ import pytest
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from spacecompile.benchmarks.comparison import (
-    Change,
-    Comparison,
-    NamedResult,
-    compare,
-    ratio_interval,
-    regression_error,
-    share_from_text,
-)
-from spacecompile.benchmarks.records import BenchResult
+from spacecompile.benchmarks.comparison import NamedResult, compare, regression_error, share_from_text
+from spacecompile.benchmarks.comparison_latency import ratio_interval
+from spacecompile.benchmarks.comparison_records import Change, Comparison
+from spacecompile.benchmarks.records import BenchResult, Configuration, VariantEngine
 from spacecompile.benchmarks.summary import summarise
 from spacecompile.errors import BudgetError, UsageError
 
@@ -98,6 +92,71 @@ def test_a_peer_tells_how_far_the_machine_moved_and_is_not_judged(whole_result: 
     assert comparison.drift["plain-export"] == pytest.approx(1.0, abs=0.05)
     assert comparison.failed == ()
     assert not [change for change in comparison.changes if change.what.startswith("plain-export")]
+
+
+def test_a_variant_is_judged_over_the_drift_of_the_peers(whole_result: BenchResult) -> None:
+    old = with_app(whole_result, fp32=around(100), plain_export=around(120))
+    # The whole machine takes twice as long: the variant got no worse by that, and 20 % on top are its own.
+    drifted = with_app(whole_result, fp32=around(200, seed=4), plain_export=around(240, seed=5))
+    worse = with_app(whole_result, fp32=around(240, seed=4), plain_export=around(240, seed=5))
+    same = change_of(compared(old, drifted, fail_on=0.05), "fp32, app, median")
+    assert (same.verdict, same.change) == ("same", pytest.approx(1.0, abs=0.03))
+    assert same.over_peers == pytest.approx(0.0, abs=0.03)
+    comparison = compared(old, worse, fail_on=0.05)
+    change = change_of(comparison, "fp32, app, median")
+    assert change.verdict == "worse"
+    assert change.worse_by == pytest.approx(0.2, abs=0.04)
+    assert comparison.failed == ("fp32, app, median",)
+
+
+def without_peers(result: BenchResult, **changes: object) -> BenchResult:
+    result = with_app(result, fp32=around(100))
+    assert isinstance(result.configuration, Configuration)
+    backend = changes.pop("backend", "openvino")
+    engine = VariantEngine(name=str(backend), version="1", reason="")
+    return replace(
+        result,
+        peers=UNSET,
+        environment=replace(result.environment, **changes),
+        configuration=replace(result.configuration, engines={"fp32": engine}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, ""),
+        ({"cpu": "Ground Processor 1"}, "not comparable: the files differ in processor,"),
+        ({"threads": 4}, "not comparable: the files differ in threads,"),
+        ({"backend": "onnxruntime"}, "not comparable: the files differ in engine,"),
+        ({"cpu": "Ground Processor 1", "threads": 4}, "not comparable: the files differ in processor and threads,"),
+    ],
+    ids=["nothing", "processor", "threads", "engine", "two"],
+)
+def test_without_a_common_peer_other_circumstances_are_not_judged(
+    whole_result: BenchResult, changes: dict[str, object], said: str
+) -> None:
+    comparison = compared(without_peers(whole_result), without_peers(whole_result, **changes))
+    change = change_of(comparison, "fp32, app, median")
+    assert change.note.startswith(said)
+    assert change.verdict == ("not judged" if said else "same")
+    assert change.over_peers is None
+
+
+def test_a_peer_of_another_version_is_no_measure_of_the_machine(whole_result: BenchResult) -> None:
+    assert isinstance(whole_result.peers, dict)
+    other = {name: replace(peer, versions="onnxruntime 9") for name, peer in whole_result.peers.items()}
+    change = change_of(compared(whole_result, replace(whole_result, peers=other)), "fp32, app, median")
+    assert change.over_peers is None
+
+
+def test_scope_device_counts_only_where_it_is_not_engine_once_more(whole_result: BenchResult) -> None:
+    assert isinstance(whole_result.latency, dict)
+    engine = whole_result.latency["engine"]
+    twice = replace(whole_result, latency={**whole_result.latency, "device": engine})
+    assert [change.what for change in compared(twice, twice).changes if "device" in change.what] == []
+    own = replace(twice, latency={**whole_result.latency, "device": {"fp32": summarise(around(70))}})
+    assert [change.what for change in compared(own, own).changes if "device" in change.what] == ["fp32, device, median"]
 
 
 def test_circumstances_that_differ_are_named(whole_result: BenchResult) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("pynvml")
 
-from spacecompile.benchmarks.energy import RaplCounter, measure_energy, open_counters
+from spacecompile.benchmarks.energy import Counters, RaplCounter, measure_energy, open_counters
 
 
 @pytest.fixture
@@ -35,16 +35,26 @@ def test_a_counter_that_starts_again_at_zero_goes_on(zone: Callable[..., Path]) 
     assert counter.name == "RAPL package-0"
 
 
-def test_packages_are_counted_and_their_parts_are_not_counted_twice(zone: Callable[..., Path], tmp_path: Path) -> None:
+def test_packages_are_counted_and_neither_their_parts_nor_the_whole_machine_are_counted_twice(
+    zone: Callable[..., Path], tmp_path: Path
+) -> None:
     zone("intel-rapl:0", "package-0", 1)
     zone("intel-rapl:0:0", "core", 1)
     zone("intel-rapl:1", "package-1", 1)
-    counters, note = open_counters(tmp_path)
-    assert [counter.name for counter in counters if counter.name.startswith("RAPL")] == [
-        "RAPL package-0",
-        "RAPL package-1",
-    ]
-    assert note == ""
+    zone("intel-rapl:2", "psys", 1)
+    counters = open_counters(tmp_path)
+    assert [counter.name for counter in counters.cpu] == ["RAPL package-0", "RAPL package-1"]
+    assert counters.why_no_cpu == ""
+
+
+def test_a_counter_that_may_not_be_read_says_what_to_do(zone: Callable[..., Path], tmp_path: Path) -> None:
+    folder = zone("intel-rapl:0", "package-0", 1)
+    (folder / "energy_uj").unlink()
+    (folder / "energy_uj").mkdir()  # root may read any file: a folder is refused to everyone
+    counters = open_counters(tmp_path)
+    assert counters.cpu == ()
+    assert "energy_uj can't be read" in counters.why_no_cpu
+    assert "chmod a+r" in counters.why_no_cpu
 
 
 class Meter:
@@ -80,9 +90,21 @@ def test_joules_per_frame_are_those_of_the_busy_time() -> None:
     assert energy.idle_watts == pytest.approx(10.0)
 
 
+def test_a_variant_on_the_cpu_never_gets_the_energy_of_a_gpu() -> None:
+    cpu, gpu = Meter(), Meter()
+    both = Counters(cpu=(cpu,), gpu=(gpu,))
+    assert both.of(on_gpu=False) == ((cpu,), "")
+    assert both.of(on_gpu=True) == ((cpu, gpu), "")
+    only_gpu = Counters(cpu=(), gpu=(gpu,), why_no_cpu="n/a: no RAPL")
+    assert only_gpu.of(on_gpu=False) == ((), "n/a: no RAPL")
+    assert only_gpu.of(on_gpu=True) == ((gpu,), "")
+    counting, reason = Counters(cpu=(cpu,), gpu=()).of(on_gpu=True)
+    assert counting == ()
+    assert "NVML" in reason
+
+
 def test_without_a_counter_the_note_says_so_and_nothing_is_guessed(tmp_path: Path) -> None:
-    counters, note = open_counters(tmp_path)
-    if counters:
-        pytest.skip("this machine has a GPU that counts")
-    assert note.startswith("n/a: ")
-    assert "RAPL" in note
+    counting, reason = open_counters(tmp_path).of(on_gpu=False)
+    assert counting == ()
+    assert reason.startswith("n/a: ")
+    assert "RAPL" in reason

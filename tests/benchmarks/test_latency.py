@@ -99,6 +99,24 @@ def test_a_slow_contestant_takes_part_in_every_nth_round_only() -> None:
     assert list(recording.app_ms["quick"]) == list(range(9))
 
 
+@pytest.mark.parametrize(("frames", "block_calls"), [(3, 1), (4, 1), (8, 2), (16, 3)])
+def test_a_slow_contestant_meets_every_frame_equally_often_and_shares_them_with_the_others(
+    frames: int, block_calls: int
+) -> None:
+    calls: list[tuple[str, int]] = []
+    frames_HWC = [np.full((4, 4, 3), value, np.uint8) for value in range(frames)]
+    contestants = [Witness("quick", calls), Witness("slow", calls, every=4)]
+    settings = dataclasses.replace(quick(4 * frames), block_calls=block_calls)
+    recording = Recording()
+    measure(contestants, frames_HWC, settings, recording)
+    seen = {name: [frame for caller, frame in calls if caller == name] for name in ("quick", "slow")}
+    assert Counter(seen["slow"]) == dict.fromkeys(range(frames), block_calls)
+    assert Counter(seen["quick"]) == dict.fromkeys(range(frames), 4 * block_calls)
+    # Samples at the same key, of which ratios are made, are of the same frame.
+    frame_of = {name: dict(zip(recording.app_ms[name], seen[name], strict=True)) for name in ("quick", "slow")}
+    assert all(frame_of["quick"][key] == frame for key, frame in frame_of["slow"].items())
+
+
 def test_warm_up_calls_everyone_and_records_nothing() -> None:
     calls, recording = run_rounds(1, "a", "b", warmup_rounds=2)
     assert Counter(name for name, _ in calls) == {"a": 3, "b": 3}

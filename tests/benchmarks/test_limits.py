@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -70,6 +72,28 @@ def test_a_variant_that_its_engine_can_not_run_is_named_with_the_reason(
     report = measure_limits(bundle, asked, {"fp32": "tensorrt"}, toy_frames, SHORT)
     assert "tells no times" in report.missing["fp32"]
     assert report.variants == {}
+
+
+def test_a_plan_is_named_and_its_neighbours_are_measured(
+    tiny_bundle: Path, toy_frames: list[NDArray[np.uint8]]
+) -> None:
+    bundle = open_bundle(tiny_bundle)
+    how = LoadSettings(backend="auto", threads=1, spinning=False)
+    fp32 = bundle.variant("fp32")
+    plan = msgspec.structs.replace(fp32, name="plan", path="variants/fp32/model.plan")
+    asked = [Entrant(name=variant.name, variant=variant, how=how) for variant in (plan, fp32)]
+    kept: list[list[str]] = []
+    report = measure_limits(
+        bundle,
+        asked,
+        {"plan": "tensorrt", "fp32": "onnxruntime"},
+        toy_frames,
+        dataclasses.replace(SHORT, profile=False),
+        keep=lambda partial: kept.append(list(partial.variants)),
+    )
+    assert "no ONNX file" in report.missing["plan"]
+    assert list(report.variants) == ["fp32"]
+    assert kept == [["fp32"]]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])

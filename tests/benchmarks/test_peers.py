@@ -10,11 +10,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 pytest.importorskip("torch")
 
 import torch
+from craft_frames import FRAME_SIZE_PX, FRAMES_HWC, TINY_SPEC, given_by
 from torch import nn
 
 from spacecompile.benchmarks import peers as torch_peers
@@ -30,24 +30,10 @@ from spacecompile.benchmarks.peer_table import (
 from spacecompile.benchmarks.peers import CompiledPeer, CudaEagerPeer, EagerPeer, plain_smp_network
 from spacecompile.benchmarks.peers_plain import cuda_onnxruntime, cuda_tensorrt, export_plain
 from spacecompile.benchmarks.torch_reference import TorchReference
+from spacecompile.box_rule import BoxHead, BoxRule
 from spacecompile.errors import MissingPartError, UsageError
-from spacecompile.network.checkpoint import LoadedCheckpoint, load_checkpoint
-
-FRAME_SIZE_PX = (128, 128)
-
-
-def craft_frame(index: int) -> NDArray[np.uint8]:
-    """A coloured body with a blue panel on a dark sky, as the fitted network knows them."""
-    rng = np.random.default_rng(index)
-    frame_HWC = rng.integers(0, 12, (*FRAME_SIZE_PX, 3)).astype(np.uint8)
-    top, left = (int(edge_px) for edge_px in rng.integers(12, 44, 2))
-    frame_HWC[top : top + 36, left : left + 36] = (255 - 25 * index, 60 + 18 * index, 90)
-    frame_HWC[top + 9 : top + 27, left + 36 : left + 72] = (20, 40, 230)
-    return frame_HWC
-
-
-FRAMES_HWC = [craft_frame(index) for index in range(8)]
-
+from spacecompile.network.checkpoint import LoadedCheckpoint, load_checkpoint, save_checkpoint
+from spacecompile.network.model import MultiTaskNetwork
 
 QUICK = [entry for entry in PEERS if not entry.cuda and entry.name != "torch-compile"]
 """What opens in seconds on any machine that has the packages."""
@@ -62,7 +48,8 @@ def loaded(tiny_checkpoint: Path) -> LoadedCheckpoint:
 
 @pytest.fixture(scope="module")
 def peers(tiny_checkpoint: Path) -> Iterator[dict[str, PeerContestant]]:
-    opened, missing = open_peers(tiny_checkpoint, threads=1, entries=QUICK)
+    spec = load_checkpoint(tiny_checkpoint).spec
+    opened, missing = open_peers(tiny_checkpoint, spec, threads=1, entries=QUICK)
     assert missing == {}
     yield {peer.name: peer for peer in opened}
     for peer in opened:
@@ -73,10 +60,6 @@ def peers(tiny_checkpoint: Path) -> Iterator[dict[str, PeerContestant]]:
 def sealed_answers(loaded: LoadedCheckpoint) -> list[Answered]:
     reference = TorchReference(loaded, "none")
     return [reference(frame_HWC) for frame_HWC in FRAMES_HWC]
-
-
-def given_by(peer: PeerContestant) -> list[Answered]:
-    return [answered_from_peer(peer.run(frame_HWC)) for frame_HWC in FRAMES_HWC]
 
 
 def test_every_row_of_the_table_opens_under_its_name(peers: dict[str, PeerContestant]) -> None:
@@ -199,7 +182,7 @@ def test_a_closed_eager_peer_leaves_torch_s_threads_as_they_were(loaded: LoadedC
 
 
 def test_without_a_checkpoint_every_peer_is_missing_with_the_reason() -> None:
-    opened, missing = open_peers("give --checkpoint", threads=1, entries=PEERS)
+    opened, missing = open_peers("give --checkpoint", TINY_SPEC, threads=1, entries=PEERS)
     assert opened == []
     assert missing == {entry.name: "give --checkpoint" for entry in PEERS}
 
@@ -207,7 +190,7 @@ def test_without_a_checkpoint_every_peer_is_missing_with_the_reason() -> None:
 def test_a_broken_checkpoint_makes_the_peers_missing_not_the_run_fail(tmp_path: Path) -> None:
     path = tmp_path / "broken.pt"
     path.write_bytes(b"not a checkpoint")
-    opened, missing = open_peers(path, threads=1, entries=QUICK)
+    opened, missing = open_peers(path, TINY_SPEC, threads=1, entries=QUICK)
     assert opened == []
     assert all("broken.pt" in reason for reason in missing.values())
 
@@ -215,8 +198,8 @@ def test_a_broken_checkpoint_makes_the_peers_missing_not_the_run_fail(tmp_path: 
 def test_without_the_compiler_the_command_that_adds_it_is_named(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "spacecompile.network.checkpoint", None)
-    opened, missing = open_peers(tiny_checkpoint, threads=1, entries=QUICK)
+    monkeypatch.setitem(sys.modules, "spacecompile.benchmarks.source", None)
+    opened, missing = open_peers(tiny_checkpoint, TINY_SPEC, threads=1, entries=QUICK)
     assert opened == []
     assert all("pip install 'spacecompile[compile]'" in reason for reason in missing.values())
 
@@ -230,7 +213,7 @@ def test_a_peer_whose_package_is_missing_is_listed_with_its_command_and_the_othe
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     entries = [entry for entry in PEERS if entry.name in (peer, "pytorch-eager")]
-    opened, missing = open_peers(tiny_checkpoint, threads=1, entries=entries)
+    opened, missing = open_peers(tiny_checkpoint, TINY_SPEC, threads=1, entries=entries)
     assert [one.name for one in opened] == ["pytorch-eager"]
     assert missing == {
         peer: f"the package {package} is not installed; add it with: pip install 'spacecompile[{extra}]'"
@@ -257,7 +240,9 @@ def test_an_unknown_peer_is_refused_with_those_there_are() -> None:
 
 def test_a_named_gpu_peer_without_a_gpu_is_missing(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spacecompile.benchmarks.peer_table.has_gpu", lambda: False)
-    opened, missing = open_peers(tiny_checkpoint, threads=1, entries=chosen_peers(("cuda-eager-fp16",), ["none"]))
+    opened, missing = open_peers(
+        tiny_checkpoint, TINY_SPEC, threads=1, entries=chosen_peers(("cuda-eager-fp16",), ["none"])
+    )
     assert opened == []
     assert "no CUDA GPU" in missing["cuda-eager-fp16"]
 
@@ -298,6 +283,51 @@ def test_onnx_runtime_without_the_provider_says_what_adds_it(
         factory(loaded, threads=1)
 
 
+BEYOND_SMP = {
+    "box head": {"box_head": BoxHead(channels=8), "box": BoxRule(residual=True)},
+    "shuffle head": {"part_head": "shuffle"},
+}
+
+
+@pytest.mark.parametrize("changes", BEYOND_SMP.values(), ids=BEYOND_SMP)
+def test_a_network_that_smp_does_not_have_still_has_its_peers(
+    loaded: LoadedCheckpoint, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = MultiTaskNetwork(msgspec.structs.replace(loaded.spec, **changes)).eval()
+    weights = loaded.network.state_dict()
+    kept = {key: weights[key] for key in weights if "part_head" not in changes or "segmentation_head" not in key}
+    network.load_state_dict(kept, strict=False)
+    save_checkpoint(tmp_path / "net.pt", network, training={})
+    entries = [entry for entry in PEERS if entry.name in ("plain-export", "pytorch-eager")]
+    opened, missing = open_peers(tmp_path / "net.pt", network.spec, threads=1, entries=entries)
+    assert missing == {}
+    reference = TorchReference(dataclasses.replace(loaded, network=network, spec=network.spec), "none")
+    expected = [reference(frame_HWC) for frame_HWC in FRAMES_HWC]
+    for peer in opened:
+        agreement = compare(given_by(peer), expected, tolerance_for(network.spec))
+        assert agreement.class_agreement == 1
+        assert agreement.parts_iou_mean > 0.5  # untrained shuffle logits lie close to the threshold
+        peer.close()
+
+
+def test_a_peer_that_can_not_be_opened_is_missing_with_its_reason_and_the_others_run(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("unexpected key\nand more")
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr("spacecompile.benchmarks.peers_plain.export_plain", refuse)
+    entries = [entry for entry in PEERS if entry.name in ("plain-export", "pytorch-eager")]
+    opened, missing = open_peers(tiny_checkpoint, TINY_SPEC, threads=before + 1, entries=entries)
+    assert [peer.name for peer in opened] == ["pytorch-eager"]
+    assert missing == {"plain-export": "it fails here: RuntimeError: unexpected key"}
+    opened[0].close()
+    assert torch.get_num_threads() == before
+
+
 @pytest.mark.slow
 def test_the_compiled_network_gives_eager_s_answers(quick_checkpoint: Path) -> None:
     loaded = load_checkpoint(quick_checkpoint)
@@ -316,7 +346,7 @@ def test_a_peer_on_the_gpu_gives_the_answers_of_the_cpu(
 ) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    opened, missing = open_peers(tiny_checkpoint, threads=1, entries=[entry])
+    opened, missing = open_peers(tiny_checkpoint, TINY_SPEC, threads=1, entries=[entry])
     if missing:
         pytest.skip(missing[entry.name])
     around = "pytorch-eager" if isinstance(opened[0], CudaEagerPeer) or "compile" in entry.name else "plain-export"

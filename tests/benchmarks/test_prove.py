@@ -23,7 +23,14 @@ from spacecompile.benchmarks.summary import summarise
 from spacecompile.cli.main import main
 from spacecompile.cli.prove import default_destination, error_of
 from spacecompile.contract import ModelSpec, Tta
-from spacecompile.errors import InterruptedRunError, MissingPartError, ParityError
+from spacecompile.errors import (
+    DeviceError,
+    DeviceLostError,
+    IntegrityError,
+    InterruptedRunError,
+    MissingPartError,
+    ParityError,
+)
 from spacecompile.export.frames import adversarial_frames
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.network.checkpoint import load_checkpoint
@@ -31,7 +38,9 @@ from spacecompile.runtime.bundle import open_bundle
 from spacecompile.runtime.cuda.driver import GpuFacts, probe_cuda
 
 SETTINGS = ProofSettings(
-    latency=LatencySettings(rounds_min=12, duration_s=0, warmup_rounds=1, warmup_s=0, settle_max_ms=0, priming_calls=0),
+    latency=LatencySettings(
+        rounds_min=12, duration_s=0, warmup_rounds=1, warmup_s=0, settle_max_ms=0, priming_calls=0, block_calls=1
+    ),
     soak_frames=25,
     torch_device="cpu",
 )
@@ -136,6 +145,57 @@ def test_an_interrupt_keeps_what_was_shown(given: ProofInput) -> None:
     assert all(target.missing for target in missing)
 
 
+def test_a_variant_that_can_not_be_loaded_is_a_gap_and_the_proof_goes_on(
+    given: ProofInput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Proven.opened
+
+    def refuses(bundle: Any, variant: Any, entry: Any) -> Proven:
+        if variant.name == "fp32-d4":
+            raise IntegrityError("no such kernel.")
+        return opened(bundle, variant, entry)
+
+    monkeypatch.setattr(Proven, "opened", refuses)
+    proof = prove(given, SETTINGS)
+    assert {it.verdict.variant for it in proof.parity} == {"fp32"}
+    assert list(proof.soak) == ["fp32@onnxruntime-cuda"]
+    assert "fp32-d4@onnxruntime-cuda: no such kernel." in proof.unproven
+    assert not proof.partial
+    assert error_of(proof) is None
+
+
+def test_a_proof_in_which_every_variant_fails_says_why_and_fails(
+    given: ProofInput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: Any) -> Proven:
+        raise IntegrityError("no such kernel.")
+
+    monkeypatch.setattr(Proven, "opened", refuses)
+    error = error_of(prove(given, SETTINGS))
+    assert isinstance(error, DeviceError)
+    assert "no such kernel" in str(error)
+
+
+def test_a_gpu_that_is_lost_ends_the_proof_with_what_was_shown(
+    given: ProofInput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device: Any = given.device
+
+    def lose(step: str, done: int, total: int) -> None:
+        if step.startswith("soak"):
+            device.fail("synchronize", "cudaErrorIllegalAddress")
+
+    proof = prove(given, SETTINGS, progress=lose)
+    device.sticky = ""
+    assert proof.partial
+    assert proof.parity
+    assert proof.latency["app"]
+    assert any("cudaErrorIllegalAddress" in gap for gap in proof.unproven)
+    error = error_of(proof)
+    assert isinstance(error, DeviceLostError)
+    assert "marked as partial" in str(error)
+
+
 @pytest.mark.parametrize("tta", ["none", "d4", "d4-median"])
 def test_the_reference_makes_nothing_on_another_device(tta: Tta) -> None:
     # The meta device refuses to mix with the CPU as CUDA does, and needs no GPU.
@@ -205,6 +265,7 @@ def test_without_anything_for_a_gpu_there_is_nothing_to_prove(tiny_bundle: Path)
         pytest.param(["--device", "cuda", "--prove"], 3, "nothing to prove on", id="no GPU"),
         pytest.param(["--prove"], 2, "add --device cuda", id="on the CPU"),
         pytest.param(["--device", "cuda"], 2, "goes with --prove", id="without a proof"),
+        pytest.param(["--device", "cuda:1", "--prove"], 2, "set CUDA_VISIBLE_DEVICES=1", id="another GPU"),
         pytest.param(["--device", "tpu", "--prove"], 2, "give cpu, cuda or cuda:N", id="no device"),
     ],
 )

@@ -3,12 +3,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from msgspec.structs import replace
 
 from spacecompile.benchmarks.fits import fitted, variable_of
 from spacecompile.benchmarks.scaling import ScalingSettings, measure_scaling
-from spacecompile.benchmarks.scaling_records import Axis, ScalingPoint
-from spacecompile.contract import FP32_TOLERANCE, Variant
-from spacecompile.network.checkpoint import load_checkpoint
+from spacecompile.benchmarks.scaling_records import Axis, ScalingPoint, ScalingReport
+from spacecompile.box_rule import BoxHead, BoxRule
+from spacecompile.contract import FP32_TOLERANCE, ModelSpec, Variant
+from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
+from spacecompile.network.model import MultiTaskNetwork
 
 FP32 = Variant(
     name="fp32", precision="fp32", tta="none", path="variants/fp32/model.onnx", opset=20, tolerance=FP32_TOLERANCE
@@ -101,3 +105,41 @@ def test_a_size_that_can_not_be_built_is_named_and_the_rest_is_measured(
     report = measure_scaling(quick_checkpoint, spec, FP32, backend="tensorrt", settings=settings)
     assert "tells no times" in report.skipped["input 64"]
     assert all(curve.points == () for curve in report.curves)
+
+
+def test_a_network_with_a_box_head_scales_and_every_curve_is_kept_as_it_is_done(tmp_path: Path) -> None:
+    spec = ModelSpec(
+        architecture="Unet",
+        encoder="tu-test_resnet",
+        encoder_depth=4,
+        decoder_options={"decoder_channels": [32, 16, 16, 8]},
+        input_size_px=(64, 64),
+        frame_size_px=(64, 64),
+        box=BoxRule(residual=True),
+        box_head=BoxHead(channels=8),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_checkpoint(tmp_path / "net.pt", MultiTaskNetwork(spec).eval(), training={})
+    settings = ScalingSettings(
+        threads=1, spinning=False, input_sides_px=(64,), frame_multiples=(1,), batches=(1, 2), rounds=1
+    )
+    kept: list[ScalingReport] = []
+    report = measure_scaling(
+        tmp_path / "net.pt", spec, FP32, backend="onnxruntime", settings=settings, keep=kept.append
+    )
+    assert report.skipped == {}
+    assert [len(partial.curves) for partial in kept] == [1, 2, 3, 4, 5]
+    assert kept[-1] == report
+    batches = next(curve for curve in report.curves if curve.axis == "batch")
+    assert [point.value for point in batches.points] == [1, 2]
+
+
+def test_sizes_are_those_of_the_bundle(quick_checkpoint: Path) -> None:
+    spec = replace(load_checkpoint(quick_checkpoint).spec, frame_size_px=(192, 192), input_size_px=(96, 96))
+    settings = ScalingSettings(
+        threads=1, spinning=False, input_sides_px=(96,), frame_multiples=(1,), batches=(1,), rounds=1
+    )
+    report = measure_scaling(quick_checkpoint, spec, FP32, backend="onnxruntime", settings=settings)
+    fixed = {curve.axis: curve.fixed for curve in report.curves}
+    assert fixed["threads"] == "96x96 input, 192x192 frame"

@@ -10,8 +10,9 @@ from PIL import Image
 
 from spacecompile.benchmarks.answers import Answered
 from spacecompile.benchmarks.frames import labelled_frames, stream_from_data
-from spacecompile.benchmarks.score import charged_score, evaluate, score_drop
+from spacecompile.benchmarks.score import charged_score, check_frames, evaluate, score_drop
 from spacecompile.contract import Cost, ModelSpec
+from spacecompile.data.labels import SPARK_2022_CLASSES
 from spacecompile.data.spark import LabelledFrame, write_mask, write_split_csv
 from spacecompile.errors import DataError, UsageError
 from spacecompile.metrics import Scores
@@ -123,3 +124,62 @@ def test_a_drop_is_that_of_the_answers_whatever_the_networks_cost() -> None:
     cheaper = msgspec.structs.replace(SCORES, s_acc=0.89, s_flops=0.99, s_final=0.91)
     assert score_drop(cheaper, SCORES) == pytest.approx(0.007)
     assert score_drop(SCORES, cheaper) == pytest.approx(-0.007)
+
+
+NUM_UNMASKED = 110
+UNMASKED_SPEC = ModelSpec(classes=SPARK_2022_CLASSES, input_size_px=(64, 64), frame_size_px=(32, 40))
+
+
+@pytest.fixture
+def unmasked(tmp_path: Path) -> list[LabelledFrame]:
+    """Frames in the SPARK 2022 format, whose boxes all are the same."""
+    rows = ["filename,class,bbox"]
+    (tmp_path / "val").mkdir()
+    for index in range(NUM_UNMASKED):
+        Image.fromarray(np.full((32, 40, 3), index, np.uint8)).save(tmp_path / "val" / f"{index}.png")
+        rows.append(f'{index}.png,{SPARK_2022_CLASSES[index % 11]},"[4, 8, 20, 30]"')
+    (tmp_path / "val.csv").write_text("\n".join(rows), encoding="utf-8")
+    return labelled_frames(tmp_path, "val", None)
+
+
+def unmasked_answer(frame_HWC: NDArray[np.uint8]) -> Answered:
+    probs_L = np.eye(11, dtype=np.float32)[frame_HWC[0, 0, 0] % 11]
+    return Answered(
+        class_probs_L=probs_L, parts_HW=np.ones((32, 40), np.uint8), box_xyxy=np.array([8, 4, 30, 20], np.float32)
+    )
+
+
+def test_frames_without_masks_are_scored_by_class_and_box(unmasked: list[LabelledFrame]) -> None:
+    check_frames(unmasked, UNMASKED_SPEC)
+    scores = evaluate(unmasked_answer, unmasked, spec=UNMASKED_SPEC, cost=COST)
+    assert (scores.s_cls, scores.s_det, scores.s_seg, scores.frames) == (1, 1, 0, NUM_UNMASKED)
+
+
+@pytest.mark.parametrize("kept_bytes", [pytest.param(0, id="header"), pytest.param(-30, id="pixels")])
+def test_one_broken_frame_in_a_hundred_is_left_out(unmasked: list[LabelledFrame], kept_bytes: int) -> None:
+    noise_HWC = np.random.default_rng(0).integers(0, 255, (32, 40, 3)).astype(np.uint8)
+    Image.fromarray(noise_HWC).save(unmasked[7].image_path)
+    unmasked[7].image_path.write_bytes(unmasked[7].image_path.read_bytes()[:kept_bytes])
+    told: list[tuple[str, int, int]] = []
+    scores = evaluate(
+        unmasked_answer, unmasked, spec=UNMASKED_SPEC, cost=COST, progress=lambda *step: told.append(step)
+    )
+    assert (scores.frames, scores.s_cls) == (NUM_UNMASKED - 1, 1)
+    assert told[-1] == ("score", NUM_UNMASKED, NUM_UNMASKED)
+
+
+def test_more_broken_frames_are_refused_before_any_answer(unmasked: list[LabelledFrame]) -> None:
+    for frame in unmasked[3:5]:
+        frame.image_path.write_bytes(b"")
+    with pytest.raises(DataError, match="2 of 110 frames of the frames to score are broken"):
+        evaluate(lambda _: pytest.fail("answered"), unmasked, spec=UNMASKED_SPEC, cost=COST)
+
+
+def test_a_mask_of_another_size_is_a_broken_frame(data: Path) -> None:
+    frames = labelled_frames(data, "val", None)
+    write_mask(data / "small.jpg", np.zeros((8, 8), np.uint8))
+    odd = LabelledFrame(
+        image_path=frames[0].image_path, mask_path=data / "small.jpg", class_name="Cheops", box_xyxy=(0, 0, 9, 9)
+    )
+    with pytest.raises(DataError, match=r"1 of 5 frames.*small\.jpg is \(8, 8\) and its frame \(96, 128\)"):
+        check_frames([*frames, odd], SPEC)

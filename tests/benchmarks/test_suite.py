@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from importlib.util import find_spec
@@ -15,14 +16,18 @@ from numpy.typing import NDArray
 
 from spacecompile.benchmarks import suite, variants
 from spacecompile.benchmarks.contest import ContestSettings
+from spacecompile.benchmarks.further import FurtherSettings
 from spacecompile.benchmarks.latency import LatencySettings
-from spacecompile.benchmarks.records import BenchResult, Configuration, ScoreReport, read_result
+from spacecompile.benchmarks.limit_records import LimitReport
+from spacecompile.benchmarks.records import Agreement, BenchResult, Configuration, ScoreReport, read_result
 from spacecompile.benchmarks.suite import BenchRun, BenchSettings, run_bench
 from spacecompile.benchmarks.variants import LoadSettings, VariantContestant
-from spacecompile.contract import Manifest
+from spacecompile.contract import FileFact, Manifest
 from spacecompile.data.render.dataset import render_dataset
 from spacecompile.data.render.settings import RenderSettings
 from spacecompile.errors import CheckpointError, DataError, MissingPartError, UsageError
+from spacecompile.export.build import build
+from spacecompile.export.plan import BuildOptions
 from spacecompile.runtime.answer import Answer
 from spacecompile.runtime.backends import openvino_cache, registry
 from spacecompile.runtime.bundle import open_bundle
@@ -218,6 +223,105 @@ def test_an_interrupt_during_the_scores_keeps_the_latency(
     assert result.partial
     assert isinstance(result.latency, dict)
     assert result.latency["app"]["fp32"].samples == 1
+
+
+LIMITS = FurtherSettings(duration_s=0, threads=1, spinning=False)
+
+
+def test_an_interrupt_during_the_limits_keeps_the_variants_that_are_done(tiny_bundle: Path) -> None:
+    def progress(step: str, done: int, _: int) -> None:
+        if step == "limits of the variants" and done == 1:
+            raise KeyboardInterrupt
+
+    run = run_bench(open_bundle(tiny_bundle), settings(peers=False, rounds=1, limits=LIMITS), progress=progress)
+    assert run.result.partial
+    assert isinstance(run.result.roofline, LimitReport)
+    assert list(run.result.roofline.variants) == ["fp32"]
+    assert run.failure is None
+    assert read_result(msgspec.json.encode(run.result)) == run.result
+
+
+def test_a_step_that_fails_after_the_latency_run_costs_only_itself(
+    tiny_bundle: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise UsageError("sessions side by side failed: out of memory")
+
+    monkeypatch.setattr(suite, "measure_throughput", fail)
+    asked = settings(peers=False, variants=("fp32",), rounds=1, data=data, score_limit=1, throughput=True)
+    run = run_bench(open_bundle(tiny_bundle), asked)
+    result = run.result
+    assert result.partial
+    assert result.failed_steps == {"throughput": "sessions side by side failed: out of memory"}
+    assert any("the step throughput failed" in warning for warning in result.warnings)
+    assert isinstance(run.failure, UsageError)
+    assert isinstance(result.latency, dict)
+    assert isinstance(result.score, ScoreReport)
+    assert list(result.budget.graphs) == ["fp32"]
+    assert result.throughput is UNSET
+    assert read_result(msgspec.json.encode(result)) == result
+
+
+def test_a_failure_before_anything_was_measured_ends_the_run(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise MissingPartError("no engine")
+
+    monkeypatch.setattr("spacecompile.benchmarks.contest.measure", fail)
+    with pytest.raises(MissingPartError, match="no engine"):
+        run_bench(open_bundle(tiny_bundle), settings(peers=False, variants=("fp32",), rounds=1))
+
+
+def test_a_step_inside_the_latency_run_that_fails_keeps_its_samples(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise UsageError("the counter stopped")
+
+    monkeypatch.setattr("spacecompile.benchmarks.contest.open_counters", fail)
+    run = run_bench(open_bundle(tiny_bundle), settings(peers=False, variants=("fp32",), rounds=1))
+    assert run.result.failed_steps == {"latency": "the counter stopped"}
+    assert isinstance(run.result.latency, dict)
+
+
+def test_a_plan_is_not_counted_as_an_onnx_file_and_the_rest_is(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = certified_on(tiny_bundle, tmp_path / "b.spacepkg", fp32=("onnxruntime",), fp32_d4=("onnxruntime",))
+    content = b"a plan of an engine"
+    (bundle / "variants" / "fp32" / "model.plan").write_bytes(content)
+    manifest = msgspec.json.decode((bundle / "manifest.json").read_bytes(), type=Manifest)
+    path = "variants/fp32/model.plan"
+    plan = msgspec.structs.replace(manifest.variants[0], name="fp32-plan", path=path, certified=("tensorrt",))
+    fact = FileFact(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+    manifest = msgspec.structs.replace(
+        manifest, variants=(*manifest.variants, plan), files={**manifest.files, path: fact}
+    )
+    (bundle / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    run = run_bench(open_bundle(bundle), settings(peers=False, rounds=1))
+    budget = run.result.budget
+    assert list(budget.graphs) == ["fp32", "fp32-d4"]
+    assert budget.notes["graphs"].startswith("fp32-plan: variants/fp32/model.plan is no ONNX file")
+    assert not run.result.partial
+
+
+def test_pytorch_beside_a_bundle_of_another_size_does_the_bundle_s_task(quick_checkpoint: Path, tmp_path: Path) -> None:
+    built = build(
+        quick_checkpoint,
+        output=tmp_path / "other.spacepkg",
+        tta=("none",),
+        options=BuildOptions(
+            parity_frames=0, spec_changes={"input_size_px": (96, 96), "frame_size_px": (192, 192), "mean": (0.4,) * 3}
+        ),
+    )
+    run = run_bench(open_bundle(built.path), settings(checkpoint=quick_checkpoint, rounds=1))
+    peers = run.result.peers
+    assert isinstance(peers, dict)
+    for peer in peers.values():
+        assert peer.missing is None
+        assert isinstance(peer.agreement, Agreement)
+        # At the checkpoint's own mean the probabilities would be far off, and the frames would not even fit.
+        assert peer.agreement.class_probs_max <= 0.02
+    assert sum(stage.before.macs_fvcore for stage in run.result.budget.stages) == built.cost_source.macs_fvcore
 
 
 def certified_on(bundle: Path, target: Path, **certified: tuple[str, ...]) -> Path:

@@ -17,7 +17,7 @@ RECORDED_MS = (
 
 @pytest.mark.parametrize(
     ("percentile", "floor"),
-    [(50, 11), (90, 64), (95, 130), (99, 662), (99.9, 6636)],
+    [(50, 11), (90, 64), (95, 130), (99, 662), (99.9, 6636), (10, 64), (1, 662), (0.1, 6636)],
     ids=lambda value: f"{value:g}",
 )
 def test_sample_floors_are_the_published_ones(percentile: float, floor: int) -> None:

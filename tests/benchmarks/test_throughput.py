@@ -13,7 +13,9 @@ from spacecompile.runtime.bundle import open_bundle
 FRAMES_HWC = [np.zeros((2, 2, 3), np.uint8)] * 2
 
 
-@pytest.mark.parametrize(("threads", "counts"), [(1, (1,)), (2, (1, 2)), (6, (1, 2, 4)), (8, (1, 2, 4, 8))])
+@pytest.mark.parametrize(
+    ("threads", "counts"), [(1, (1,)), (2, (1, 2)), (3, (1, 2, 3)), (6, (1, 2, 4, 6)), (8, (1, 2, 4, 8))]
+)
 def test_sessions_double_up_to_one_per_thread(threads: int, counts: tuple[int, ...]) -> None:
     assert session_counts(threads) == counts
 

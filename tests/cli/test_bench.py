@@ -15,6 +15,7 @@ from spacecompile.benchmarks import checkpoints, suite
 from spacecompile.benchmarks.latency import Recording
 from spacecompile.benchmarks.records import read_result
 from spacecompile.cli.main import main
+from spacecompile.errors import MissingPartError, UsageError
 
 SHORT = ("--duration", "0", "--samples", "12", "--warmup", "1", "--warmup-seconds", "0", "--threads", "1")
 QUICK = ("--no-peers", "--no-roofline", "--variant", "fp32", "--starts", "0", "--no-from-file", *SHORT)
@@ -312,3 +313,54 @@ def test_eval_of_a_checkpoint_refuses_what_only_a_bundle_has(
 def test_eval_of_nothing_names_it(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", str(tmp_path / "none.pt"), "--data", str(data)]) == 2
     assert "none.pt does not exist" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_failed_step_keeps_its_exit_code_and_everything_else_is_written(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise MissingPartError("no such engine. Add it with: pip install engine")
+
+    monkeypatch.setattr(suite, "measure_throughput", fail)
+    results = tmp_path / "bench.json"
+    assert main(["bench", str(tiny_bundle), *QUICK, "--throughput", "--json", str(results)]) == 3
+    result = read_result(results.read_bytes())
+    assert result.partial
+    assert result.latency["app"]["fp32"].samples == 12  # type: ignore[index]
+    assert result.error.kind == "MissingPartError"  # type: ignore[union-attr]
+    assert result.failed_steps == {"throughput": "no such engine. Add it with: pip install engine"}
+    assert "Latency in ms" in capsys.readouterr().err
+
+
+def test_a_report_that_can_not_be_made_does_not_cost_the_numbers(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise UsageError("a template is broken")
+
+    monkeypatch.setattr("spacecompile.benchmarks.report.render_report", fail)
+    page, results = tmp_path / "bench.html", tmp_path / "bench.json"
+    assert main(["bench", str(tiny_bundle), *QUICK, "--report", str(page), "--json", str(results)]) == 2
+    assert read_result(results.read_bytes()).latency["app"]["fp32"].samples == 12  # type: ignore[index]
+    assert not page.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "roofline"), [(("--no-roofline", "--scaling"), False), (("--no-roofline", "--profile"), True)]
+)
+def test_without_the_roofline_only_what_needs_it_measures_it(
+    tiny_bundle: Path,
+    tiny_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: tuple[str, ...],
+    roofline: bool,
+) -> None:
+    scaled: list[object] = []
+    # Its real sizes take minutes; what it measures is tested beside it.
+    monkeypatch.setattr(suite, "measure_sizes", lambda *_, sizes, **__: scaled.append(sizes))
+    source = ("--checkpoint", str(tiny_checkpoint))
+    assert main(["bench", str(tiny_bundle), *QUICK, *flags, *source, "--json", "-"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert ("roofline" in document) == roofline
+    assert scaled == [tiny_checkpoint if "--scaling" in flags else None]

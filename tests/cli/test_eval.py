@@ -10,8 +10,12 @@ import pytest
 from PIL import Image
 
 from spacecompile.cli.main import main
+from spacecompile.contract import ModelSpec
+from spacecompile.data.labels import SPARK_2022_CLASSES
 from spacecompile.data.spark import LabelledFrame, write_mask, write_split_csv
 from spacecompile.metrics import final_score
+from spacecompile.network.checkpoint import save_checkpoint
+from spacecompile.network.model import MultiTaskNetwork
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +88,25 @@ def test_scores_are_broken_down_by_class_and_part(
     assert list(document["per_part"]) == ["body", "panel"]
     assert "Cheops" in captured.err
     assert "IoU per part: body" in " ".join(captured.err.split())
+
+
+def test_frames_of_spark_2022_are_scored_and_what_is_missing_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = ModelSpec(
+        architecture="Unet",
+        encoder="tu-test_resnet",
+        encoder_depth=4,
+        decoder_options={"decoder_channels": [32, 16, 16, 8]},
+        classes=SPARK_2022_CLASSES,
+        input_size_px=(64, 64),
+        frame_size_px=(64, 96),
+    )
+    save_checkpoint(tmp_path / "net.pt", MultiTaskNetwork(spec).eval(), training={})
+    (tmp_path / "val").mkdir()
+    Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(tmp_path / "val" / "a.png")
+    (tmp_path / "val.csv").write_text('filename,class,bbox\na.png,cheops,"[4, 8, 20, 30]"\n', encoding="utf-8")
+    assert main(["eval", str(tmp_path / "net.pt"), "--data", str(tmp_path), "--threads", "1", "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["scores"]["s_seg"] == 0
+    assert "no labelled parts" in " ".join(captured.err.split())

@@ -186,3 +186,12 @@ def test_the_command_says_what_is_missing_without_a_gpu(
     assert main(["rebuild", str(bundle), "--engine", "tensorrt-rtx"]) == 3
     assert "no GPU to test them on" in capsys.readouterr().err
     assert hashes(bundle) == before
+
+
+def test_a_bundle_behind_a_link_is_changed_where_it_lies(bundle: Path, api: EngineApi) -> None:
+    link = bundle.with_name("link.spacepkg")
+    link.symlink_to(bundle)
+    opened = open_bundle(link)
+    rebuild(opened, api, variants=buildable(opened, ("fp32",)), build=built_of, threads=1)
+    assert link.is_symlink()
+    assert open_bundle(bundle).variant("trt-fp32-sm90")

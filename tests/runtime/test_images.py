@@ -99,3 +99,11 @@ def test_an_argument_that_stands_for_nothing_is_refused(folder: Path, arguments:
 )
 def test_overlay_names_never_collide(names: list[str], expected: list[str]) -> None:
     assert overlay_names(NamedImage(path=Path(name), name=name) for name in names) == expected
+
+
+@pytest.mark.parametrize("table", ["val.csv", "labels/val.csv"])
+def test_the_root_of_a_spark_2022_set_stands_for_its_labelled_splits(table: str, tmp_path: Path) -> None:
+    for name in ("val/a.png", "val/._a.png", "notes/b.png", table):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [image.path for image in find_images([str(tmp_path)])] == [tmp_path / "val" / "a.png"]

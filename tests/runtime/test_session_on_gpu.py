@@ -10,11 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_cuda import DlpackOnGpu, FakeDevice
-from fake_tensorrt import install
+from fake_tensorrt import fake_api, install, sidecar_of
 from numpy.typing import NDArray
 
-from spacecompile.errors import DeviceError, DeviceLostError, FrameError, MissingPartError, UsageError
+from spacecompile.errors import (
+    DeviceError,
+    DeviceLostError,
+    DeviceMemoryError,
+    FrameError,
+    MissingPartError,
+    UsageError,
+)
 from spacecompile.runtime.answer import Answer
+from spacecompile.runtime.backends import GpuOptions, tensorrt_
 from spacecompile.runtime.backends.registry import entry_named
 from spacecompile.runtime.cuda.answer import DeviceAnswer
 from spacecompile.runtime.cuda.source import DeviceFrame
@@ -236,7 +244,7 @@ def test_a_gpu_without_room_is_passed_over_at_load_when_that_was_asked_for(
 def test_a_machine_without_a_gpu_is_an_error_or_the_cpu_as_asked(
     color_bundle: Path, craft_frame: NDArray[np.uint8]
 ) -> None:
-    with pytest.raises(MissingPartError, match="pip install onnxruntime-gpu"):
+    with pytest.raises(MissingPartError, match="pip uninstall -y onnxruntime"):
         load(color_bundle, backend=GPU_BACKEND)
     with load(color_bundle, backend=GPU_BACKEND, on_device_error="cpu", threads=1) as session:
         assert "onnxruntime-cuda is missing" in session.choice.fallback
@@ -262,3 +270,21 @@ def test_on_the_cpu_a_submitted_frame_is_answered_at_once(color_bundle: Path, cr
             session.submit(craft_frame, parts_on_device=True)
         with pytest.raises(UsageError, match="the frame is on a GPU"):
             session(DlpackOnGpu(4096, craft_frame.shape))
+
+
+def test_a_plan_for_which_there_is_no_room_is_out_of_memory(
+    device: FakeDevice, make_graph: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, api = make_graph(), fake_api(device)
+    monkeypatch.setattr(tensorrt_, "load_engine_api", lambda _: api)
+    api.trt.orders["context"] = True
+    gpu = GpuOptions(sidecar=sidecar_of(plan), frame_size_px=(96, 128))
+    with pytest.raises(DeviceMemoryError, match=r"no room for 1 GiB\. Free memory on the GPU"):
+        tensorrt_.tensorrt_backend(plan, threads=1, spinning=False, gpu=gpu)
+    assert not device.memory
+    api.trt.orders["enqueue"] = True
+    backend = tensorrt_.tensorrt_backend(plan, threads=1, spinning=False, gpu=gpu)
+    with pytest.raises(DeviceError, match="cannot launch a kernel") as caught:
+        backend.run(np.zeros((96, 128, 3), np.uint8))
+    assert not isinstance(caught.value, DeviceMemoryError)
+    backend.close()

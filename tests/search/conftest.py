@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import pytest
 
-from spacecompile.contract import Cost
+from spacecompile.contract import SPARK_CLASSES, Cost
 from spacecompile.data import spark
 from spacecompile.search.results import Costs
 from spacecompile.train.named import NamedRecipe
@@ -62,7 +62,7 @@ def search_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             frame_HWC = rng.integers(0, 20, (64, 64, 3)).astype(np.uint8)
             frame_HWC[parts_HW == spark.BODY_BIT] = 150
             frame_HWC[parts_HW == spark.PANEL_BIT] = (30, 50, 220)
-            class_name = spark.SPARK_CLASSES[index % 10]
+            class_name = SPARK_CLASSES[index % 10]
             frame = spark.LabelledFrame(
                 image_path=spark.image_path(root, class_name, split, f"{split}_{index}_img.jpg"),
                 mask_path=spark.mask_path(root, class_name, split, f"{split}_{index}_layer.jpg"),

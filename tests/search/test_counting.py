@@ -55,3 +55,27 @@ def test_what_was_counted_is_read_back_and_a_damaged_cache_is_counted_anew(tiny:
     cache.write_text("{")
     assert count_all([tiny("a")], charged_size_px=CHARGED_PX, cache=cache) == first
     assert list(msgspec.json.decode(cache.read_bytes())) == [key]
+
+
+@pytest.mark.parametrize(
+    ("charged_px", "stands_for_px", "expected_px"),
+    [
+        pytest.param(None, (64, 64), (96, 96), id="own input"),
+        pytest.param((512, 512), None, (512, 512), id="all alike"),
+        pytest.param((512, 512), (96, 96), (512, 512), id="what it stands for"),
+        pytest.param((512, 512), (64, 64), (768, 768), id="larger"),
+        pytest.param((96, 128), (64, 96), (160, 128), id="whole multiples"),
+    ],
+)
+def test_a_charged_size_grows_with_the_input(
+    charged_px: tuple[int, int] | None,
+    stands_for_px: tuple[int, int] | None,
+    expected_px: tuple[int, int],
+    tiny: Any,
+    tmp_path: Path,
+) -> None:
+    candidate = tiny("a", input_size_px=[96, 96])
+    cache = tmp_path / "costs.json"
+    count_all([candidate], charged_size_px=charged_px, charged_for_px=stands_for_px, cache=cache)
+    (key,) = msgspec.json.decode(cache.read_bytes())
+    assert msgspec.json.decode(key)[1] == list(expected_px)

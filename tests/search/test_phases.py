@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
 pytest.importorskip("ray", reason="needs the search extra")
 
-from spacecompile.search.phases import PHASES
+from spacecompile.errors import UsageError
+from spacecompile.search.phases import PHASES, search_hyperparameters
+from spacecompile.search.study import SearchJob
+from spacecompile.search.trial import TrialSetup
+from spacecompile.search.tuning import TuneOptions
 from spacecompile.train.named import NamedRecipe, named_recipes, recipe_named
 
 
@@ -66,3 +72,25 @@ def test_what_was_carried_forward_stays() -> None:
     heavy = PHASES["augmentation-and-losses"](wide)[0]
     assert heavy.spec["decoder_options"] == wide.spec["decoder_options"]
     assert heavy.recipe == msgspec.structs.replace(wide.recipe, augment="none")
+
+
+@pytest.mark.parametrize("options", [{}, {"decoder_segmentation_channels": 256}], ids=["default", "given"])
+def test_the_width_at_hand_is_not_trained_twice(options: dict[str, int]) -> None:
+    base = NamedRecipe(name="a", spec={"architecture": "Segformer", "decoder_options": options})
+    names = [candidate.name for candidate in PHASES["width-and-resolution"](base)]
+    assert names == ["as-before", "width-64", "width-128", "input-768"]
+
+
+@pytest.mark.parametrize(
+    ("phases", "seen"),
+    [
+        pytest.param(("refinement", "refinement"), "refinement comes twice", id="twice"),
+        pytest.param(("luck",), "no phase is named 'luck'", id="unknown"),
+    ],
+)
+def test_phases_are_refused_before_a_folder_is_made(phases: tuple[str, ...], seen: str, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    job = SearchJob(output=output, setup=TrialSetup(data="nowhere"), options=TuneOptions(folder=output / "tune"))
+    with pytest.raises(UsageError, match=seen):
+        search_hyperparameters(recipe_named("post"), job, phases=phases)
+    assert not output.exists()

@@ -8,12 +8,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("ray", reason="needs the search extra")
 
 from spacecompile.benchmarks.environment import read_environment
-from spacecompile.errors import BuildError, DataError, OutputError
+from spacecompile.errors import BuildError, DataError, OutputError, UsageError
 from spacecompile.metrics import ScoreMeter
 from spacecompile.search.results import Circumstances, Costs, Outcome, SearchResult, ranked
 from spacecompile.search.study import SearchJob, prepare, require_best, write_result
@@ -131,3 +132,37 @@ def test_a_search_without_one_usable_network_fails_with_the_reasons(result: Sear
     with pytest.raises(BuildError, match=r"wild: training diverged"):
         require_best(result.outcomes[-1:])
     assert require_best(result.outcomes).candidate.name == "heavy"
+
+
+def test_other_phases_are_another_search(tiny: Any, tmp_path: Path, search_data: Path) -> None:
+    prepare(job_of(tmp_path, search_data), (tiny("a"),), phases=("learning-rate", "refinement"))
+    resumed = job_of(tmp_path, search_data, resume=True)
+    prepare(resumed, (tiny("a"),), phases=("learning-rate", "refinement"))
+    for others in (("refinement",), ("refinement", "learning-rate")):
+        with pytest.raises(OutputError, match="holds another search"):
+            prepare(resumed, (tiny("a"),), phases=others)
+
+
+@pytest.mark.parametrize(
+    ("setup", "options", "seen"),
+    [
+        pytest.param({"device": "foo"}, {}, "device is 'foo'", id="no device"),
+        pytest.param({"device": "cuda:1"}, {"gpus": 1.0}, "Ray chooses which GPU", id="a certain GPU"),
+        pytest.param({"device": "cuda"}, {}, "--device cuda needs a GPU per candidate", id="CUDA without a GPU"),
+        pytest.param({}, {"gpus": 1.5}, "whole number", id="one GPU and a half"),
+        pytest.param({}, {"gpus": float(torch.cuda.device_count() + 1)}, "this machine has", id="more GPUs than are"),
+        pytest.param({"limit_frames": 7}, {}, "7 training frames don't fill one batch of 8", id="large batch"),
+    ],
+)
+def test_what_no_candidate_could_use_is_refused_before_a_folder_is_made(
+    setup: dict[str, Any], options: dict[str, Any], seen: str, tiny: Any, tmp_path: Path, search_data: Path
+) -> None:
+    output = tmp_path / "out"
+    job = SearchJob(
+        output=output,
+        setup=TrialSetup(data=str(search_data), **setup),
+        options=TuneOptions(folder=output / "tune", **options),
+    )
+    with pytest.raises(UsageError, match=seen):
+        prepare(job, (tiny("a"),))
+    assert not output.exists()

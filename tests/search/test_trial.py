@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("ray", reason="needs the search extra")
 
+from spacecompile.errors import MissingPartError, OutputError
 from spacecompile.metrics import flops_score, params_score
 from spacecompile.search.results import Costs
-from spacecompile.search.trial import Told, TrialSetup, run_candidate
+from spacecompile.search.trial import Told, TrialSetup, device_for, run_candidate
 
 
 def setup_of(data: Path) -> TrialSetup:
@@ -100,3 +102,35 @@ def test_an_attempt_after_the_end_only_tells_it_again(tiny: Any, costs: Costs, t
         tiny("a"), TrialSetup(data="nowhere"), cost=costs.rewritten, output=tmp_path, before=end, tell=told.append
     )
     assert told == [end]
+
+
+def test_a_machine_at_fault_is_raised_so_that_another_attempt_is_made(
+    tiny: Any, costs: Costs, search_data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    told: list[Told] = []
+    with pytest.raises(OutputError):
+        run_candidate(
+            tiny("a"),
+            setup_of(search_data),
+            cost=costs.rewritten,
+            output=tmp_path / "file" / "run",
+            before=None,
+            tell=told.append,
+        )
+    assert told == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_missing_gpu_is_raised_too(tiny: Any, costs: Costs, search_data: Path, tmp_path: Path) -> None:
+    setup = TrialSetup(data=str(search_data), device="cuda")
+    with pytest.raises(MissingPartError):
+        run_candidate(tiny("a"), setup, cost=costs.rewritten, output=tmp_path / "run", before=None, tell=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "chosen"),
+    [("auto", 0, "cpu"), ("cpu", 0, "cpu"), ("auto", 0.5, "auto"), ("cuda", 1, "cuda"), ("cpu", 2, "cpu")],
+)
+def test_a_candidate_without_a_gpu_of_its_own_takes_none(device: str, gpus: float, chosen: str) -> None:
+    assert device_for(device, gpus) == chosen

@@ -9,10 +9,10 @@ import pytest
 
 pytest.importorskip("ray", reason="needs the search extra")
 
-from spacecompile.errors import MissingPartError
+from spacecompile.errors import MissingPartError, OutputError, UsageError
 from spacecompile.search.results import Costs
 from spacecompile.search.trial import Told, TrialSetup, run_candidate
-from spacecompile.search.tuning import TuneOptions, ray_session, run_all
+from spacecompile.search.tuning import TuneOptions, ray_session, require_resources, run_all
 
 pytestmark = [
     # Ray and its processes leave sockets and files to the garbage collector.
@@ -48,6 +48,14 @@ def test_all_are_trained_the_diverged_one_is_caught_and_a_resumed_search_trains_
             options=TuneOptions(folder=options.folder, early_stopping=False, resume=True),
             name="first",
         )
+        with pytest.raises(OutputError, match="holds slow of another search"):
+            run_all(
+                [tiny("slow", lr=2e-5, epochs=3), *candidates[1:]],
+                prices,
+                setup=setup,
+                options=TuneOptions(folder=options.folder, early_stopping=False, resume=True),
+                name="first",
+            )
     assert [(one.candidate.name, one.status, one.epochs) for one in outcomes] == [
         ("slow", "done", 3),
         ("wild", "diverged", 0),
@@ -117,3 +125,23 @@ def test_a_cluster_that_is_not_there_is_named(address: str, tmp_path: Path) -> N
         ray_session(options),
     ):
         pytest.fail("connected")
+
+
+MACHINES = [{"CPU": 4.0}, {"CPU": 2.0, "GPU": 1.0}]
+
+
+@pytest.mark.parametrize(("threads", "gpus"), [(4, 0.0), (2, 1.0), (1, 0.25)])
+def test_a_candidate_that_one_machine_can_take_is_accepted(threads: int, gpus: float, tmp_path: Path) -> None:
+    require_resources(TuneOptions(folder=tmp_path, threads=threads, gpus=gpus), MACHINES)
+
+
+@pytest.mark.parametrize(("threads", "gpus"), [(5, 0.0), (1, 2.0), (4, 1.0)], ids=["CPUs", "GPUs", "both of one"])
+def test_a_candidate_that_would_wait_for_ever_is_refused(threads: int, gpus: float, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=rf"{threads} processors and {gpus:g} GPUs.*4 and 0, 2 and 1"):
+        require_resources(TuneOptions(folder=tmp_path, threads=threads, gpus=gpus), MACHINES)
+
+
+@pytest.mark.slow
+def test_a_session_of_this_machine_refuses_a_gpu_that_ray_does_not_find(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="GPUs"), ray_session(TuneOptions(folder=tmp_path, gpus=64.0)):
+        pytest.fail("started")

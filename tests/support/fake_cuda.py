@@ -42,6 +42,7 @@ class FakeDevice:
         self.recordings: dict[int, list[Work]] = {}
         self.orders: dict[str, list[Any]] = {}
         self.sticky = ""
+        self.current = index
         self._next_handle = 16
 
     def fail(self, call: str, name: str = "cudaErrorUnknown", *, after: int = 0) -> None:
@@ -49,6 +50,7 @@ class FakeDevice:
 
     def _enter(self, call: str) -> None:
         self.calls[call] += 1
+        assert self.current == self.index, "the calling thread's GPU is another"
         order = self.orders.get(call)
         if order is not None:
             order[0] -= 1
@@ -69,8 +71,14 @@ class FakeDevice:
     def live_bytes(self) -> int:
         return sum(buffer.nbytes for buffer in self.memory.values())
 
-    def activate(self) -> None:
+    def activate(self) -> int:
         self.calls["activate"] += 1
+        before, self.current = self.current, self.index
+        return before
+
+    def restore(self, index: int) -> None:
+        self.calls["restore"] += 1
+        self.current = index
 
     def allocate(self, num_bytes: int) -> int:
         self._enter("allocate")
@@ -229,6 +237,7 @@ class ColorEngine:
     name = "color"
     version = "1.0"
     captures_itself = False
+    graph_problem = ""
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,20 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tiny")
     write_tiny_split(root, "train", frames=40, size_px=96, seed=1)
     write_tiny_split(root, "val", frames=10, size_px=96, seed=2)
+    return root
+
+
+@pytest.fixture(scope="session")
+def data_with_broken_files(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same frames several times over, so that the one broken frame in each split is less than one in a hundred."""
+    root = tmp_path_factory.mktemp("broken") / "data"
+    shutil.copytree(tiny_data, root)
+    for split, copies in (("train", 3), ("val", 11)):
+        header, first, *others = (root / f"{split}.csv").read_text().splitlines()
+        broken = first.replace(f"{split}_00000_img", f"{split}_broken_img")
+        (root / f"{split}.csv").write_text("\n".join([header, broken, *[first, *others] * copies]) + "\n")
+        (frame,) = root.rglob(f"{split}_00000_img.jpg")
+        frame.with_name(f"{split}_broken_img.jpg").write_bytes(b"no image")
     return root
 
 

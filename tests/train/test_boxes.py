@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from spacecompile.train.boxes import (
     calibrated,
     calibrated_box_rule,
     detection_score_of,
+    folds_of,
     hard_rules,
     refitted,
     simplest_of_equals,
@@ -32,6 +35,7 @@ def case(
     lacks: tuple[int, int, int, int] = (0, 0, 0, 0),
     size_px: tuple[int, int] = FRAME_SIZE_PX,
     edge_logit: float = -9.0,
+    class_index: int = 0,
 ) -> BoxCase:
     """A frame whose answer falls short of the truth by `lacks` pixels per side, where its logit is `edge_logit`."""
     left, top, right, bottom = true_box
@@ -39,7 +43,8 @@ def case(
     rows_H[top:bottom], columns_W[left:right] = edge_logit, edge_logit
     rows_H[top + lacks[1] : bottom - lacks[3]] = 9.0
     columns_W[left + lacks[0] : right - lacks[2]] = 9.0
-    return BoxCase(profile=BoxProfile(rows_H=rows_H, columns_W=columns_W), true_box_xyxy=true_box)
+    profile = BoxProfile(rows_H=rows_H, columns_W=columns_W)
+    return BoxCase(profile=profile, true_box_xyxy=true_box, class_index=class_index)
 
 
 def boxes(count: int) -> list[tuple[int, int, int, int]]:
@@ -213,3 +218,23 @@ def test_an_estimator_that_wins_by_luck_gives_way_to_a_simpler_one() -> None:
     assert simplest_of_equals([simple, lucky, better]) == 2
     assert simplest_of_equals([simple, simple]) == 0
     assert simplest_of_equals([better, simple]) == 0
+
+
+def test_folds_follow_the_classes_of_the_cases() -> None:
+    cases = [case(box, class_index=index // 4) for index, box in enumerate(boxes(8))]
+    assert folds_of(cases).tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+
+
+def test_a_training_run_keeps_its_rule_where_another_wins_by_chance_only() -> None:
+    """A lower threshold helps one frame of 40 more than it harms another: luck, by the one-standard-error rule."""
+    faint = {"lacks": (10, 10, 10, 10), "edge_logit": float(np.log(0.42 / 0.58))}
+    helped = case((40, 40, 140, 140), **faint)
+    harmed = replace(case((40, 40, 160, 160), **faint), true_box_xyxy=(50, 50, 150, 150))
+    cases, start = [*(case(box) for box in boxes(38)), helped, harmed], BoxRule(threshold=0.45)
+    best = calibrated(cases, frame_size_px=FRAME_SIZE_PX, start=start, rules=hard_rules())
+    assert best.rule.threshold < 0.42
+    assert calibrated_box_rule(cases, frame_size_px=FRAME_SIZE_PX, start=start) == start
+
+
+def test_without_a_case_the_rule_stays() -> None:
+    assert calibrated_box_rule([], frame_size_px=FRAME_SIZE_PX, start=BoxRule(threshold=0.3)) == BoxRule(threshold=0.3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from msgspec.structs import replace as replace_spec
 from spacecompile.box_rule import BoxHead, BoxRule
 from spacecompile.cli.calibrate import rule_text
 from spacecompile.cli.main import main
+from spacecompile.data import spark
 from spacecompile.data.spark import read_frame_HWC, read_split, spread
 from spacecompile.errors import OutputError, UsageError
 from spacecompile.export.sealed import SealedGraph
@@ -110,6 +112,7 @@ def test_a_checkpoint_with_a_head_is_calibrated_anew_without_it(
     [
         pytest.param({"limit_frames": 7}, UsageError, "7 training frames are too few", id="too few frames"),
         pytest.param({"output": Path("missing/out.pt")}, OutputError, "missing", id="no folder for the output"),
+        pytest.param({"output": Path("out.txt")}, OutputError, r"\.pt or \.safetensors", id="no checkpoint's name"),
     ],
 )
 def test_what_can_not_be_is_said_before_the_work(
@@ -141,3 +144,34 @@ def test_a_rule_is_told_in_a_line() -> None:
     assert rule_text(BoxRule()) == "p > 0.5"
     rule = BoxRule(threshold=0.3, support_px=2, margins_px=(1.0, -2.0, 0.0, 0.5), margin_shares=(0.01,) * 4)
     assert rule_text(rule) == "p > 0.3, support 2 px, margins +1.0 -2.0 +0.0 +0.5 px, and +1.0% +1.0% +1.0% +1.0%"
+
+
+def copied(data: Path, root: Path, split: str, *, copies: int) -> list[spark.LabelledFrame]:
+    """A split several times over, under different names."""
+    frames = []
+    for copy in range(copies):
+        for frame in read_split(data, split):
+            name, mask = frame.image_path.name, frame.required_mask_path
+            there = replace(
+                frame,
+                image_path=spark.image_path(root, frame.class_name, split, f"{copy}_{name}"),
+                mask_path=spark.mask_path(root, frame.class_name, split, f"{copy}_{mask.name}"),
+            )
+            for source, target in ((frame.image_path, there.image_path), (mask, there.required_mask_path)):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+            frames.append(there)
+    spark.write_split_csv(root, split, frames)
+    return frames
+
+
+def test_one_broken_file_in_a_hundred_is_left_out(checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+    train = copied(tiny_data, tmp_path / "frames", "train", copies=3)
+    copied(tiny_data, tmp_path / "frames", "val", copies=1)
+    broken = train[50].image_path
+    broken.write_bytes(broken.read_bytes()[:200])
+    settings = HeadSettings(shape=BoxHead(channels=4), shifts=0, epochs=1)
+    job = job_of(checkpoint, tmp_path / "frames", tmp_path / "out.pt", head=settings, limit_frames=0)
+    report = calibrate(job)
+    assert (len(train), report.train_frames, report.val_frames) == (120, 119, 8)
+    assert "regression head" in {estimate.name for estimate in report.estimates}

@@ -29,7 +29,9 @@ def test_a_run_says_what_it_made_and_what_comes_next(tiny_data: Path, capsys: py
     assert "epoch 1/1" in captured.err
     for name in ("dice", "bce", "cls", "s_cls", "s_det", "s_seg", "s_acc", "MB"):
         assert name in captured.err
-    assert "next: spacecompile build run/model.pt" in captured.err
+    last = captured.err.splitlines()[-1]
+    assert last.startswith(f"next: spacecompile calibrate run/model.pt --data {tiny_data} -o run/calibrated.pt")
+    assert last.endswith("spacecompile build run/calibrated.pt")
     result = json.loads(captured.out)
     assert result["checkpoint"] == "run/model.pt"
     loaded = load_checkpoint(Path("run/model.pt"))
@@ -64,6 +66,9 @@ def test_a_run_says_what_it_made_and_what_comes_next(tiny_data: Path, capsys: py
         pytest.param(["--resume", "--teacher", "t.pt"], 2, "leave out --teacher", id="resume with a teacher"),
         pytest.param(["--resume", "--lovasz-weight", "1"], 2, "--lovasz-weight", id="resume with other losses"),
         pytest.param(["--teacher", "missing.pt", *SMALL], 2, "missing.pt", id="no teacher"),
+        pytest.param(["--teacher-weight", "2"], 2, "there is no --teacher", id="weight of no teacher"),
+        pytest.param(["--lr", "inf"], 2, "--lr", id="endless learning rate"),
+        pytest.param(["--classes", "a,b", *SMALL], 2, "with --classes", id="classes that the frames do not have"),
         pytest.param(["--bce-weight", "-1"], 2, "--bce-weight", id="loss with a negative weight"),
         pytest.param(["--json", "missing/train.json"], 2, "--json", id="result that can't be written"),
         pytest.param(["--lr", "1e30", *SMALL], 2, "diverged", id="divergence"),
@@ -93,6 +98,24 @@ def test_a_teacher_weights_and_event_files_are_taken_as_typed(
     assert (recipe["lovasz_weight"], recipe["dice_weight"], recipe["teacher_weight"]) == (0.25, 2.0, 0.5)
     assert training["teacher_sha256"] == load_checkpoint(still_checkpoint).sha256
     assert list(Path("run/tensorboard").glob("events.out.tfevents*"))
+
+
+@pytest.mark.parametrize(
+    ("given", "input_size_px", "dropout"),
+    [
+        pytest.param([], (64, 64), 0.0, id="no flag"),
+        pytest.param(["--imgsz", "96", "--dropout", "0.4"], (96, 96), 0.4, id="some flags"),
+    ],
+)
+def test_a_start_checkpoint_keeps_what_no_flag_changes(
+    tiny_data: Path, still_checkpoint: Path, given: list[str], input_size_px: tuple[int, int], dropout: float
+) -> None:
+    arguments = ["train", "--data", str(tiny_data), "-o", "run", "--init", str(still_checkpoint), "--epochs", "1"]
+    small = ["--batch-size", "8", "--limit-frames", "8", "--val-frames", "1", "--device", "cpu", "--threads", "1"]
+    assert main([*arguments, *small, *given]) == 0
+    spec = load_checkpoint(Path("run/model.pt")).spec
+    assert (spec.input_size_px, spec.dropout) == (input_size_px, dropout)
+    assert spec.frame_size_px == (96, 96)
 
 
 def test_a_run_is_never_overwritten_by_accident(tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:

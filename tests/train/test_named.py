@@ -26,7 +26,8 @@ NETWORKS = tuple(name for name in NAMES if not name.endswith("-768"))
 def batch_of(side_px: int) -> Batch:
     pixels_NCHW = torch.zeros(2, 5, side_px, side_px, dtype=torch.uint8)
     pixels_NCHW[:, :4, 16:48, 16:40] = 255
-    return Batch(pixels_NCHW=pixels_NCHW, class_N=torch.tensor([1, 4]))
+    boxes_N4 = torch.tensor([[16.0, 16, 40, 48]] * 2)
+    return Batch(pixels_NCHW=pixels_NCHW, class_N=torch.tensor([1, 4]), boxes_N4=boxes_N4)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -15,10 +16,12 @@ import torch
 
 from spacecompile.box_rule import BoxHead, BoxRule
 from spacecompile.contract import ModelSpec
+from spacecompile.data.broken import BrokenFile
 from spacecompile.data.spark import read_split
 from spacecompile.errors import CheckpointError, DataError, OutputError, UsageError
 from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
 from spacecompile.network.model import MultiTaskNetwork
+from spacecompile.train import loop
 from spacecompile.train.dataset import Batch, TrainingFrames, ValidationFrames
 from spacecompile.train.device import plan_device
 from spacecompile.train.evaluate import score_rules
@@ -26,6 +29,8 @@ from spacecompile.train.loop import Callbacks, EpochReport, StepReport
 from spacecompile.train.optimise import lr_factor
 from spacecompile.train.recipe import Recipe
 from spacecompile.train.run import RUN_FILES, TrainJob, train
+from spacecompile.train.step import train_step
+from spacecompile.train.world import Alone
 
 RECIPE = Recipe(epochs=2, batch_size=8, lr=1e-3, encoder_lr_scale=1.0, ema=0.9, zoom=1.0, seed=4)
 SPEC_CHANGES = {"input_size_px": (64, 64), "frame_size_px": (96, 96)}
@@ -226,6 +231,58 @@ def test_nothing_to_resume_is_said(tiny_data: Path, tmp_path: Path) -> None:
         train(tiny_job(tiny_data, tmp_path / "run", resume=True))
 
 
+def test_a_run_is_resumed_with_its_own_frames_only(finished: Path, tiny_data: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_data, tmp_path / "moved")
+    shutil.copytree(tiny_data, tmp_path / "fewer")
+    lines = (tmp_path / "fewer/val.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "fewer/val.csv").write_text("".join(lines[:-1]))
+    shutil.copytree(finished, tmp_path / "run")
+    before = (tmp_path / "run/last.pt").read_bytes()
+    with pytest.raises(UsageError, match="names or classes differ"):
+        train(tiny_job(tmp_path / "fewer", tmp_path / "run", resume=True))
+    assert (tmp_path / "run/last.pt").read_bytes() == before
+    train(tiny_job(tmp_path / "moved", tmp_path / "run", resume=True))
+
+
+def test_a_state_from_before_frames_were_told_apart_goes_on(finished: Path, tiny_data: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    state = torch.load(tmp_path / "run/last.pt", weights_only=True)
+    assert state.pop("data_sha256")
+    del state["broken_files"]
+    torch.save(state, tmp_path / "run/last.pt")
+    report = train(tiny_job(tiny_data, tmp_path / "run", resume=True))
+    assert load_checkpoint(report.checkpoint).training["broken_files"] == []
+
+
+def test_broken_files_of_both_splits_are_listed_though_a_resumed_run_meets_them_no_more(
+    data_with_broken_files: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(data_with_broken_files, tmp_path / "data")
+
+    def stop(report: EpochReport) -> None:
+        raise KeyboardInterrupt
+
+    job = tiny_job(tmp_path / "data", tmp_path / "run", val_frames=0)
+    with pytest.raises(KeyboardInterrupt):
+        train(job, callbacks=Callbacks(on_epoch=stop))
+    for broken in (tmp_path / "data").rglob("*broken*_img.jpg"):
+        shutil.copyfile(next(broken.parent.glob("*_00000_img.jpg")), broken)
+    report = train(replace(job, resume=True))
+    reasons = load_checkpoint(report.checkpoint).training["broken_files"]
+    assert len(reasons) == 2
+    for reason, split in zip(reasons, ("train", "val"), strict=True):
+        assert f"{split}_broken_img.jpg" in reason
+
+
+def test_broken_files_of_all_processes_count_together(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = (BrokenFile(path=Path("far.jpg"), reason="far.jpg is not an image"),)
+    monkeypatch.setattr(Alone, "from_all", lambda _, value: [value, other])
+    with pytest.raises(DataError, match=r"1 of 40 frames of the training frames are broken.*far\.jpg"):
+        train(tiny_job(tiny_data, tmp_path / "run"))
+
+
 @pytest.mark.parametrize("content", [b"", b"not a state", b"PK\x03\x04 truncated"], ids=["empty", "foreign", "cut"])
 def test_a_damaged_state_is_refused(tiny_data: Path, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "last.pt").write_bytes(content)
@@ -276,12 +333,24 @@ def test_craft_views_fade_out_as_the_run_goes_on(
     assert shares == pytest.approx([0.8, 0.4, 0.0, 0.0])
 
 
-def test_the_box_loss_begins_after_thirty_percent_of_the_run(tiny_data: Path, tmp_path: Path) -> None:
+def test_the_box_loss_begins_after_thirty_percent_of_the_run_and_is_averaged_over_its_own_steps(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[dict[str, float]] = []
+
+    def recorded(*arguments: Any, **options: Any) -> dict[str, float]:
+        steps.append(train_step(*arguments, **options))
+        return steps[-1]
+
+    monkeypatch.setattr(loop, "train_step", recorded)
     recipe = msgspec.structs.replace(RECIPE, box_loss_weight=0.5, epochs=4)
     losses: list[tuple[float, dict[str, float]]] = []
     callbacks = Callbacks(on_epoch=lambda report: losses.append((report.epoch / report.epochs, report.losses)))
     train(tiny_job(tiny_data, tmp_path / "run", recipe=recipe), callbacks=callbacks)
-    assert [share for share, values in losses if values["box"] > 0] == [0.5, 0.75, 1.0]
+    assert [share for share, values in losses if "box" in values] == [0.5, 0.75, 1.0]
+    begun = [step["box"] for step in steps[5:10] if "box" in step]
+    assert len(begun) == 3
+    assert losses[1][1]["box"] == pytest.approx(sum(begun) / 3)
     last = losses[-1][1]
     assert last["loss"] == pytest.approx(last["dice"] + last["bce"] + last["cls"] + 0.5 * last["box"], rel=1e-4)
 

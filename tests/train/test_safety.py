@@ -169,10 +169,10 @@ def test_a_gradient_that_is_no_number_stops_the_run_before_it_reaches_the_weight
     """The loss is finite, its gradient is not: sqrt at 0."""
     steps, original = 0, objective.batch_losses
 
-    def broken(*arguments: Any) -> Losses:
+    def broken(*arguments: Any, **options: Any) -> Losses:
         nonlocal steps
         steps += 1
-        losses = original(*arguments)
+        losses = original(*arguments, **options)
         bad = losses.total + (0 * losses.total).sqrt() if steps == 4 else losses.total
         return Losses(total=bad, terms=losses.terms)
 

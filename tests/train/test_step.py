@@ -37,7 +37,7 @@ def objective_of(state: TrainingState) -> Objective:
 def batch() -> Batch:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (4, 5, 64, 64), generator=generator, dtype=torch.uint8)
-    return Batch(pixels_NCHW=pixels, class_N=torch.tensor([0, 1, 2, 3]))
+    return Batch(pixels_NCHW=pixels, class_N=torch.tensor([0, 1, 2, 3]), boxes_N4=torch.zeros(4, 4))
 
 
 def taken(state: TrainingState) -> dict[str, float]:
@@ -61,8 +61,8 @@ def test_a_step_moves_the_weights_by_a_clipped_gradient(state: TrainingState) ->
 def test_a_loss_scale_that_is_too_high_is_lowered_and_one_that_never_fits_is_divergence(
     state: TrainingState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def overflowing(*arguments: object) -> Losses:
-        losses = batch_losses(*arguments)  # type: ignore[arg-type]
+    def overflowing(*arguments: object, **options: object) -> Losses:
+        losses = batch_losses(*arguments, **options)  # type: ignore[arg-type]
         return Losses(total=losses.total + (0 * losses.total).sqrt(), terms=losses.terms)
 
     monkeypatch.setattr(step, "batch_losses", overflowing)
@@ -77,8 +77,8 @@ def test_a_loss_scale_that_is_too_high_is_lowered_and_one_that_never_fits_is_div
 
 
 def test_the_term_that_is_no_number_is_named(state: TrainingState, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*arguments: object) -> Losses:
-        losses = batch_losses(*arguments)  # type: ignore[arg-type]
+    def broken(*arguments: object, **options: object) -> Losses:
+        losses = batch_losses(*arguments, **options)  # type: ignore[arg-type]
         bad = losses.terms["bce"] * float("nan")
         return Losses(total=losses.total + bad, terms={**losses.terms, "bce": bad})
 

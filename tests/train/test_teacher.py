@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from spacecompile.box_rule import BoxHead, BoxRule
 from spacecompile.errors import CheckpointError, UsageError
 from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
 from spacecompile.network.model import MultiTaskNetwork
@@ -58,6 +59,17 @@ def test_targets_are_the_mean_over_all_turns_and_mirrors(still_checkpoint: Path)
     assert torch.allclose(soft.class_probs_NL, class_probs, atol=1e-6)
     expected = functional.interpolate(part_probs.logit(), (64, 64), mode="bilinear", align_corners=False)
     assert torch.allclose(soft.part_logits_NKHW, expected, atol=1e-4)
+
+
+def test_a_teacher_with_a_box_head_says_what_it_says_without(still_checkpoint: Path, tmp_path: Path) -> None:
+    loaded = load_checkpoint(still_checkpoint)
+    spec = msgspec.structs.replace(loaded.spec, box_head=BoxHead(), box=BoxRule(residual=True))
+    with_head = MultiTaskNetwork(spec)
+    with_head.load_state_dict(loaded.network.state_dict(), strict=False)
+    save_checkpoint(tmp_path / "head.pt", with_head.eval(), training={})
+    found, expected = (teacher_of(path).targets(pixels()) for path in (tmp_path / "head.pt", still_checkpoint))
+    assert torch.equal(found.class_probs_NL, expected.class_probs_NL)
+    assert torch.equal(found.part_logits_NKHW, expected.part_logits_NKHW)
 
 
 def test_a_turned_frame_has_turned_targets(still_checkpoint: Path) -> None:

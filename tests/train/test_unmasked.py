@@ -63,6 +63,23 @@ def test_frames_without_masks_train_and_their_class_map_is_in_the_checkpoint(dat
     assert epoch["losses"]["cls"] > 1
 
 
+def test_frames_without_masks_teach_the_box_from_the_start(data: Path, tmp_path: Path) -> None:
+    recipe = Recipe(epochs=12, batch_size=11, lr=3e-3, encoder_lr_scale=1.0, augment="none")
+    report = train(replace(job(data, tmp_path / "run"), recipe=recipe))
+    epochs = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    boxes = [epoch["losses"]["box"] for epoch in epochs]
+    print(boxes, [epoch["scores"]["s_det"] for epoch in epochs], report.scores.s_det)
+    assert boxes[-1] < 0.5 * boxes[0]
+    assert load_checkpoint(report.checkpoint).training["recipe"]["box_loss_weight"] == 1.0
+
+
+def test_a_weight_of_zero_leaves_the_box_alone(data: Path, tmp_path: Path) -> None:
+    recipe = Recipe(epochs=1, batch_size=11, box_loss_weight=0.0)
+    train(replace(job(data, tmp_path / "run"), recipe=recipe))
+    (epoch,) = (json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines())
+    assert "box" not in epoch["losses"]
+
+
 def test_another_order_of_the_classes_is_kept(data: Path, tmp_path: Path) -> None:
     reversed_classes = SPARK_2022_CLASSES[::-1]
     report = train(job(data, tmp_path / "run", classes=reversed_classes))

@@ -51,14 +51,11 @@ def test_a_missing_extra_is_said_with_its_command(monkeypatch: pytest.MonkeyPatc
         join(Launch(processes=2, nodes=1), "cpu")
 
 
-@pytest.fixture(scope="module")
-def runs(tiny_data: Path, still_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def in_one_and_in_two(folder: Path, data: Path, start: Path, *given: str) -> tuple[Path, Path]:
     """The same run in one process and in two."""
-    folder = tmp_path_factory.mktemp("runs")
     arguments = [
-        *("train", "--data", str(tiny_data), "--init", str(still_checkpoint), "--imgsz", "64", "--frame", "96x96"),
-        *("--dropout", "0", "--epochs", "2", "--batch-size", "8", "--limit-frames", "24", "--augment", "none"),
-        *("--lr", "1e-4", "--encoder-lr-scale", "1", "--ema", "0.9", "--no-amp", "--device", "cpu", "--threads", "1"),
+        *("train", "--data", str(data), "--init", str(start), "--batch-size", "8", "--augment", "none", "--lr", "1e-4"),
+        *("--encoder-lr-scale", "1", "--no-amp", "--device", "cpu", "--threads", "1", *given),
     ]
     assert main([*arguments, "-o", str(folder / "one")]) == 0
     launch = ["-W", "error::FutureWarning", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -72,9 +69,15 @@ def runs(tiny_data: Path, still_checkpoint: Path, tmp_path_factory: pytest.TempP
     )
     assert done.returncode == 0, done.stderr
     # One of the two talks.
-    assert done.stderr.count("next: spacecompile build") == 1
+    assert done.stderr.count("next: spacecompile calibrate") == 1
     assert json.loads(done.stdout[done.stdout.index("{") :])["checkpoint"] == str(folder / "two" / "model.pt")
     return folder / "one", folder / "two"
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_data: Path, still_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    given = ("--epochs", "2", "--limit-frames", "24", "--ema", "0.9")
+    return in_one_and_in_two(tmp_path_factory.mktemp("runs"), tiny_data, still_checkpoint, *given)
 
 
 def lines_of(run: Path) -> list[dict[str, Any]]:
@@ -96,3 +99,16 @@ def test_two_processes_give_the_weights_of_one(runs: tuple[Path, Path]) -> None:
         assert torch.allclose(two[name].float(), value.float(), atol=2e-4), name
     facts = [load_checkpoint(run / "model.pt").training["processes"] for run in runs]
     assert facts == [1, 2]
+
+
+def test_two_processes_give_every_loss_and_every_broken_file_of_one(
+    data_with_broken_files: Path, still_checkpoint: Path, tmp_path: Path
+) -> None:
+    weights = ("--box-loss-weight", "1", "--lovasz-weight", "1", "--teacher", str(still_checkpoint))
+    runs = in_one_and_in_two(tmp_path, data_with_broken_files, still_checkpoint, "--epochs", "1", *weights)
+    ((alone,), (together,)) = (lines_of(run) for run in runs)
+    assert set(alone["losses"]) == {"loss", "dice", "bce", "cls", "lovasz", "box", "teacher"}
+    assert together["losses"] == pytest.approx(alone["losses"], rel=1e-3)
+    broken = [json.loads((run / "train.json").read_text())["broken_files"] for run in runs]
+    assert len(broken[0]) == 2
+    assert broken[0] == broken[1]

@@ -5,6 +5,7 @@ Layout legend: H, W frame rows and columns; C channels (RGB).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,9 @@ ORT_ERRORS = (
     ort_errors.NoSuchFile,
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
+    # Of its Python part: a provider whose libraries can't be loaded, an option that it does not know.
+    RuntimeError,
+    ValueError,
 )
 
 _NUMPY_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16"}
@@ -68,9 +72,7 @@ class OnnxRuntimeBackend:
         if threads < 1:
             raise UsageError(f"threads is {threads}; at least one is needed. Check --threads.")
         try:
-            session = ort.InferenceSession(
-                model_bytes, sess_options=session_options(threads, spinning), providers=["CPUExecutionProvider"]
-            )
+            session = open_session(model_bytes, session_options(threads, spinning), "CPUExecutionProvider")
         except ORT_ERRORS as error:
             raise IntegrityError(
                 f"ONNX Runtime {ort.__version__} refuses the graph: {first_line(error)} "
@@ -123,6 +125,21 @@ def session_options(threads: int, spinning: bool) -> Any:
     # Its warnings about initializers and providers tell a user nothing to act on; errors arrive as exceptions.
     options.log_severity_level = 4
     return options
+
+
+def open_session(
+    model_bytes: bytes | None, options: Any, provider: str, provider_options: Mapping[str, str] | None = None
+) -> Any:
+    """A session of ONNX Runtime on one provider.
+
+    Without `enable_fallback=0` it would print an error of the provider and try another one, and again at every run.
+
+    Raises:
+        Exception: One of `ORT_ERRORS`.
+    """
+    return ort.InferenceSession(
+        model_bytes, sess_options=options, providers=[(provider, dict(provider_options or {}))], enable_fallback=0
+    )
 
 
 def tensor_facts(nodes: Any) -> list[TensorFact]:

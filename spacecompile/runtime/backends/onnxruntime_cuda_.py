@@ -9,19 +9,40 @@ Layout legend: H, W frame rows and columns; C channels (RGB).
 
 from __future__ import annotations
 
+import io
+import logging
 import re
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Any, Final
 
 from spacecompile.contract import INPUT_NAME, Precision
-from spacecompile.errors import DeviceError, DeviceMemoryError, IntegrityError, MissingPartError, UsageError
+from spacecompile.errors import (
+    DeviceError,
+    DeviceLostError,
+    DeviceMemoryError,
+    IntegrityError,
+    MissingPartError,
+    UsageError,
+)
 from spacecompile.runtime.backends import Backend, GpuOptions, GraphSignature, signature_from_tensors
-from spacecompile.runtime.backends.onnxruntime_ import ORT_ERRORS, first_line, ort, session_options, tensor_facts
+from spacecompile.runtime.backends.onnxruntime_ import (
+    ORT_ERRORS,
+    first_line,
+    open_session,
+    ort,
+    session_options,
+    tensor_facts,
+)
 from spacecompile.runtime.cuda.backend import CudaBackend
 from spacecompile.runtime.cuda.bindings import error_of, open_device
+from spacecompile.runtime.cuda.device import active
 from spacecompile.runtime.cuda.engine import output_layouts
+
+_log = logging.getLogger(__name__)
 
 _CUDA_FAILURE: Final = re.compile(r"CUDA failure (\d+): ([^;]*)")
 _NO_ROOM: Final = re.compile(r"Failed to allocate memory|out of memory", re.IGNORECASE)
@@ -34,25 +55,27 @@ class Provider:
     Attributes:
         name: Of ONNX Runtime's execution provider.
         device_type: Of the memory that its tensors are bound to.
+        has_graph: Whether it can replay a CUDA graph of its own.
     """
 
     name: str
     device_type: str
+    has_graph: bool = False
 
-    def options(self, device_index: int, stream: int) -> dict[str, str]:
+    def options(self, device_index: int, stream: int, *, graph: bool) -> dict[str, str]:
         """The provider's options, all of them text."""
         if self.device_type != "cuda":
             return {}
         return {
             "device_id": str(device_index),
             "user_compute_stream": str(stream),
-            "enable_cuda_graph": "1",
+            "enable_cuda_graph": "1" if graph else "0",
             # float32 stays float32; see `export.engine_options.configure`.
             "use_tf32": "0",
         }
 
 
-CUDA_PROVIDER: Final = Provider(name="CUDAExecutionProvider", device_type="cuda")
+CUDA_PROVIDER: Final = Provider(name="CUDAExecutionProvider", device_type="cuda", has_graph=True)
 
 
 class OnnxRuntimeCudaEngine:
@@ -90,11 +113,12 @@ class OnnxRuntimeCudaEngine:
         self._model_bytes: bytes | None = model_bytes
         self._threads, self._spinning = threads, spinning
         self._device_index, self._provider = device_index, provider
+        self._graph_problem = ""
         # The session for a stream can't be made before there is one; on the CPU, unoptimised, reading is quick.
         options = session_options(1, False)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            session = ort.InferenceSession(model_bytes, sess_options=options, providers=["CPUExecutionProvider"])
+            session = open_session(model_bytes, options, "CPUExecutionProvider")
         except ORT_ERRORS as error:
             raise _refused(error) from error
         self._signature = signature_from_tensors(
@@ -106,6 +130,11 @@ class OnnxRuntimeCudaEngine:
         """Of the graph."""
         return self._signature
 
+    @property
+    def graph_problem(self) -> str:
+        """See `CudaEngine`."""
+        return self._graph_problem
+
     def context(self, stream: int, addresses: Mapping[str, int]) -> OnnxRuntimeCudaContext:
         """See `CudaEngine`.
 
@@ -113,14 +142,7 @@ class OnnxRuntimeCudaEngine:
             MissingPartError: If ONNX Runtime would run on the CPU instead: it says so in its log only.
         """
         provider = self._provider
-        try:
-            session = ort.InferenceSession(
-                self._model_bytes,
-                sess_options=session_options(self._threads, self._spinning),
-                providers=[(provider.name, provider.options(self._device_index, stream))],
-            )
-        except ORT_ERRORS as error:
-            raise device_error_of(error, gpu=self._device_index) from error
+        session = self._session_on(stream)
         if provider.name not in session.get_providers():
             raise MissingPartError(
                 f"ONNX Runtime {ort.__version__} can't load {provider.name} and would run on the CPU instead. Install "
@@ -129,6 +151,32 @@ class OnnxRuntimeCudaEngine:
         return OnnxRuntimeCudaContext(
             session, self._signature, addresses, device_type=provider.device_type, device_index=self._device_index
         )
+
+    def _session_on(self, stream: int) -> Any:
+        """With the provider's CUDA graph if the whole graph runs on it: with one node on the CPU it refuses to load."""
+        if self._provider.has_graph and not self._graph_problem:
+            try:
+                return self._opened(stream, graph=True)
+            except (DeviceMemoryError, DeviceLostError):
+                raise
+            except DeviceError as error:
+                session = self._opened(stream, graph=False)
+                self._graph_problem = str(error)
+                _log.warning("no CUDA graph, ONNX Runtime queues every node by itself: %s", error)
+                return session
+        return self._opened(stream, graph=False)
+
+    def _opened(self, stream: int, *, graph: bool) -> Any:
+        provider = self._provider
+        try:
+            return open_session(
+                self._model_bytes,
+                session_options(self._threads, self._spinning),
+                provider.name,
+                provider.options(self._device_index, stream, graph=graph),
+            )
+        except ORT_ERRORS as error:
+            raise device_error_of(error, gpu=self._device_index) from error
 
     def close(self) -> None:
         """See `CudaEngine`."""
@@ -175,6 +223,26 @@ class OnnxRuntimeCudaContext:
     def close(self) -> None:
         """See `EngineContext`."""
         self._binding = self._session = None
+
+
+@cache
+def preload_libraries() -> None:
+    """Let ONNX Runtime load CUDA and cuDNN from NVIDIA's packages, once: the system's loader does not look there.
+
+    The empty folder says so; else PyTorch's copies, of another version perhaps, would go first. What it prints goes to
+    the log. Before 1.21 it can't, and the libraries have to be on the loader's path.
+    """
+    preload = getattr(ort, "preload_dlls", None)
+    if preload is None:
+        return
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said):
+            preload(directory="")
+    except (OSError, RuntimeError) as error:
+        said.write(str(error))
+    if said.getvalue():
+        _log.info("ONNX Runtime loads CUDA: %s", said.getvalue().strip())
 
 
 def device_error_of(error: Exception, *, gpu: int) -> DeviceError:
@@ -230,11 +298,13 @@ def onnxruntime_cuda_backend(
         raise UsageError("ONNX Runtime's CUDA provider keeps the types of the file. Choose fp32 or fp16.")
     options = gpu or GpuOptions()
     device = open_device(options.device_index)
-    engine = OnnxRuntimeCudaEngine(
-        model_bytes,
-        threads=threads,
-        spinning=spinning,
-        device_index=options.device_index,
-        provider=CUDA_PROVIDER,
-    )
-    return CudaBackend(engine, device, in_flight=options.in_flight)
+    preload_libraries()
+    with active(device):
+        engine = OnnxRuntimeCudaEngine(
+            model_bytes,
+            threads=threads,
+            spinning=spinning,
+            device_index=options.device_index,
+            provider=CUDA_PROVIDER,
+        )
+        return CudaBackend(engine, device, in_flight=options.in_flight)

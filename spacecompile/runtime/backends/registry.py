@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -89,9 +90,19 @@ def _missing_on_gpu(package: str, library: str | None = None) -> Callable[[], st
         folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
         if library is not None and not any((folder / library).is_file() for folder in folders):
             return f"the package {package} that is installed is the one for the CPU"
+        if package == "onnxruntime" and all(map(_is_distributed, ("onnxruntime", "onnxruntime-gpu"))):
+            return "onnxruntime and onnxruntime-gpu are both installed, and one has overwritten files of the other"
         return None if has_bindings() else "the package cuda-bindings is not installed"
 
     return missing
+
+
+def _is_distributed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _factory(package: str, class_name: str) -> Callable[[], BackendFactory]:
@@ -142,7 +153,7 @@ BACKENDS = (
         suffix=".plan",
         precisions=("fp32", "fp16", "int8"),
         missing=_missing_on_gpu("tensorrt_rtx"),
-        remedy="pip install 'spacecompile[tensorrt-rtx]'",
+        remedy="pip install 'spacecompile[tensorrt-rtx,cuda]'",
         factory=_factory("tensorrt", "tensorrt_rtx_backend"),
         on_gpu=True,
     ),
@@ -151,7 +162,9 @@ BACKENDS = (
         suffix=".onnx",
         precisions=("fp32", "fp16"),
         missing=_missing_on_gpu("onnxruntime", "capi/libonnxruntime_providers_cuda.so"),
-        remedy="pip uninstall onnxruntime && pip install onnxruntime-gpu 'spacecompile[cuda]'",
+        # The base install depends on onnxruntime, whose files onnxruntime-gpu shares: what goes last must be whole.
+        remedy="pip install 'spacecompile[cuda]' && pip uninstall -y onnxruntime && "
+        "pip install --force-reinstall --no-deps onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'",
         factory=_factory("onnxruntime_cuda", "onnxruntime_cuda_backend"),
         on_gpu=True,
     ),

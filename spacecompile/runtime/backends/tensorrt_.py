@@ -8,16 +8,26 @@ Layout legend: H, W frame rows and columns; C channels (RGB).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from spacecompile.contract import INPUT_NAME, Precision
-from spacecompile.errors import DeviceError, IntegrityError, MissingPartError, UsageError
+from spacecompile.errors import DeviceError, DeviceMemoryError, IntegrityError, MissingPartError, UsageError
 from spacecompile.runtime.backends import Backend, GpuOptions, GraphSignature, TensorFact, signature_from_tensors
 from spacecompile.runtime.cuda.backend import CudaBackend
 from spacecompile.runtime.cuda.bindings import open_device
-from spacecompile.runtime.cuda.compatibility import check_plan_bytes, check_plan_fits, facts_from_sidecar
+from spacecompile.runtime.cuda.compatibility import (
+    check_plan_bytes,
+    check_plan_fits,
+    facts_from_sidecar,
+    rebuild_command,
+)
+from spacecompile.runtime.cuda.device import active
 from spacecompile.runtime.cuda.engine_api import EngineApi, collected_errors, load_engine_api, logger_of, sentence_of
+
+_NO_ROOM: Final = re.compile(r"out ?of ?memory|cudaErrorMemoryAllocation|failed to allocate", re.IGNORECASE)
+_REMEDY_ROOM: Final = "Free memory on the GPU, or load with fewer frames in flight."
 
 _DTYPES: Final = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8"}
 
@@ -27,6 +37,7 @@ class TensorRtEngine:
 
     takes_any_address = True
     captures_itself = False
+    graph_problem = ""
 
     def __init__(self, plan: bytes, api: EngineApi, *, host_code: bool = False) -> None:
         """Deserialise a plan that was checked.
@@ -50,7 +61,7 @@ class TensorRtEngine:
         if engine is None:
             raise IntegrityError(
                 f"{api.title} refuses the plan: {sentence_of(chr(10).join(errors))}. Build the bundle again, or run "
-                "`spacecompile rebuild` on it."
+                f"`{rebuild_command('BUNDLE', api.kind)}`."
             )
         # The runtime has to outlive its engine.
         self._runtime, self._engine = runtime, engine
@@ -67,10 +78,7 @@ class TensorRtEngine:
         with collected_errors(self._api) as errors:
             context = engine.create_execution_context()
         if context is None:
-            raise DeviceError(
-                f"{self._api.title} can't make an execution context: {sentence_of(chr(10).join(errors))}. Free memory "
-                "on the GPU, or load with fewer frames in flight."
-            )
+            raise _device_error(errors, f"{self._api.title} can't make an execution context", _REMEDY_ROOM)
         return TensorRtContext(context, self._api, stream, addresses)
 
     def close(self) -> None:
@@ -106,9 +114,10 @@ class TensorRtContext:
         with collected_errors(self._api) as errors:
             is_queued = context.execute_async_v3(self._stream)
         if not is_queued:
-            raise DeviceError(
-                f"{self._api.title} did not queue the run: {sentence_of(chr(10).join(errors))}. Check the GPU with "
-                "nvidia-smi; if that is not it, verify the bundle with `spacecompile verify`."
+            raise _device_error(
+                errors,
+                f"{self._api.title} did not queue the run",
+                "Check the GPU with nvidia-smi; if that is not it, verify the bundle with `spacecompile verify`.",
             )
 
     def close(self) -> None:
@@ -124,6 +133,14 @@ class TensorRtContext:
                 f"{self._api.title} refuses the address {pointer:#x} for {name}: {sentence_of(chr(10).join(errors))}. "
                 "Verify the bundle with `spacecompile verify`."
             )
+
+
+def _device_error(errors: Sequence[str], what: str, remedy: str) -> DeviceError:
+    """The typed error of what the library logged."""
+    text = "\n".join(errors)
+    if _NO_ROOM.search(text):
+        return DeviceMemoryError(f"{what}: {sentence_of(text)}. {_REMEDY_ROOM}")
+    return DeviceError(f"{what}: {sentence_of(text)}. {remedy}")
 
 
 def _signature(engine: Any, trt: Any) -> GraphSignature:
@@ -191,5 +208,6 @@ def _open(plan: bytes, kind: str, threads: int, options: GpuOptions) -> Backend:
         bundle=options.bundle,
     )
     device = open_device(options.device_index)
-    engine = TensorRtEngine(plan, api, host_code=facts.options.version_compatible)
-    return CudaBackend(engine, device, in_flight=options.in_flight)
+    with active(device):
+        engine = TensorRtEngine(plan, api, host_code=facts.options.version_compatible)
+        return CudaBackend(engine, device, in_flight=options.in_flight)

@@ -5,9 +5,10 @@ Layout legend: H, W frame rows and columns; C channels (RGB); L classes.
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -16,12 +17,13 @@ from numpy.typing import NDArray
 
 from spacecompile.errors import DeviceError, DeviceLostError, FrameError, UsageError
 from spacecompile.runtime.backends import GraphSignature, RawAnswer
-from spacecompile.runtime.cuda.device import CudaDevice
+from spacecompile.runtime.cuda.device import CudaDevice, active
 from spacecompile.runtime.cuda.engine import CudaEngine
 from spacecompile.runtime.cuda.slot import Slot
 from spacecompile.runtime.cuda.source import DeviceFrame, device_frame_from
 
 T = TypeVar("T")
+DeviceErrorType = TypeVar("DeviceErrorType", bound=DeviceError)
 
 IN_FLIGHT_MAX: Final = 64
 """Each frame in flight has its own context and buffers; beyond some streams a GPU gains nothing."""
@@ -57,8 +59,9 @@ class Lease:
 class DeviceView:
     """An array in GPU memory that other libraries read in place, until it is released.
 
-    It is the session's own buffer: the slot that it belongs to answers no further frame until `release`, and from then
-    on the view refuses. Whoever needs the content for longer copies it, on the GPU or with `to_host`.
+    It is the session's own buffer, for reading only: the slot that it belongs to answers no further frame until
+    `release`, and from then on the view refuses. Whoever needs the content for longer copies it, on the GPU or with
+    `to_host`.
     """
 
     def __init__(self, backend: CudaBackend, lease: Lease) -> None:
@@ -75,12 +78,15 @@ class DeviceView:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        """Version 3, for torch, cupy and numba. The content is there: no stream has to be waited for."""
+        """Version 3, for torch, cupy and numba. The content is there: no stream has to be waited for.
+
+        It does not claim to be read-only, since torch refuses what does; it is not to be written to all the same.
+        """
         return {
             "version": 3,
             "shape": self.shape,
             "typestr": self.dtype.str,
-            "data": (self.pointer, True),
+            "data": (self.pointer, False),
             "strides": None,
             "stream": None,
         }
@@ -135,7 +141,7 @@ class CudaTicket:
             UsageError: If the ticket was released or the backend closed before.
         """
         if self._error is not None:
-            raise self._error
+            raise _fresh(self._error)
         if self._result is None:
             self._result = self._finished()
         return self._result
@@ -191,13 +197,17 @@ class CudaBackend:
         self._is_closed = False
         self._slots: list[Slot] = []
         self._leases: list[weakref.ref[Lease] | None] = []
+        # A backend that is dropped without `close` gives its memory back too. Not when the process ends: CUDA may be
+        # gone by then, and the memory goes with the process.
+        self._freed = weakref.finalize(self, _free, device, engine, self._slots, os.getpid())
+        self._freed.atexit = False
         try:
             if not 1 <= in_flight <= IN_FLIGHT_MAX:
                 raise UsageError(f"{in_flight} frames in flight were asked for; give 1 to {IN_FLIGHT_MAX}.")
-            device.activate()
-            for _ in range(in_flight):
-                self._slots.append(Slot(device, engine))
-                self._leases.append(None)
+            with active(device):
+                for _ in range(in_flight):
+                    self._slots.append(Slot(device, engine))
+                    self._leases.append(None)
         except BaseException:
             self.close()
             raise
@@ -231,9 +241,10 @@ class CudaBackend:
     @property
     def graphs(self) -> str:
         """How runs are queued, for a person: with CUDA graphs, or why without."""
-        if self._engine.captures_itself:
+        problems = (self._engine.graph_problem, *(slot.graph_problem for slot in self._slots))
+        problem = next((text for text in problems if text), "")
+        if self._engine.captures_itself and not problem:
             return "captured by the engine"
-        problem = next((slot.graph_problem for slot in self._slots if slot.graph_problem), "")
         return f"none: {problem}" if problem else f"{sum(slot.graph_count for slot in self._slots)} captured"
 
     def run(self, frame_HWC: NDArray[np.uint8]) -> RawAnswer:
@@ -265,18 +276,21 @@ class CudaBackend:
             UsageError: If as many frames are in flight as may be, or the backend is closed.
         """
         self._check_open()
-        self._device.activate()
+        lease = self.guarded(lambda: self._started(frame, parts_down=not parts_on_device))
+        return CudaTicket(self, lease, parts_down=not parts_on_device)
+
+    def _started(self, frame: object, *, parts_down: bool) -> Lease:
         index = self._free_slot()
         slot = self._slots[index]
         if isinstance(frame, np.ndarray):
             self._check_host_frame(frame)
-            self.guarded(lambda: slot.start_from_host(frame, parts_down=not parts_on_device))
+            slot.start_from_host(frame, parts_down=parts_down)
         else:
             device_frame: DeviceFrame = device_frame_from(frame, stream=slot.stream)
-            self.guarded(lambda: slot.start_from_device(device_frame, parts_down=not parts_on_device))
+            slot.start_from_device(device_frame, parts_down=parts_down)
         lease = Lease(slot)
         self._leases[index] = weakref.ref(lease)
-        return CudaTicket(self, lease, parts_down=not parts_on_device)
+        return lease
 
     def guarded(self, call: Callable[[], T]) -> T:
         """Call something of the device; an error that sticks closes the door for every later call.
@@ -285,10 +299,10 @@ class CudaBackend:
             DeviceError: Of the call.
         """
         if self._lost is not None:
-            raise self._lost
+            raise _fresh(self._lost)
         try:
-            self._device.activate()
-            return call()
+            with active(self._device):
+                return call()
         except DeviceLostError as error:
             self._lost = error
             raise
@@ -298,20 +312,15 @@ class CudaBackend:
         if self._is_closed:
             return
         self._is_closed = True
-        with suppress(DeviceError):
-            self._device.activate()
         for reference in self._leases:
             lease = reference() if reference is not None else None
             if lease is not None:
                 lease.release()
-        for slot in self._slots:
-            slot.close()
-        self._slots.clear()
-        self._engine.close()
+        self._freed()
 
     def _check_open(self) -> None:
         if self._lost is not None:
-            raise self._lost
+            raise _fresh(self._lost)
         if self._is_closed:
             raise UsageError("this backend is closed. Load the bundle again.")
 
@@ -333,3 +342,23 @@ class CudaBackend:
         shape = (*self.signature.frame_size_px, 3)
         if frame.dtype != np.uint8 or frame.shape != shape:
             raise FrameError(f"frame has shape {frame.shape} and dtype {frame.dtype}; the graph takes uint8 {shape}.")
+
+
+def _free(device: CudaDevice, engine: CudaEngine, slots: list[Slot], process_id: int) -> None:
+    """Free what a backend holds, in the process that made it: a fork has no part in the GPU's memory."""
+    if os.getpid() != process_id:
+        return
+    with ExitStack() as stack:
+        with suppress(DeviceError):
+            stack.enter_context(active(device))
+        for slot in slots:
+            slot.close()
+        slots.clear()
+        engine.close()
+
+
+def _fresh(error: DeviceErrorType) -> DeviceErrorType:
+    """The same error again. One that is raised twice would keep the traceback of every time."""
+    again = type(error)(*error.args)
+    again.__cause__ = error.__cause__
+    return again

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spacecompile.errors import DeviceError, DeviceLostError, DeviceMemoryError, MissingPartError
+from spacecompile.runtime.cuda.device import active
 
 STICKY_ERRORS: Final = frozenset(
     (
@@ -59,7 +60,7 @@ def open_device(index: int = 0) -> CudaBindingsDevice:
     if not 0 <= index < count:
         raise MissingPartError(f"there is no GPU {index}: CUDA sees {count}. Choose another with --device.")
     device = CudaBindingsDevice(api, index)
-    device.activate()
+    device.restore(device.activate())
     return device
 
 
@@ -81,9 +82,17 @@ class CudaBindingsDevice:
         """Of the GPU."""
         return self._index
 
-    def activate(self) -> None:
+    def activate(self) -> int:
         """See `CudaDevice`."""
-        self._done(self._api.cudaSetDevice(self._index))
+        before = int(self._value(self._api.cudaGetDevice()))
+        if before != self._index:
+            self._done(self._api.cudaSetDevice(self._index))
+        return before
+
+    def restore(self, index: int) -> None:
+        """See `CudaDevice`."""
+        if index != self._index:
+            self._done(self._api.cudaSetDevice(index))
 
     def allocate(self, num_bytes: int) -> int:
         """See `CudaDevice`."""
@@ -183,9 +192,9 @@ class CudaBindingsDevice:
 
     def free_bytes(self) -> int:
         """See `CudaDevice`."""
-        self.activate()
-        code, free, _ = self._api.cudaMemGetInfo()
-        self._done((code,))
+        with active(self):
+            code, free, _ = self._api.cudaMemGetInfo()
+            self._done((code,))
         return int(free)
 
     def _value(self, result: tuple[Any, Any]) -> Any:

@@ -78,7 +78,7 @@ def check_plan_bytes(plan: bytes, facts: PlanFacts, *, bundle: str) -> None:
     if found != facts.plan_sha256:
         raise IntegrityError(
             f"the plan has SHA-256 {found}, its sidecar says {facts.plan_sha256}: it is damaged or of another build. "
-            f"{_remedy(bundle)}"
+            f"{_remedy(bundle, facts.engine)}"
         )
 
 
@@ -102,16 +102,18 @@ def check_plan_fits(
     built = f"built for {_target_text(facts)} with {_title(facts.engine)} {facts.library_version}"
     fits = facts.engine == engine and _library_fits(facts, library_version) and _gpu_fits(facts, gpu)
     if not fits:
-        raise IntegrityError(f"{built}, {here}: {_remedy(bundle)}")
+        raise IntegrityError(f"{built}, {here}: {_remedy(bundle, engine)}")
     if facts.cuda is not None and _numbers(gpu.cuda)[0] < _numbers(facts.cuda)[0]:
         raise IntegrityError(
             f"{built} on a driver for CUDA {facts.cuda}, the driver here runs CUDA {gpu.cuda} at most: update NVIDIA's "
-            f"driver, or {_remedy(bundle)}"
+            f"driver, or {_remedy(bundle, engine)}"
         )
     expected = (*frame_size_px, 3)
     profile = tuple(facts.profile.get(INPUT_NAME, ()))
     if profile != expected:
-        raise IntegrityError(f"{built} for frames of shape {profile}, the bundle's are {expected}: {_remedy(bundle)}")
+        raise IntegrityError(
+            f"{built} for frames of shape {profile}, the bundle's are {expected}: {_remedy(bundle, engine)}"
+        )
 
 
 def _library_fits(facts: PlanFacts, library_version: str) -> bool:
@@ -143,8 +145,13 @@ def _title(engine: str) -> str:
     return _TITLES.get(engine, engine)
 
 
-def _remedy(bundle: str) -> str:
-    return f"run `spacecompile rebuild {bundle}`."
+def rebuild_command(bundle: str, engine: str) -> str:
+    """What makes a fitting plan: TensorRT is the command's default, another library has to be named."""
+    return f"spacecompile rebuild {bundle}" + ("" if engine == "tensorrt" else f" --engine {engine}")
+
+
+def _remedy(bundle: str, engine: str) -> str:
+    return f"run `{rebuild_command(bundle, engine)}`."
 
 
 def _digits(compute_capability: str) -> str:

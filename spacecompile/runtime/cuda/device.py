@@ -6,9 +6,13 @@ work appears at a later call. A fake of this interface drives every state of the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
+
+from spacecompile.errors import DeviceError
 
 
 class CudaDevice(Protocol):
@@ -18,8 +22,11 @@ class CudaDevice(Protocol):
     def index(self) -> int:
         """Of the GPU among those that CUDA_VISIBLE_DEVICES leaves."""
 
-    def activate(self) -> None:
-        """Make the GPU the calling thread's: CUDA keeps it per thread, so every entry from outside begins with this."""
+    def activate(self) -> int:
+        """Make the GPU the calling thread's, which CUDA keeps per thread. Returns the index of the one before."""
+
+    def restore(self, index: int) -> None:
+        """Make another GPU the calling thread's again."""
 
     def allocate(self, num_bytes: int) -> int:
         """Device memory, aligned to 256 bytes at least. Returns its address."""
@@ -83,3 +90,21 @@ class CudaDevice(Protocol):
 
     def free_bytes(self) -> int:
         """Unused memory of the GPU."""
+
+
+@contextmanager
+def active(device: CudaDevice) -> Iterator[None]:
+    """The GPU is the calling thread's while the block runs, and the caller's own choice is afterwards.
+
+    Every entry from outside goes through this.
+
+    Raises:
+        DeviceError: If the GPU can't be made the thread's.
+    """
+    before = device.activate()
+    try:
+        yield
+    finally:
+        # On a lost GPU nothing can be restored, and the error that says so is on its way already.
+        with suppress(DeviceError):
+            device.restore(before)

@@ -55,6 +55,10 @@ class CudaEngine(Protocol):
     def captures_itself(self) -> bool:
         """Whether the engine replays a CUDA graph of its own, which can't be part of one of ours."""
 
+    @property
+    def graph_problem(self) -> str:
+        """Why the engine's own graph can't be used; empty if it can, or the engine has none."""
+
     def context(self, stream: int, addresses: Mapping[str, int]) -> EngineContext:
         """A context on a stream.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from math import prod
 from typing import Any, Final, Literal, NamedTuple
 
@@ -27,6 +28,12 @@ from spacecompile.runtime.cuda.source import DeviceFrame, check_device_frame
 
 GRAPHS_MAX: Final = 8
 """Graphs of one slot. A camera's ring has fewer buffers; frames from ever new addresses are run without a graph."""
+
+WASTED_MAX: Final = 8
+"""Graphs that may be dropped before they paid off. After that no further address is captured."""
+
+_REPLAYS_WORTH: Final = 10
+"""A graph that was replayed as often has paid for its capture, which queues one more run, and is no waste."""
 
 _ALIGNMENT_BYTES: Final = 256
 """What cudaMalloc gives. A frame at another address is copied first: engines may read whole vectors."""
@@ -48,6 +55,14 @@ class _Route(NamedTuple):
     parts_down: bool
 
 
+@dataclass(kw_only=True)
+class _Graph:
+    """A CUDA graph, and how often it was replayed."""
+
+    handle: int
+    replays: int = 0
+
+
 class Slot:
     """One frame in flight at a time, used by one thread at a time."""
 
@@ -59,10 +74,11 @@ class Slot:
         """
         self._device = device
         self._engine = engine
-        self._graphs: OrderedDict[_Route, int] = OrderedDict()
+        self._graphs: OrderedDict[_Route, _Graph] = OrderedDict()
         self._seen: OrderedDict[_Route, None] = OrderedDict()
         self._held: object = None
         self._is_from_host = False
+        self._wasted = 0
         self.graph_problem = ""
         with ExitStack() as stack:
             self._allocate(stack)
@@ -179,7 +195,7 @@ class Slot:
             self.finish()
         for graph in self._graphs.values():
             with suppress(DeviceError):
-                self._device.destroy_graph(graph)
+                self._device.destroy_graph(graph.handle)
         self._graphs.clear()
         with suppress(DeviceError):
             self._stack.close()
@@ -207,7 +223,8 @@ class Slot:
         graph = self._graphs.get(route)
         if graph is not None:
             self._graphs.move_to_end(route)
-            self._device.launch(graph, self.stream)
+            graph.replays += 1
+            self._device.launch(graph.handle, self.stream)
             self._device.record(self._done, self.stream)
             return
         self._queue(route)
@@ -226,10 +243,14 @@ class Slot:
                 device.copy_out(self._host[layout.name], self.addresses[layout.name], self.stream)
 
     def _is_worth_a_graph(self, route: _Route) -> bool:
-        """Our own buffer always is; a caller's address once it comes back."""
+        """Our own buffer always is; a caller's address once it comes back, unless there are too many of them."""
         if self._engine.captures_itself or self.graph_problem:
             return False
-        if route.pointer == self.addresses[INPUT_NAME] or route in self._seen:
+        if route.pointer == self.addresses[INPUT_NAME]:
+            return True
+        if self._wasted >= WASTED_MAX:
+            return False
+        if route in self._seen:
             return True
         self._seen[route] = None
         if len(self._seen) > GRAPHS_MAX:
@@ -252,8 +273,11 @@ class Slot:
         if len(self._graphs) >= GRAPHS_MAX:
             _, oldest = self._graphs.popitem(last=False)
             self._device.synchronize(self._done)
-            self._device.destroy_graph(oldest)
-        self._graphs[route] = graph
+            self._device.destroy_graph(oldest.handle)
+            self._wasted += oldest.replays < _REPLAYS_WORTH
+            if self._wasted == WASTED_MAX:
+                _log.warning("frames come from more than %d addresses: further ones get no CUDA graph", GRAPHS_MAX)
+        self._graphs[route] = _Graph(handle=graph)
 
     def _captured(self, route: _Route) -> int:
         self._device.begin_capture(self.stream)

@@ -13,7 +13,7 @@ def test_the_network_is_what_lies_between_its_first_and_last_weights(model: Mode
     outside = Counter(node.op_type for node in model.graph.node) - ops
     assert ops["Conv"] == 3 and ops["LayerNormalization"] == 1 and ops["Softmax"] == 1
     # Frame to input, class softmax, mask upsampling, thresholds and box.
-    assert outside["Conv"] == 1 and outside["Softmax"] == 1 and outside["MatMul"] == 4
+    assert outside["Conv"] == 1 and outside["Softmax"] == 1 and outside["MatMul"] == 10
     assert {"Greater", "Where"} <= outside.keys()
     assert not {"Greater", "Where"} & ops.keys()
 

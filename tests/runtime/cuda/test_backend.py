@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import traceback
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from spacecompile.errors import DeviceError, DeviceLostError, DeviceMemoryError, FrameError, UsageError
 from spacecompile.runtime.backends import RawAnswer
 from spacecompile.runtime.cuda.backend import IN_FLIGHT_MAX, CudaBackend, CudaTicket, DeviceRawAnswer
-from spacecompile.runtime.cuda.slot import GRAPHS_MAX
+from spacecompile.runtime.cuda.slot import GRAPHS_MAX, WASTED_MAX
 from spacecompile.runtime.cuda.source import DeviceFrame
 
 SIZE_PX = (96, 128)
@@ -236,7 +237,7 @@ def test_parts_stay_on_the_device_until_they_are_released(backend: CudaBackend, 
     interface = raw.parts.__cuda_array_interface__
     assert (interface["shape"], interface["typestr"], interface["version"]) == (SIZE_PX, "|u1", 3)
     pointer, is_read_only = interface["data"]
-    assert is_read_only
+    assert is_read_only is False, "torch refuses what claims to be"
     seen_HW = device.bytes_at(pointer, SIZE_PX[0] * SIZE_PX[1]).reshape(SIZE_PX)
     np.testing.assert_array_equal(seen_HW, craft(4)[..., 0] // 255)
     np.testing.assert_array_equal(raw.parts.to_host(), seen_HW)
@@ -365,3 +366,92 @@ def test_a_frame_of_another_gpu_is_refused(backend: CudaBackend, device: FakeDev
     device.device_of = lambda _: 1  # type: ignore[method-assign]
     with pytest.raises(FrameError, match="on GPU 1; the session runs on GPU 0"):
         backend.submit(frame)
+
+
+def test_frames_from_too_many_addresses_are_not_captured_for_ever(
+    backend: CudaBackend, device: FakeDevice, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = [frame_on(device, craft(left_px)) for left_px in range(GRAPHS_MAX + 4)]
+    for _ in range(6):
+        for left_px, frame in enumerate(frames):
+            # Twice each: the second time is what makes an address look as if it came back.
+            assert [box_of(backend.submit(frame)) for _ in range(2)] == [box(left_px)] * 2
+    assert device.calls["begin_capture"] == GRAPHS_MAX + WASTED_MAX
+    assert len(device.graphs) == GRAPHS_MAX
+    assert sum("more than 8 addresses" in message for message in caplog.messages) == 1
+    backend.run(craft(1))
+    backend.run(craft(2))
+    assert device.calls["begin_capture"] == GRAPHS_MAX + WASTED_MAX + 1, "our own buffer still is"
+
+
+def test_addresses_that_change_after_long_use_are_captured_again(backend: CudaBackend, device: FakeDevice) -> None:
+    for left_px in range(3 * GRAPHS_MAX):
+        frame = frame_on(device, craft(left_px))
+        assert [box_of(backend.submit(frame)) for _ in range(12)] == [box(left_px)] * 12
+    assert device.calls["begin_capture"] == 3 * GRAPHS_MAX
+
+
+def test_the_callers_own_gpu_is_current_again_after_every_call(device: FakeDevice) -> None:
+    frame = frame_on(device, craft(3))
+    device.current = 5
+    backend = CudaBackend(ColorEngine(device), device, in_flight=2)
+    backend.run(craft(1))
+    raw = on_device(backend.submit(frame, parts_on_device=True))
+    raw.parts.to_host()
+    ticket = backend.submit(craft(2))
+    assert device.current == 5
+    ticket.is_done()
+    ticket.result()
+    assert device.current == 5
+    device.fail("synchronize")
+    with pytest.raises(DeviceError):
+        backend.run(craft(4))
+    assert device.current == 5
+    backend.close()
+    assert device.current == 5
+
+
+@pytest.mark.parametrize("ask", ["result", "submit"])
+def test_an_error_that_is_raised_again_and_again_does_not_grow(device: FakeDevice, ask: str) -> None:
+    backend = CudaBackend(ColorEngine(device), device)
+    ticket = backend.submit(craft(1))
+    device.fail("synchronize", "cudaErrorIllegalAddress")
+    lengths, texts = [], set()
+    for _ in range(5):
+        with pytest.raises(DeviceLostError) as caught:
+            ticket.result() if ask == "result" else (lengths and backend.submit(craft(2))) or ticket.result()
+        lengths.append(len(traceback.extract_tb(caught.value.__traceback__)))
+        texts.add(str(caught.value))
+    assert len(set(lengths[1:])) == 1
+    assert len(texts) == 1
+
+
+def test_a_backend_that_is_dropped_gives_its_memory_back(device: FakeDevice) -> None:
+    engine = ColorEngine(device)
+    backend = CudaBackend(engine, device, in_flight=2)
+    backend.run(craft(1))
+    ticket = backend.submit(craft(2))
+    del backend
+    assert box_of(ticket) == box(2), "a ticket keeps it"
+    del ticket
+    gc.collect()
+    assert engine.is_closed
+    assert (device.memory, device.pinned, device.events, device.graphs) == ({}, {}, {}, {})
+
+
+def test_torch_takes_parts_that_stayed_on_the_device(backend: CudaBackend) -> None:
+    torch = pytest.importorskip("torch")
+    parts = on_device(backend.submit(craft(4), parts_on_device=True)).parts
+    if torch.cuda.is_available():
+        pytest.skip("the address is the fake's, which a real GPU would read")
+
+    class ReadOnly:
+        def __init__(self) -> None:
+            interface = parts.__cuda_array_interface__
+            self.__cuda_array_interface__ = interface | {"data": (interface["data"][0], True)}
+
+    with pytest.raises(TypeError, match="read only"):
+        torch.as_tensor(ReadOnly())
+    # Without a driver it gets as far as looking for one.
+    with pytest.raises((RuntimeError, AssertionError), match=r"NVIDIA driver|CUDA"):
+        torch.as_tensor(parts)

@@ -25,6 +25,7 @@ HOST = np.zeros(8, np.uint8)
 
 CALLS: dict[str, Callable[[CudaDevice], object]] = {
     "activate": lambda device: device.activate(),
+    "restore": lambda device: device.restore(1),
     "allocate": lambda device: device.allocate(8),
     "free": lambda device: device.free(4096),
     "allocate_pinned": lambda device: device.allocate_pinned(8),
@@ -127,3 +128,16 @@ def test_bytes_go_to_the_gpu_and_back_through_a_graph() -> None:
         assert (back == value).all()
     assert device.device_of(pointer) == 0
     assert device.device_of(HOST.ctypes.data) is None
+
+
+def test_a_gpu_that_is_current_already_is_not_set_again() -> None:
+    calls: list[int] = []
+    api = SimpleNamespace(
+        cudaError_t=runtime_api.cudaError_t,
+        cudaGetDevice=lambda: (runtime_api.cudaError_t.cudaSuccess, 1),
+        cudaSetDevice=lambda index: (calls.append(index), (runtime_api.cudaError_t.cudaSuccess,))[1],
+    )
+    for index in (1, 2):
+        with bindings.active(CudaBindingsDevice(api, index)):
+            pass
+    assert calls == [2, 1], "set for the other GPU only, and the caller's set again behind it"

@@ -84,7 +84,7 @@ def test_a_plan_for_another_machine_is_refused_with_the_command(
     if fits:
         check(facts, **here)
     else:
-        with pytest.raises(IntegrityError, match=r"run `spacecompile rebuild net\.spacepkg`"):
+        with pytest.raises(IntegrityError, match=r"run `spacecompile rebuild net\.spacepkg( --engine tensorrt-rtx)?`"):
             check(facts, **here)
 
 
@@ -118,3 +118,11 @@ def test_the_sidecar_that_a_build_writes_is_read(rtx: EngineApi) -> None:
     check_plan_bytes(built.plan, facts, bundle="net.spacepkg")
     check(facts, engine="tensorrt-rtx", version=rtx.version)
     assert facts.target == "sm80-and-later"
+
+
+def test_a_plan_of_rtx_names_the_library_that_rebuilds_it() -> None:
+    facts = facts_with(engine="tensorrt-rtx", target="sm86")
+    with pytest.raises(IntegrityError, match=r"`spacecompile rebuild net\.spacepkg --engine tensorrt-rtx`"):
+        check(facts, engine="tensorrt-rtx")
+    with pytest.raises(IntegrityError, match=r"`spacecompile rebuild net\.spacepkg --engine tensorrt-rtx`"):
+        check_plan_bytes(b"another", facts, bundle="net.spacepkg")

@@ -1,0 +1,178 @@
+"""Latencies of two results files: medians with bootstrap intervals, read against the drift of the machine.
+
+Bootstrap intervals: B. Efron, R. Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from msgspec import UnsetType
+from numpy.typing import NDArray
+
+from spacecompile.benchmarks.comparison_records import CONFIDENCE, Change, Verdict
+from spacecompile.benchmarks.records import BenchResult, Latency
+
+_RESAMPLES = 4000
+_SAMPLES_MIN = 11
+"""The sample floor of a median; below it nothing is judged."""
+
+
+def peer_names(result: BenchResult) -> frozenset[str]:
+    """Of every peer that was to take part."""
+    return frozenset() if isinstance(result.peers, UnsetType) else frozenset(result.peers)
+
+
+def ratio_interval(
+    old_ms: Sequence[float], new_ms: Sequence[float], *, confidence: float = CONFIDENCE, seed: int = 0
+) -> tuple[float, float]:
+    """Bootstrap interval of the ratio of two medians, new over old.
+
+    Args:
+        old_ms: Samples of the reference.
+        new_ms: Samples to judge.
+        confidence: Share of the resampled ratios inside.
+        seed: Of the resampling.
+    """
+    return _inside(_resampled_ratios(old_ms, new_ms, np.random.default_rng(seed)), confidence)
+
+
+def _resampled_ratios(
+    old_ms: Sequence[float], new_ms: Sequence[float], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Ratios of the medians of resampled samples, new over old."""
+    before, after = (
+        np.median(rng.choice(np.asarray(samples_ms, np.float64), (_RESAMPLES, len(samples_ms))), axis=1)
+        for samples_ms in (old_ms, new_ms)
+    )
+    ratios: NDArray[np.float64] = after / before
+    return ratios
+
+
+def _inside(ratios: NDArray[np.float64], confidence: float) -> tuple[float, float]:
+    outside = (1 - confidence) / 2
+    low, high = np.quantile(ratios, (outside, 1 - outside))
+    return float(low), float(high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drift:
+    """How far the machine moved, by the peers of one scope.
+
+    Attributes:
+        ratio: Median over the peers, of their medians' ratios.
+        resampled: The same of resampled samples.
+    """
+
+    ratio: float
+    resampled: NDArray[np.float64]
+
+
+def _drift(old: BenchResult, new: BenchResult, scope: str) -> _Drift | None:
+    """Of the peers that both files measured in a scope with the same engine; None without one."""
+    shared = [
+        pair
+        for name in sorted(_unchanged_peers(old, new))
+        if (pair := (_latency_of(old, scope, name), _latency_of(new, scope, name)))
+        and all(latency is not None and latency.samples >= _SAMPLES_MIN for latency in pair)
+    ]
+    pairs = [(before, after) for before, after in shared if before is not None and after is not None]
+    if not pairs:
+        return None
+    rng = np.random.default_rng(1)
+    ratios = [float(np.median(after.samples_ms) / np.median(before.samples_ms)) for before, after in pairs]
+    resampled = [_resampled_ratios(before.samples_ms, after.samples_ms, rng) for before, after in pairs]
+    return _Drift(ratio=float(np.median(ratios)), resampled=np.median(np.stack(resampled), axis=0))
+
+
+def _unchanged_peers(old: BenchResult, new: BenchResult) -> set[str]:
+    """Peers of both files that ran the same versions: another one is another peer."""
+    if isinstance(old.peers, UnsetType) or isinstance(new.peers, UnsetType):
+        return set()
+    return {name for name, peer in old.peers.items() if name in new.peers and peer.versions == new.peers[name].versions}
+
+
+def _latency_of(result: BenchResult, scope: str, name: str) -> Latency | None:
+    return None if isinstance(result.latency, UnsetType) else result.latency.get(scope, {}).get(name)
+
+
+def latency_changes(old: BenchResult, new: BenchResult) -> Iterator[Change]:
+    """Every median that both files hold, of variants and of peers.
+
+    Args:
+        old: The reference.
+        new: To judge.
+    """
+    if isinstance(old.latency, UnsetType) or isinstance(new.latency, UnsetType):
+        return
+    peers = peer_names(old) | peer_names(new)
+    of_app = _drift(old, new, "app")
+    for scope in filter(new.latency.__contains__, old.latency):
+        drift = _drift(old, new, scope) or of_app
+        for name, before in old.latency[scope].items():
+            after = new.latency[scope].get(name)
+            if after is None or (scope == "device" and _repeats_engine(name, old, new)):
+                continue
+            what = f"{name}, {scope}, median"
+            if name in peers:
+                yield _timed(what, before, after, None, "")
+            else:
+                yield _timed(what, before, after, drift, "" if drift else _incomparable(name, old, new))
+
+
+def _repeats_engine(name: str, old: BenchResult, new: BenchResult) -> bool:
+    """Whether scope `device` holds the very samples of `engine` in both files: they count once."""
+    pairs = [[_latency_of(result, scope, name) for scope in ("device", "engine")] for result in (old, new)]
+    return all(device == engine for device, engine in pairs)
+
+
+def _incomparable(name: str, old: BenchResult, new: BenchResult) -> str:
+    """Why latencies of two files can't be compared without a common peer; empty where they can."""
+    facts: dict[str, Callable[[BenchResult], object]] = {
+        "processor": lambda result: result.environment.cpu,
+        "threads": lambda result: result.environment.threads,
+        "engine": lambda result: _engine_of(result, name),
+    }
+    differing = [what for what, fact in facts.items() if fact(old) != fact(new)]
+    if not differing:
+        return ""
+    return f"not comparable: the files differ in {' and '.join(differing)}, and no peer is in both"
+
+
+def _engine_of(result: BenchResult, name: str) -> str | None:
+    engines = {} if isinstance(result.configuration, UnsetType) else result.configuration.engines
+    return engines[name].name if name in engines else None
+
+
+def _timed(what: str, before: Latency, after: Latency, drift: _Drift | None, note: str) -> Change:
+    """A median of two files, judged over the drift of the machine where that is known."""
+    medians = [float(np.median(latency.samples_ms)) for latency in (before, after)]
+    ratio = medians[1] / medians[0]
+    fewest = min(before.samples, after.samples)
+    interval = None
+    if fewest >= _SAMPLES_MIN:
+        ratios = _resampled_ratios(before.samples_ms, after.samples_ms, np.random.default_rng(0))
+        low, high = _inside(ratios if drift is None else ratios / drift.resampled, CONFIDENCE)
+        interval = (low - 1, high - 1)
+    else:
+        note = f"{fewest} samples, {_SAMPLES_MIN} are needed"
+    return Change(
+        what=what,
+        group="latency",
+        unit="ms",
+        old=medians[0],
+        new=medians[1],
+        change=ratio - 1,
+        over_peers=None if drift is None else ratio / drift.ratio - 1,
+        interval=interval,
+        lower_is_better=True,
+        verdict="not judged" if note or interval is None else _beyond(interval),
+        note=note,
+    )
+
+
+def _beyond(interval: tuple[float, float]) -> Verdict:
+    low, high = interval
+    return "worse" if low > 0 else "better" if high < 0 else "same"

@@ -1,0 +1,58 @@
+"""How much of a box rule the peers follow, in NumPy and independent of the sealed graph's."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spacecompile.box_rule import BoxRule
+from spacecompile.contract import ModelSpec, Tta
+
+
+def with_margins(
+    edges_xyxy: tuple[int, int, int, int], rule: BoxRule, frame_size_px: tuple[int, int]
+) -> NDArray[np.float32]:
+    """A box grown by a rule's margins and shares of its own size, and clipped to the frame.
+
+    Args:
+        edges_xyxy: Of the pixels, half-open.
+        rule: With the margins.
+        frame_size_px: (height, width).
+
+    Returns:
+        xyxy in frame pixels; where negative margins turn a box inside out it ends where it begins.
+    """
+    left, top, right, bottom = edges_xyxy
+    size_xyxy = np.asarray((right - left, bottom - top, right - left, bottom - top), np.float32)
+    growth_xyxy = np.asarray(rule.margins_px, np.float32) + np.asarray(rule.margin_shares, np.float32) * size_xyxy
+    grown_xyxy = np.asarray(edges_xyxy, np.float32) + np.asarray((-1, -1, 1, 1), np.float32) * growth_xyxy
+    height_px, width_px = frame_size_px
+    limits: NDArray[np.float32] = np.asarray((width_px, height_px, width_px, height_px), np.float32)
+    bounded_xyxy: NDArray[np.float32] = np.clip(grown_xyxy, np.float32(0), limits)
+    bounded_xyxy[2:] = np.maximum(bounded_xyxy[:2], bounded_xyxy[2:])
+    return bounded_xyxy
+
+
+def left_out(spec: ModelSpec, tta: Tta) -> str:
+    """What a peer does otherwise than the variants, in one sentence; empty where it does all of it.
+
+    Args:
+        spec: Of the bundle.
+        tta: Of the peer.
+    """
+    rule = spec.box_of(tta)
+    missing = [
+        words
+        for words, used in (
+            ("soft edges", rule.softness > 0),
+            ("the box head's correction", rule.residual),
+            ("the median of the views' boxes", tta != "none" and rule.views == "median"),
+        )
+        if used
+    ]
+    notes = [f"a plain box of the mask, without {' and '.join(missing)}"] if missing else []
+    if spec.part_head == "shuffle":
+        notes.append("smp's network with the bundle's own segmentation head, which smp lacks")
+    if spec.box_head is not None and not rule.residual:
+        notes.append("the box head is not run")
+    return "; ".join(notes)
