@@ -87,7 +87,6 @@ def whole_result() -> BenchResult:
         "fp32": recorded(80, 70),
         "fp32-d4": recorded(640, 20),
         "plain-export": recorded(120, 70),
-        "ttach-d4": recorded(1440, 20),
     }
     agreement = Agreement(
         frames=16,
