@@ -78,7 +78,7 @@ def latency_over_time(latencies: Mapping[str, Latency], peers: Collection[str] =
 
 def _ratio_ticks(low: float, high: float) -> list[float]:
     """1, and the round ratio nearest to either end where it stands clear of 1."""
-    clear = (high / low) ** 0.12
+    clear = (high / low) ** 0.18
     inside = [tick for tick in _RATIO_TICKS if low <= tick <= high and max(tick, 1 / tick) > clear]
     return sorted({1.0, *inside[:1], *inside[-1:]})
 

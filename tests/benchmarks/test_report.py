@@ -115,7 +115,7 @@ def an_answer() -> Answer:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(whole_result: BenchResult) -> str:
     return render_report(whole_result, [(np.zeros((64, 64, 3), np.uint8), an_answer())])
 
