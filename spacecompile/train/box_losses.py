@@ -74,6 +74,9 @@ def mask_box_loss(
 ) -> Tensor:
     """Loss of the boxes that part logits make, against the true ones; 0 where a batch shows no craft.
 
+    The ends of a soft box feel the few rows and columns around them. Where no mask teaches the others, their projection
+    is compared with the box as well.
+
     Args:
         logits_NKHW: At the coverage's size.
         coverage_NKHW: As for `true_box`, like the others.
@@ -85,9 +88,34 @@ def mask_box_loss(
     if not bool(is_there_N.any()):
         return boxes_N4.sum() * 0
     boxes_N4, true_N4 = boxes_N4[is_there_N], true_N4[is_there_N].to(boxes_N4.dtype)
+    projection = boxes_N4.new_zeros(())
+    if has_parts_N is not None and not bool(has_parts_N.all()):
+        is_alone_N = ~has_parts_N.to(is_there_N.device).expand_as(is_there_N)[is_there_N]
+        projection = (projection_loss(logits_NKHW[is_there_N], true_N4) * is_alone_N).mean()
     # A mask that is empty so far has its ends crossed; GIoU wants them in order, and L1 pulls them apart.
     low_N2, high_N2 = boxes_N4[:, :2], torch.maximum(boxes_N4[:, :2], boxes_N4[:, 2:])
-    return box_loss(torch.cat([low_N2, high_N2], dim=1), true_N4) + _crossing(boxes_N4, true_N4)
+    return box_loss(torch.cat([low_N2, high_N2], dim=1), true_N4) + _crossing(boxes_N4, true_N4) + projection
+
+
+def projection_loss(logits_NKHW: Tensor, true_N4: Tensor) -> Tensor:
+    """1 - Dice between the largest probability of every row and column and their share of the box [N].
+
+    Every row and column of a box touches the craft, and none outside does (Tian et al., BoxInst, CVPR 2021).
+
+    Args:
+        logits_NKHW: Of the parts.
+        true_N4: xyxy in pixels of the logits.
+    """
+    strongest_NHW = logits_NKHW.amax(dim=1)
+    losses = []
+    for axis, low, high in ((1, 0, 2), (2, 1, 3)):
+        probs_NI = strongest_NHW.amax(dim=axis).sigmoid()
+        index_I = torch.arange(probs_NI.shape[1], device=probs_NI.device)
+        inside_NI = torch.minimum(index_I + 1, true_N4[:, high, None]) - torch.maximum(index_I, true_N4[:, low, None])
+        inside_NI = inside_NI.clamp(0, 1)
+        both_N = probs_NI.square().sum(dim=1) + inside_NI.square().sum(dim=1)
+        losses.append(1 - 2 * (probs_NI * inside_NI).sum(dim=1) / (both_N + _LEAST_AREA))
+    return torch.stack(losses).mean(dim=0)
 
 
 def _crossing(boxes_N4: Tensor, true_N4: Tensor) -> Tensor:

@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 from torchvision.ops import generalized_box_iou, generalized_box_iou_loss
 
-from spacecompile.train.box_losses import box_loss, covered_box, giou, mask_box_loss, soft_box, warmed_up
+from spacecompile.train.box_losses import (
+    box_loss,
+    covered_box,
+    giou,
+    mask_box_loss,
+    projection_loss,
+    soft_box,
+    true_box,
+    warmed_up,
+)
 
 
 def random_boxes(count: int, seed: int) -> Tensor:
@@ -117,6 +126,33 @@ def test_the_true_box_is_that_of_pixels_covered_by_half() -> None:
     box, is_there = covered_box(covered)
     assert box.tolist() == [[7, 3, 21, 12]]
     assert is_there.tolist() == [True]
+
+
+def test_projections_of_a_right_answer_have_no_loss_and_every_wrong_row_and_column_has_a_gradient() -> None:
+    truth = torch.tensor([[9.0, 4.0, 15.0, 14.0]], dtype=torch.float64)
+    right = torch.where(scene() > 0, 20.0, -20.0)
+    assert projection_loss(right, truth).item() == pytest.approx(0, abs=1e-6)
+    logits = scene(left=20, width=8, low=-2.0).requires_grad_()
+    projection_loss(logits, truth).sum().backward()
+    assert logits.grad is not None
+    columns = logits.grad.sum((0, 1, 2))
+    assert columns[9:15].lt(0).all()
+    assert columns[20:28].gt(0).all()
+
+
+def test_a_side_between_two_pixels_wants_its_share_of_the_column() -> None:
+    logits = torch.where(scene() > 0, 20.0, -20.0)
+    logits[..., 15] = torch.where(logits[..., 14] > 0, 0.0, -20.0)  # half
+    truth = torch.tensor([[9.0, 4.0, 15.5, 14.0]])
+    assert projection_loss(logits, truth).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_labelled_box_is_learned_only_where_parts_are_not_labelled() -> None:
+    covered = coverage(left=7, top=6, right=18, bottom=12).expand(3, -1, -1, -1)
+    labelled = torch.tensor([[1.0, 2, 3, 4], [1, 2, 3, 4], [5, 5, 5.5, 9]])
+    boxes, is_there = true_box(covered, labelled, torch.tensor([True, False, False]))
+    assert boxes[:2].tolist() == [[7, 6, 18, 12], [1, 2, 3, 4]]
+    assert is_there.tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize(("run_share", "weight"), [(0.0, 0.0), (0.3, 0.0), (0.4, 1.0), (0.5, 2.0), (1.0, 2.0)], ids=str)

@@ -101,6 +101,7 @@ def test_two_processes_give_the_weights_of_one(runs: tuple[Path, Path]) -> None:
     assert facts == [1, 2]
 
 
+@pytest.mark.slow
 def test_two_processes_give_every_loss_and_every_broken_file_of_one(
     data_with_broken_files: Path, still_checkpoint: Path, tmp_path: Path
 ) -> None:
