@@ -215,9 +215,7 @@ def _run_epoch(state: TrainingState, inputs: LoopInputs, objective: Objective, c
             step=state.steps_done, warmup_steps=recipe.warmup_epochs * steps, progress=_run_share(state, steps)
         )
         set_lr(state.optimizer, recipe, factor)
-        box_weight = recipe.box_loss_weight or 0.0
-        if inputs.train_frames.has_parts:
-            box_weight = warmed_up(box_weight, _run_share(state, steps))
+        box_weight = _box_weight(state, inputs.train_frames, steps)
         losses = train_step(state, objective, batch, world=world, generator=generator, box_weight=box_weight)
         means.add(losses)
         spent_s = clock_s()
@@ -251,6 +249,12 @@ def _run_epoch(state: TrainingState, inputs: LoopInputs, objective: Objective, c
         elapsed_s=state.elapsed_s,
         is_best=scores.s_acc > state.best_s_acc,
     )
+
+
+def _box_weight(state: TrainingState, train_frames: TrainingFrames, steps: int) -> float:
+    """At this moment of the run: a box that nothing else teaches has no masks to wait for."""
+    weight = state.recipe.box_loss_weight or 0.0
+    return warmed_up(weight, _run_share(state, steps)) if train_frames.has_parts else weight
 
 
 class _Means:

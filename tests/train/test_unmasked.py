@@ -68,7 +68,6 @@ def test_frames_without_masks_teach_the_box_from_the_start(data: Path, tmp_path:
     report = train(replace(job(data, tmp_path / "run"), recipe=recipe))
     epochs = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
     boxes = [epoch["losses"]["box"] for epoch in epochs]
-
     assert boxes[-1] < 0.3 * boxes[0]
     assert epochs[0]["scores"]["s_det"] < 0.2
     assert epochs[-1]["scores"]["s_det"] > 0.6
