@@ -62,7 +62,8 @@ def _checked(frames: Sequence[LabelledFrame], spec: ModelSpec) -> BrokenFiles:
             continue
         check_size(frame.image_path, size_px, spec.frame_size_px)
         if mask_size_px != size_px:
-            reason = f"{frame.mask_path} is {mask_size_px} and its frame {size_px} (height, width)"
+            mask, of_frame = ("x".join(map(str, size)) for size in (mask_size_px, size_px))
+            reason = f"{frame.mask_path} has {mask} pixels and its frame {of_frame} (height x width)"
             broken.add(BrokenFile(path=frame.image_path, reason=reason))
     return broken
 
