@@ -181,5 +181,5 @@ def test_a_mask_of_another_size_is_a_broken_frame(data: Path) -> None:
     odd = LabelledFrame(
         image_path=frames[0].image_path, mask_path=data / "small.jpg", class_name="Cheops", box_xyxy=(0, 0, 9, 9)
     )
-    with pytest.raises(DataError, match=r"1 of 5 frames.*small\.jpg is \(8, 8\) and its frame \(96, 128\)"):
+    with pytest.raises(DataError, match=r"1 of 5 frames.*small\.jpg has 8x8 pixels and its frame 96x128"):
         check_frames([*frames, odd], SPEC)
