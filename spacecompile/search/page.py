@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import io
-import re
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import jinja2
-import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
+from spacecompile.figures import GRID, INK, MUTED, SERIES, svg, wide_figure
 from spacecompile.search.results import Outcome, SearchResult
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _MARKERS = "osD^vP*X"
-_DONE, _STOPPED, _FRONTIER, _KNEE = "#2257c5", "#8b8b8b", "#7a9ce6", "#c2661a"
+_PNG_SERIES = ("#2257c5", "#c2661a", "#2f855a", "#8a4f9e", "#b5475b", "#52616b")
+_PNG_GRID = "#e2e0da"
+_STOPPED_ALPHA = 0.35
+_SIDES = (((6, 5), "left"), ((-6, 5), "right"), ((6, -12), "left"), ((-6, -12), "right"), ((6, 17), "left"))
 
 
 def png_of(result: SearchResult) -> bytes:
     """Accuracy against efficiency as PNG, 150 dots per inch."""
     stream = io.BytesIO()
-    _figure(result).savefig(stream, format="png", dpi=150, metadata={"Software": None})
+    _figure(result, _PNG_SERIES, _PNG_GRID).savefig(stream, format="png", dpi=150, metadata={"Software": None})
     return stream.getvalue()
 
 
@@ -36,35 +42,33 @@ def page_of(result: SearchResult) -> str:
         lstrip_blocks=True,
     )
     style = files("spacecompile.benchmarks").joinpath("templates/report.css").read_text(encoding="utf-8")
-    plot = _svg(result) if result.kind == "architectures" else ""
+    plot = svg(_figure(result, SERIES, GRID), "search") if result.kind == "architectures" else ""
     return environment.get_template("search.html.j2").render(result=result, style=style, plot=plot)
 
 
-def _svg(result: SearchResult) -> str:
-    stream = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "search"}):
-        _figure(result).savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    markup = stream.getvalue()
-    # The prolog, the metadata and the namespaces are of no use inside HTML, and are addresses.
-    markup = re.sub(r"<metadata>.*?</metadata>", "", markup[markup.index("<svg") :], flags=re.DOTALL)
-    return re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", markup).replace("xlink:href", "href")
-
-
-def _figure(result: SearchResult) -> Figure:
-    figure = Figure(figsize=(9.2, 6.0), layout="constrained")
-    axes = figure.add_subplot()
+def _figure(result: SearchResult, series: Sequence[str], grid: str) -> Figure:
+    figure, axes = wide_figure(6.0)
     scored = [outcome for outcome in result.outcomes if outcome.s_final >= 0]
-    encoders = sorted({outcome.candidate.model_spec().encoder for outcome in scored})
-    for outcome in scored:
-        _draw_point(axes, outcome, marker=_MARKERS[encoders.index(_encoder_of(outcome)) % len(_MARKERS)])
-    _draw_frontier(axes, result, {outcome.candidate.name: outcome for outcome in scored})
+    encoders = sorted({_encoder_of(outcome) for outcome in scored})
     for index, encoder in enumerate(encoders):
-        axes.plot([], [], _MARKERS[index % len(_MARKERS)], color=_DONE, label=encoder)
+        look: dict[str, Any] = {
+            "marker": _MARKERS[index % len(_MARKERS)],
+            "color": series[index % len(series)],
+            "mec": "none",
+            "ms": 8,
+        }
+        for outcome in scored:
+            if _encoder_of(outcome) == encoder:
+                pale = 1.0 if outcome.status == "done" else _STOPPED_ALPHA
+                axes.plot(*_point(outcome), **look, alpha=pale, zorder=3)
+        axes.plot([], [], **look, ls="none", label=encoder)
+    _draw_frontier(axes, result, {outcome.candidate.name: outcome for outcome in scored})
     axes.set_xlabel("efficiency: mean of S_flops and S_params after the exact rewrites")
     axes.set_ylabel("accuracy: S_acc")
-    axes.grid(color="#e2e0da", lw=0.6)
+    axes.grid(color=grid, lw=0.6)
     axes.margins(0.12)
-    axes.legend(frameon=False, loc="best")
+    axes.legend(frameon=False, loc="best", labelcolor=INK)
+    _label(figure, axes, scored)
     return figure
 
 
@@ -72,20 +76,37 @@ def _encoder_of(outcome: Outcome) -> str:
     return outcome.candidate.model_spec().encoder
 
 
-def _draw_point(axes: Axes, outcome: Outcome, *, marker: str) -> None:
+def _point(outcome: Outcome) -> tuple[float, float]:
     assert outcome.scores is not None  # only scored ones are drawn
-    point = (outcome.s_efficiency, outcome.scores.s_acc)
-    axes.plot(*point, marker, ms=8, color=_DONE if outcome.status == "done" else _STOPPED, mec="none", zorder=3)
-    label = outcome.candidate.name.removesuffix(f"-{_encoder_of(outcome)}")
-    axes.annotate(label, point, xytext=(6, 5), textcoords="offset points", fontsize=8.5)
+    return outcome.s_efficiency, outcome.scores.s_acc
+
+
+def _label(figure: Figure, axes: Axes, scored: Sequence[Outcome]) -> None:
+    """Name every point on the first side of it where nothing that is named already lies."""
+    canvas = FigureCanvasAgg(figure)
+    # Lays the axes out; positions count from here on.
+    canvas.draw()  # type: ignore[no-untyped-call]
+    renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
+    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in axes.transData.transform([*map(_point, scored)])]
+    for outcome in scored:
+        name = outcome.candidate.name.removesuffix(f"-{_encoder_of(outcome)}")
+        for offset_pt, side in _SIDES:
+            text = axes.annotate(
+                name, _point(outcome), xytext=offset_pt, textcoords="offset points", fontsize=8.5, ha=side, color=INK
+            )
+            box = text.get_window_extent(renderer)
+            if not any(box.overlaps(other) for other in taken) or offset_pt == _SIDES[-1][0]:
+                taken.append(box)
+                break
+            text.remove()
 
 
 def _draw_frontier(axes: Axes, result: SearchResult, by_name: dict[str, Outcome]) -> None:
     points = [
         (outcome.s_efficiency, outcome.scores.s_acc) for name in result.frontier if (outcome := by_name[name]).scores
     ]
-    axes.plot([x for x, _ in points], [y for _, y in points], "-", color=_FRONTIER, lw=1.6, label="Pareto frontier")
+    axes.plot([x for x, _ in points], [y for _, y in points], "-", color=MUTED, lw=1.6, label="Pareto frontier")
     if result.knee and (knee := by_name[result.knee]).scores:
         axes.plot(
-            knee.s_efficiency, knee.scores.s_acc, "o", ms=18, mfc="none", mec=_KNEE, mew=2, label=f"knee: {result.knee}"
+            knee.s_efficiency, knee.scores.s_acc, "o", ms=18, mfc="none", mec=INK, mew=1.5, label=f"knee: {result.knee}"
         )
