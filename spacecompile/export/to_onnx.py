@@ -20,6 +20,7 @@ from torch import nn
 from spacecompile._version import __version__
 from spacecompile.contract import INPUT_NAME, OUTPUT_NAMES
 from spacecompile.errors import BuildError
+from spacecompile.export.extrema import pool_extrema
 from spacecompile.export.legality import illegal_nodes
 
 OPSET = 20
@@ -121,7 +122,10 @@ def _simplified(model: ModelProto) -> ModelProto:
 
 
 def _cleaned(model: ModelProto) -> ModelProto:
-    """Drop what the exporter noted about this machine (stack traces, paths), renew all shapes, name every node."""
+    """Drop what the exporter noted about this machine (stack traces, paths), renew all shapes, name every node.
+
+    Reductions that engines lack kernels for are written otherwise, see `pool_extrema`.
+    """
     graph = model.graph
     model.producer_name, model.producer_version, model.doc_string = "spacecompile", __version__, ""
     graph.name, graph.doc_string = "sealed", ""
@@ -130,7 +134,13 @@ def _cleaned(model: ModelProto) -> ModelProto:
         noted.doc_string = ""
     # onnxsim leaves shapes of tensors that it has fused away.
     del graph.value_info[:]
-    _name_nodes(graph.node)
+    model = _inferred(model)
+    pool_extrema(model)
+    _name_nodes(model.graph.node)
+    return _inferred(model)
+
+
+def _inferred(model: ModelProto) -> ModelProto:
     return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
 
 
