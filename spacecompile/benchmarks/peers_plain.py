@@ -31,7 +31,7 @@ from spacecompile.errors import MissingPartError
 from spacecompile.network.checkpoint import LoadedCheckpoint
 from spacecompile.runtime.backends.onnxruntime_ import ORT_ERRORS, first_line
 from spacecompile.runtime.backends.onnxruntime_import import import_onnxruntime
-from spacecompile.runtime.backends.openvino_import import import_openvino
+from spacecompile.runtime.backends.openvino_import import import_openvino, openvino_core
 
 ort: Any = import_onnxruntime()
 
@@ -102,12 +102,11 @@ class OpenVinoEngine:
             model: Bytes of an ONNX file.
             threads: Everything else keeps its default.
         """
-        openvino = import_openvino()
-        core = openvino.Core()
+        core = openvino_core()
         settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         compiled = core.compile_model(core.read_model(model), "CPU", settings)
         self._request = compiled.create_infer_request()
-        self.versions = f"openvino {openvino.get_version().partition('-')[0]}"
+        self.versions = f"openvino {import_openvino().get_version().partition('-')[0]}"
 
     def run(self, input_NChw: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """See `PlainEngine`."""

@@ -26,7 +26,7 @@ from spacecompile.runtime.backends import (
     signature_from_tensors,
 )
 from spacecompile.runtime.backends.openvino_cache import BlobCache
-from spacecompile.runtime.backends.openvino_import import import_openvino
+from spacecompile.runtime.backends.openvino_import import import_openvino, openvino_core
 
 ov: Any = import_openvino()
 
@@ -79,7 +79,7 @@ class OpenVinoBackend:
         """
         if threads < 1:
             raise UsageError(f"threads is {threads}; at least one is needed. Check --threads.")
-        core = ov.Core()
+        core = openvino_core()
         cpu = _cpu_facts(core)
         if precision == "bf16":
             require_bf16(cpu["OPTIMIZATION_CAPABILITIES"])

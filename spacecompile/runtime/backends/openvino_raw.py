@@ -6,7 +6,8 @@ from typing import Any
 
 from spacecompile.contract import Precision
 from spacecompile.errors import UsageError
-from spacecompile.runtime.backends.openvino_ import compile_config, compile_graph, ov, require_bf16
+from spacecompile.runtime.backends.openvino_ import compile_config, compile_graph, require_bf16
+from spacecompile.runtime.backends.openvino_import import openvino_core
 from spacecompile.runtime.backends.raw import Feeds, LayerTime
 
 _PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
@@ -23,7 +24,7 @@ def open_graph(
     profile: bool,
 ) -> OpenVinoGraph:
     """Load a graph; see `raw.open_raw`."""
-    core = ov.Core()
+    core = openvino_core()
     if precision == "bf16":
         require_bf16(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     config = compile_config(precision, threads) | ({"PERF_COUNT": True} if profile else {})
