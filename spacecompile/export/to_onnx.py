@@ -20,8 +20,8 @@ from torch import nn
 from spacecompile._version import __version__
 from spacecompile.contract import INPUT_NAME, OUTPUT_NAMES
 from spacecompile.errors import BuildError
-from spacecompile.export.extrema import pool_extrema
 from spacecompile.export.legality import illegal_nodes
+from spacecompile.export.pooling import pool_extrema
 
 OPSET = 20
 """The first with a Gelu operator; TensorRT reads up to 23, ONNX Runtime 1.20 up to 21."""
@@ -124,7 +124,7 @@ def _simplified(model: ModelProto) -> ModelProto:
 def _cleaned(model: ModelProto) -> ModelProto:
     """Drop what the exporter noted about this machine (stack traces, paths), renew all shapes, name every node.
 
-    Reductions that engines lack kernels for are written otherwise, see `pool_extrema`.
+    Extrema become pools, see `pool_extrema`.
     """
     graph = model.graph
     model.producer_name, model.producer_version, model.doc_string = "spacecompile", __version__, ""

@@ -1,8 +1,8 @@
-"""Largest and smallest values along axes, written with an operator that every engine has a kernel for.
+"""Largest and smallest values written as global pooling, which every engine has a kernel for.
 
 ONNX Runtime's CUDA kernels of ReduceMax and ReduceMin stop at opset 19, and Gelu begins at 20: in a file of opset 20
 these nodes would run on the CPU, with copies in between, and no CUDA graph could be captured. GlobalMaxPool has had
-one meaning since opset 1. On the CPU it costs no more (ARCHITECTURE.md has the numbers).
+one meaning since opset 1. On the CPU it is no slower (ARCHITECTURE.md has the numbers).
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-_REDUCTIONS = {"ReduceMax", "ReduceMin"}
+_EXTREMA = {"ReduceMax", "ReduceMin"}
 _POOLED_TYPES = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
+
+_Step = tuple[str, list[str], dict[str, Sequence[int]]]
+"""Operator, further inputs by name, attributes."""
 
 
 def pool_extrema(model: ModelProto) -> None:
@@ -48,7 +51,7 @@ def _pooled(
     shapes: dict[str, Sequence[int]],
 ) -> list[NodeProto]:
     """What takes the place of a node; nothing where it stays. Adds the shapes that it reads to `shapes`."""
-    if node.op_type not in _REDUCTIONS or not {node.input[0], node.output[0]} <= tensors.keys():
+    if node.op_type not in _EXTREMA or not {node.input[0], node.output[0]} <= tensors.keys():
         return []
     shape, reduced = _shape_of(tensors[node.input[0]]), _shape_of(tensors[node.output[0]])
     is_float = tensors[node.input[0]].type.tensor_type.elem_type in _POOLED_TYPES
@@ -57,21 +60,30 @@ def _pooled(
     axes = _axes_of(node, constants, len(shape))
     if not axes:
         return []
-    kept = [axis for axis in range(len(shape)) if axis not in axes]
-    name = node.output[0]
-    rows, result = f"{name} rows", f"{name} shape"
-    shapes[rows] = (1, math.prod(shape[axis] for axis in kept), 1, math.prod(shape[axis] for axis in axes))
-    shapes[result] = reduced
-    steps: list[tuple[str, list[str], dict[str, Sequence[int]]]] = []
-    if [*kept, *axes] != list(range(len(shape))):
-        steps.append(("Transpose", [], {"perm": [*kept, *axes]}))
-    steps.append(("Reshape", [rows], {}))
-    around = [("Neg", list[str](), dict[str, Sequence[int]]())] * (node.op_type == "ReduceMin")
-    steps += [*around, ("GlobalMaxPool", [], {}), *around, ("Reshape", [result], {})]
+    is_picture = len(shape) == 4 and axes == [2, 3]
+    steps: list[_Step] = [] if is_picture else list(_as_picture(node, shape, axes, shapes))
+    around: list[_Step] = [("Neg", [], {})] * (node.op_type == "ReduceMin")
+    steps += [*around, ("GlobalMaxPool", [], {}), *around]
+    if not is_picture or reduced != [*shape[:2], 1, 1]:
+        result = f"{node.output[0]} shape"
+        shapes[result] = reduced
+        steps.append(("Reshape", [result], {}))
     return list(_chain(steps, node))
 
 
-def _chain(steps: list[tuple[str, list[str], dict[str, Sequence[int]]]], node: NodeProto) -> Iterator[NodeProto]:
+def _as_picture(
+    node: NodeProto, shape: Sequence[int], axes: Sequence[int], shapes: dict[str, Sequence[int]]
+) -> Iterator[_Step]:
+    """What is reduced becomes the only row of a picture, everything else its channels."""
+    kept = [axis for axis in range(len(shape)) if axis not in axes]
+    if [*kept, *axes] != list(range(len(shape))):
+        yield "Transpose", [], {"perm": [*kept, *axes]}
+    rows = f"{node.output[0]} rows"
+    shapes[rows] = (1, math.prod(shape[axis] for axis in kept), 1, math.prod(shape[axis] for axis in axes))
+    yield "Reshape", [rows], {}
+
+
+def _chain(steps: Sequence[_Step], node: NodeProto) -> Iterator[NodeProto]:
     value = node.input[0]
     for index, (op_type, inputs, attributes) in enumerate(steps):
         is_last = index == len(steps) - 1

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, parser
 from onnx.reference import ReferenceEvaluator
 
-from spacecompile.export.extrema import pool_extrema
+from spacecompile.export.pooling import pool_extrema
 
 
 def model_of(call: str, shape: str, *, axes: str = "", dtype: str = "float") -> ModelProto:
@@ -57,10 +57,15 @@ POOLED = {"Transpose", "Reshape", "Neg", "GlobalMaxPool"}
 
 
 @pytest.mark.parametrize(
-    ("dtype", "shape"), [pytest.param("int32", "4,5", id="integers"), pytest.param("float", "n,5", id="unknown height")]
+    ("reduction", "dtype", "shape"),
+    [
+        pytest.param("ReduceMax", "int32", "4,5", id="integers"),
+        pytest.param("ReduceMax", "float", "n,5", id="unknown height"),
+        pytest.param("ReduceMean", "float", "4,5", id="means"),
+    ],
 )
-def test_what_a_pool_can_not_take_stays(dtype: str, shape: str) -> None:
-    model = model_of("ReduceMax(x, axes)", shape, axes="1", dtype=dtype)
+def test_what_a_pool_can_not_take_stays(reduction: str, dtype: str, shape: str) -> None:
+    model = model_of(f"{reduction}(x, axes)", shape, axes="1", dtype=dtype)
     pool_extrema(model)
-    assert [node.op_type for node in model.graph.node] == ["ReduceMax"]
+    assert [node.op_type for node in model.graph.node] == [reduction]
     assert [it.name for it in model.graph.initializer] == ["axes"]
