@@ -22,6 +22,7 @@ from spacecompile.export.engine_facts import EngineFacts, EngineOptions, require
 from spacecompile.export.engine_options import target_of
 from spacecompile.export.engine_writer import FACTS_NAME, LAYERS_NAME, PLAN_NAME
 from spacecompile.export.to_engine import EngineBuild, build_engine
+from spacecompile.runtime.backends.registry import entry_named
 from spacecompile.runtime.bundle import Bundle, open_bundle
 from spacecompile.runtime.cuda.engine_api import EngineApi, EngineKind
 from spacecompile.runtime.selftest import SelftestResult, run_selftest
@@ -97,15 +98,12 @@ def rebuild(
     Raises:
         BuildError: If the library can't build one, or it computes in other types than the variant says.
         ParityError: If a plan's answers differ from PyTorch's by more than the variant's tolerance.
-        MissingPartError: If there is no GPU to run them on: an untested plan is not shipped.
+        MissingPartError: If there is no GPU to run them on, or something that their backend needs is not installed: an
+            untested plan is not shipped.
         IntegrityError: If a file of the bundle differs from its manifest.
         OutputError: If the new bundle can't be written.
     """
-    if api.device is None:
-        raise MissingPartError(
-            f"{api.title} could build plans here, but there is no GPU to test them on, and a bundle holds only what "
-            "was tested. Run it on the target, or make plans outside the bundle with `spacecompile engine`."
-        )
+    _require_backend(api)
     options = options or EngineOptions()
     bundle.verify_all()
     target = target_of(api, options)
@@ -129,6 +127,22 @@ def rebuild(
         staged = open_bundle(writer.folder)
         selftest = _tested(staged, added, api.kind, threads=threads, progress=progress)
     return Rebuilt(manifest_sha256=staged.manifest_sha256, plans=plans, removed=removed, selftest=selftest)
+
+
+def _require_backend(api: EngineApi) -> None:
+    """Refuse before minutes of building what could not be tested afterwards."""
+    if api.device is None:
+        raise MissingPartError(
+            f"{api.title} could build plans here, but there is no GPU to test them on, and a bundle holds only what "
+            "was tested. Run it on the target, or make plans outside the bundle with `spacecompile engine`."
+        )
+    entry = entry_named(api.kind)
+    reason = entry.missing()
+    if reason is not None:
+        raise MissingPartError(
+            f"{api.title} could build plans here, but its backend can't test them: {reason}. Add it with: "
+            f"{entry.remedy}"
+        )
 
 
 def _is_replaced(plan: Variant, variants: Sequence[Variant], kind: EngineKind) -> bool:

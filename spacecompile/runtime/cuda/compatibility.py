@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from spacecompile.contract import INPUT_NAME
-from spacecompile.errors import IntegrityError
+from spacecompile.errors import IntegrityError, PlanMismatchError
 from spacecompile.runtime.cuda.driver import GpuFacts
 
 SIDECAR_SUFFIX: Final = ".json"
@@ -96,22 +96,22 @@ def check_plan_fits(
         bundle: For the message, as a user would name it on the command line.
 
     Raises:
-        IntegrityError: In one sentence, with the command that makes a fitting plan.
+        PlanMismatchError: In one sentence, with the command that makes a fitting plan.
     """
     here = f"this is sm_{_digits(gpu.compute_capability)} with {_title(engine)} {library_version}"
     built = f"built for {_target_text(facts)} with {_title(facts.engine)} {facts.library_version}"
     fits = facts.engine == engine and _library_fits(facts, library_version) and _gpu_fits(facts, gpu)
     if not fits:
-        raise IntegrityError(f"{built}, {here}: {_remedy(bundle, engine)}")
+        raise PlanMismatchError(f"{built}, {here}: {_remedy(bundle, engine)}")
     if facts.cuda is not None and _numbers(gpu.cuda)[0] < _numbers(facts.cuda)[0]:
-        raise IntegrityError(
+        raise PlanMismatchError(
             f"{built} on a driver for CUDA {facts.cuda}, the driver here runs CUDA {gpu.cuda} at most: update NVIDIA's "
             f"driver, or {_remedy(bundle, engine)}"
         )
     expected = (*frame_size_px, 3)
     profile = tuple(facts.profile.get(INPUT_NAME, ()))
     if profile != expected:
-        raise IntegrityError(
+        raise PlanMismatchError(
             f"{built} for frames of shape {profile}, the bundle's are {expected}: {_remedy(bundle, engine)}"
         )
 
