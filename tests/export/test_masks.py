@@ -224,9 +224,7 @@ def test_the_median_box_is_that_of_the_views_own_boxes(grid_px: tuple[int, int],
     np.testing.assert_allclose(given, np.median(boxes_V4, axis=0), atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "rule", [BoxRule(views="median"), BoxRule(views="median", softness=0.1)], ids=["hard", "soft"]
-)
+@pytest.mark.parametrize("rule", [BoxRule(views="median"), BoxRule(views="median", softness=0.1)], ids=["hard", "soft"])
 @pytest.mark.parametrize(("num_found", "has_box"), [(8, True), (5, True), (4, False), (3, False), (0, False)])
 def test_more_than_half_of_the_views_have_to_see_a_box(rule: BoxRule, num_found: int, has_box: bool) -> None:
     """As many with as without would give half of every coordinate."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -17,7 +18,7 @@ from fake_tensorrt import fake_api, install, sidecar_of
 from onnx import numpy_helper
 
 from spacecompile.cli.main import main
-from spacecompile.errors import BuildError, IntegrityError, MissingPartError, ParityError, UsageError
+from spacecompile.errors import BuildError, IntegrityError, MissingPartError, OutputError, ParityError, UsageError
 from spacecompile.export import rebuild as rebuild_module
 from spacecompile.export.engine_facts import EngineFacts, EngineOptions, RealisedTypes
 from spacecompile.export.rebuild import Rebuilt, buildable, rebuild
@@ -194,6 +195,18 @@ def test_what_the_test_needs_is_asked_for_before_anything_is_built(
         MissingPartError, match=r"cuda-bindings is not installed\. Add it with: pip install 'spacecompile\[tensorrt\]'"
     ):
         rebuilt(bundle, api, lambda *_, **__: pytest.fail("a plan was built"))
+
+
+def test_a_disk_that_is_full_names_no_option_that_rebuild_lacks(
+    bundle: Path, api: EngineApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="No space left on device") as caught:
+        rebuilt(bundle, api)
+    assert "--output" not in str(caught.value)
 
 
 def test_a_plan_is_not_made_of_a_plan(bundle: Path, api: EngineApi) -> None:

@@ -142,9 +142,7 @@ BACKENDS = (
         precisions=("fp32", "fp16", "int8"),
         missing=_missing("onnxruntime"),
         remedy="pip install onnxruntime",
-        factory=_factory(
-            "onnxruntime_", "OnnxRuntimeBackend", reinstall="pip install --force-reinstall onnxruntime"
-        ),
+        factory=_factory("onnxruntime_", "OnnxRuntimeBackend", reinstall="pip install --force-reinstall onnxruntime"),
     ),
     BackendEntry(
         name="openvino",
@@ -152,9 +150,7 @@ BACKENDS = (
         precisions=("fp32", "fp16", "bf16", "int8"),
         missing=_missing("openvino"),
         remedy="pip install 'spacecompile[openvino]'",
-        factory=_factory(
-            "openvino_", "OpenVinoBackend", reinstall="pip install --force-reinstall openvino"
-        ),
+        factory=_factory("openvino_", "OpenVinoBackend", reinstall="pip install --force-reinstall openvino"),
     ),
     BackendEntry(
         name="tensorrt",

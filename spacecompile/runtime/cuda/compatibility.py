@@ -16,13 +16,14 @@ import msgspec
 from spacecompile.contract import INPUT_NAME
 from spacecompile.errors import IntegrityError, PlanMismatchError
 from spacecompile.runtime.cuda.driver import GpuFacts
+from spacecompile.runtime.cuda.engine_api import ENGINE_TITLES
 
 SIDECAR_SUFFIX: Final = ".json"
 """`model.plan` has `model.plan.json` beside it."""
 
-_TITLES: Final = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 _AMPERE: Final = (8, 0)
-_RTX_DEFAULT_TARGET: Final = "sm80-and-later"
+RTX_DEFAULT_TARGET: Final = "sm80-and-later"
+"""NVIDIA's guide, CPU-Only AOT: by default a plan runs on 8.0, 8.6, 8.9, 12.0 and later."""
 
 
 class _Options(msgspec.Struct):
@@ -127,7 +128,7 @@ def _library_fits(facts: PlanFacts, library_version: str) -> bool:
 def _gpu_fits(facts: PlanFacts, gpu: GpuFacts) -> bool:
     here = _capability(gpu.compute_capability)
     if facts.engine == "tensorrt-rtx":
-        if facts.target == _RTX_DEFAULT_TARGET:
+        if facts.target == RTX_DEFAULT_TARGET:
             return here >= _AMPERE
         return f"sm{_digits(gpu.compute_capability)}" in facts.target.split("+")
     if facts.options.hardware_compatibility == "ampere-plus":
@@ -142,7 +143,7 @@ def _target_text(facts: PlanFacts) -> str:
 
 
 def _title(engine: str) -> str:
-    return _TITLES.get(engine, engine)
+    return ENGINE_TITLES.get(engine, engine)
 
 
 def rebuild_command(bundle: str, engine: str) -> str:

@@ -26,7 +26,7 @@ EngineKind = Literal["tensorrt", "tensorrt-rtx"]
 """Also the name of the extra."""
 
 _MODULES: Final[dict[str, str]] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-_TITLES: Final[dict[str, str]] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+ENGINE_TITLES: Final[dict[str, str]] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 _OLDEST: Final[dict[str, tuple[int, int]]] = {"tensorrt": (10, 12), "tensorrt-rtx": (1, 7)}
 _CUDA_MAJORS = (13, 12)
 
@@ -54,7 +54,7 @@ class EngineApi:
     @property
     def title(self) -> str:
         """Library and version, for messages."""
-        return f"{_TITLES[self.kind]} {self.version}"
+        return f"{ENGINE_TITLES[self.kind]} {self.version}"
 
 
 def load_engine_api(kind: str) -> EngineApi:
@@ -82,8 +82,8 @@ def load_engine_api(kind: str) -> EngineApi:
         trt = import_module(_MODULES[kind])
     except (ImportError, OSError) as error:
         raise MissingPartError(
-            f"{_TITLES[kind]}'s Python package is installed, but its libraries can't be loaded: {error}. Install them "
-            f"as NVIDIA's guide says, or run: pip install --force-reinstall 'spacecompile[{kind}]'"
+            f"{ENGINE_TITLES[kind]}'s Python package is installed, but its libraries can't be loaded: {error}. Install "
+            f"them as NVIDIA's guide says, or run: pip install --force-reinstall 'spacecompile[{kind}]'"
         ) from error
     _check_version(kind, trt.__version__)
     return EngineApi(
@@ -111,7 +111,7 @@ def _check_version(kind: str, found: str) -> None:
     if numbers < _OLDEST[kind]:
         oldest = ".".join(map(str, _OLDEST[kind]))
         raise MissingPartError(
-            f"{_TITLES[kind]} {found} is installed; {oldest} or newer is needed. "
+            f"{ENGINE_TITLES[kind]} {found} is installed; {oldest} or newer is needed. "
             f"Run: pip install --upgrade 'spacecompile[{kind}]'"
         )
 

@@ -64,7 +64,7 @@ def test_dlpack_of_another_type_keeps_its_type() -> None:
     ],
 )
 def test_dlpack_of_a_type_that_numpy_lacks_is_refused(dtype: dict[str, int]) -> None:
-    with pytest.raises(FrameError, match="a type that numpy does not have: .*Cast it to uint8"):
+    with pytest.raises(FrameError, match=r"a type that numpy does not have: .*Cast it to uint8"):
         device_frame_from(DlpackOnGpu(4096, SHAPE, **dtype), stream=77)
 
 
