@@ -130,7 +130,8 @@ def _limit(proven: Proven, graph: GraphTraffic, machine: Machine, samples_ms: Se
 def _measured(
     types: Sequence[str], device: torch.device, settings: DeviceCeilingSettings, progress: Progress
 ) -> tuple[tuple[Ceiling, ...], tuple[Bandwidth, ...]]:
-    ceilings, bandwidths = [], []
+    ceilings: list[Ceiling] = []
+    bandwidths: list[Bandwidth] = []
     total = len(types) + len(settings.working_sets_bytes)
     try:
         for kind in types:

@@ -55,7 +55,7 @@ def test_a_plans_work_is_that_of_the_file_it_was_built_of(bundle: Bundle) -> Non
 
 def test_a_plan_whose_file_is_gone_has_no_limit(bundle: Bundle) -> None:
     without, plan = with_plan(bundle, b"an earlier one")
-    with pytest.raises(UsageError, match=r"trt-fp32-sm90 was built of an ONNX file .* spacecompile rebuild"):
+    with pytest.raises(UsageError, match=r"trt-fp32-sm90 was built of an ONNX file .*`spacecompile rebuild`"):
         onnx_of(without, plan)
 
 
@@ -72,7 +72,7 @@ def test_the_limit_counts_every_scope_that_was_timed_and_leaves_pytorch_as_it_wa
     with load(bundle, backend="onnxruntime", variant="fp32", threads=1) as session:
         proven = Proven(bundle.variant("fp32"), session)
         app_ms = {
-            proven.name: {round_: float(round_) for round_ in range(1, 12)},
+            proven.name: {number: float(number) for number in range(1, 12)},
             DeviceContestant.key(proven.name): {},
         }
         found = proof_limits(
