@@ -93,11 +93,11 @@ class _Draft:
     parity: list[ProvenParity] = field(default_factory=list)
     memory: dict[str, Memory] = field(default_factory=dict)
     soak: dict[str, Soak] = field(default_factory=dict)
+    limits: ProofLimits | None = None
     agreement: dict[str, Agreement] = field(default_factory=dict)
     recording: Recording = field(default_factory=Recording)
     proven: list[Proven] = field(default_factory=list)
     unproven: list[str] = field(default_factory=list)
-    limits: ProofLimits | None = None
     partial: bool = False
     stopped_by: str = ""
 
