@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from spacecompile.benchmarks.prove import ProofInput, ProofSettings, prove, runs
 from spacecompile.benchmarks.records import Ratio
 from spacecompile.benchmarks.summary import summarise
 from spacecompile.cli.main import main
-from spacecompile.cli.prove import default_destination, error_of
+from spacecompile.cli.prove import default_destination, error_of, say_proof
 from spacecompile.contract import ModelSpec, Tta
 from spacecompile.errors import (
     DeviceError,
@@ -65,7 +66,9 @@ def given(tiny_bundle: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPa
     )
 
 
-def test_a_rehearsal_shows_every_part_and_says_that_it_is_one(given: ProofInput) -> None:
+def test_a_rehearsal_shows_every_part_and_says_that_it_is_one(
+    given: ProofInput, capsys: pytest.CaptureFixture[str]
+) -> None:
     seen: set[str] = set()
     proof = prove(given, SETTINGS, progress=lambda *report: seen.add(report[0]))
     names = [f"{variant.name}@onnxruntime-cuda" for variant in given.bundle.manifest.variants]
@@ -95,6 +98,9 @@ def test_a_rehearsal_shows_every_part_and_says_that_it_is_one(given: ProofInput)
     ]
     assert msgspec.json.decode(msgspec.json.encode(proof), type=Proof) == proof
     assert error_of(proof) is None
+    say_proof(proof)
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search(rf"{names[0]}, scope device: [\d.e+-]+ ms, \d+% of what the GPU allows", said)
     assert f"soak {names[0]}" in seen
     assert not given.device.memory, "sessions and frames are off the GPU again"  # type: ignore[attr-defined]
 
