@@ -111,5 +111,9 @@ class IntegrityError(SpacecompileError):
     exit_code = 7
 
 
+class PlanMismatchError(IntegrityError):
+    """A plan that is whole, and made for another library, GPU, driver or frame size than there is here."""
+
+
 class AnswerError(IntegrityError):
     """Outputs that no sound graph gives for any frame: NaN, infinity, or out of range."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +14,10 @@ from spacecompile.errors import OutputError
 
 PARTIAL_PREFIX: Final = ".partial-"
 """Begins the name of every file that is still being written; such a file can be removed once its writer is gone."""
+
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2
+"""Of linux/fcntl.h and linux/fs.h; see renameat2(2)."""
 
 FULL_DISK_REMEDY: Final = "Check the folder and its free space."
 
@@ -79,6 +85,21 @@ def flush_to_disk(stream: IO[bytes]) -> None:
     """
     stream.flush()
     os.fsync(stream.fileno())
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Give two files or folders of one file system each other's names, in one step: neither name is ever free.
+
+    Returns:
+        Whether that was done. Only Linux can do it, not on every file system; otherwise nothing has changed.
+    """
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)  # glibc has it since 2.28
+    if rename is None:
+        return False
+    status = rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    return bool(status == 0)
 
 
 def remove_partial_files(folder: Path) -> None:

@@ -136,3 +136,16 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="can't write"):
         files.write_file(tmp_path / "new.json", "x")
     tmp_path.chmod(stat.S_IRWXU)
+
+
+def test_two_names_are_exchanged_or_left_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = tmp_path / "größer", tmp_path / "other"
+    one.mkdir()
+    other.mkdir()
+    (one / "a").touch()
+    is_done = files.exchange(one, other)
+    assert (names(one), names(other)) == (([], ["a"]) if is_done else (["a"], []))
+    assert not files.exchange(one, tmp_path / "missing")
+    assert names(tmp_path) == sorted(["größer", "other"])
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not files.exchange(one, other)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spacecompile.benchmarks.limit_records import Bandwidth, Ceiling, VariantLimit
 from spacecompile.benchmarks.records import Agreement, Environment, Latency, Ratio
 from spacecompile.export.parity import VariantParity
 from spacecompile.record import Record
@@ -48,6 +49,21 @@ class Soak(Record):
     graphs: str
 
 
+class ProofLimits(Record):
+    """What the GPU allows, and how near each latency comes to it; see `limit_records`.
+
+    Attributes:
+        ceilings: Of PyTorch's matrix product, without TF32.
+        bandwidths: Of PyTorch's copies on the GPU, by rising working set.
+        scopes: By scope (`app`, `device`), then by `variant@backend`. What is measured there is the latency of that
+            scope; the limit is the GPU's alone, and holds nothing of what the host and the way from it take.
+    """
+
+    ceilings: tuple[Ceiling, ...]
+    bandwidths: tuple[Bandwidth, ...]
+    scopes: dict[str, dict[str, VariantLimit]]
+
+
 class Target(Record):
     """One promise of the project and what was measured.
 
@@ -79,6 +95,7 @@ class Proof(Record):
         agreement: Of each peer with the first variant, on the same frames.
         missing_peers: Why a peer did not run.
         memory, soak: By `variant@backend`.
+        limits: How near the latencies come to what the GPU allows; None where that was not measured.
         targets: See there.
         unproven: What this document does not prove, in sentences.
         partial: Whether it was stopped early.
@@ -99,5 +116,6 @@ class Proof(Record):
     soak: dict[str, Soak]
     targets: tuple[Target, ...]
     unproven: tuple[str, ...]
+    limits: ProofLimits | None = None
     partial: bool = False
     stopped_by: str = ""

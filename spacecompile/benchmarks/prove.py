@@ -22,7 +22,8 @@ from spacecompile.benchmarks.environment import load_average, read_environment
 from spacecompile.benchmarks.latency import LatencySettings, Recording, measure
 from spacecompile.benchmarks.peer_table import PeerContestant, answered_from_peer
 from spacecompile.benchmarks.proof_contestants import DeviceContestant, HostContestant, Proven
-from spacecompile.benchmarks.proof_records import Memory, Proof, ProvenParity, Soak
+from spacecompile.benchmarks.proof_limits import DeviceCeilingSettings, proof_limits
+from spacecompile.benchmarks.proof_records import Memory, Proof, ProofLimits, ProvenParity, Soak
 from spacecompile.benchmarks.proof_targets import Findings, targets_of
 from spacecompile.benchmarks.records import Agreement
 from spacecompile.benchmarks.summary import paired_ratio, summarise
@@ -52,12 +53,14 @@ class ProofSettings:
         soak_frames: Answered by each variant on each backend.
         threads: Of the peers and references on the CPU.
         torch_device: Of the reference and the peers on the GPU; `cpu` in a rehearsal.
+        ceilings: What the latencies are compared with.
     """
 
     latency: LatencySettings
     soak_frames: int = SOAK_FRAMES
     threads: int = 1
     torch_device: str = "cuda"
+    ceilings: DeviceCeilingSettings = field(default_factory=DeviceCeilingSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,7 @@ class _Draft:
     parity: list[ProvenParity] = field(default_factory=list)
     memory: dict[str, Memory] = field(default_factory=dict)
     soak: dict[str, Soak] = field(default_factory=dict)
+    limits: ProofLimits | None = None
     agreement: dict[str, Agreement] = field(default_factory=dict)
     recording: Recording = field(default_factory=Recording)
     proven: list[Proven] = field(default_factory=list)
@@ -149,6 +153,7 @@ def prove(given: ProofInput, settings: ProofSettings, *, progress: Progress = no
             _open(given, runs, draft, stack)
             _compare(given, settings, draft, progress)
             _race(given, settings, draft, progress)
+            _limit(given, settings, draft, progress)
             _soak(given, settings, draft, progress)
         except KeyboardInterrupt:
             draft.partial = True
@@ -277,6 +282,19 @@ def _raced(given: ProofInput, settings: ProofSettings, draft: _Draft, progress: 
         measure([*hosts, *on_device, *given.peers], frames_HWC, settings.latency, draft.recording, progress=progress)
 
 
+def _limit(given: ProofInput, settings: ProofSettings, draft: _Draft, progress: Progress) -> None:
+    with draft.gap_for("the limits of the GPU"):
+        draft.limits = proof_limits(
+            given.bundle,
+            draft.proven,
+            draft.recording.app_ms,
+            device=settings.torch_device,
+            settings=settings.ceilings,
+            gap_for=draft.gap_for,
+            progress=progress,
+        )
+
+
 def _soak(given: ProofInput, settings: ProofSettings, draft: _Draft, progress: Progress) -> None:
     """Answer the frames over and over: the same answers, bit for bit, and no more memory."""
     frames_HWC = [frame.frame_HWC for frame in given.frames]
@@ -358,6 +376,7 @@ def _proof(given: ProofInput, settings: ProofSettings, draft: _Draft, load_avera
             Findings(latency=latency, ratios=ratios, parity=draft.parity, memory=draft.memory, soak=draft.soak)
         ),
         unproven=tuple(unproven),
+        limits=draft.limits,
         partial=draft.partial,
         stopped_by=draft.stopped_by,
     )

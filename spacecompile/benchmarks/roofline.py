@@ -55,9 +55,12 @@ class Machine:
 
         A layer's tensors may still lie in a cache from the layer before.
         """
+        return moved_bytes / self.bandwidth_below(moved_bytes).gb_per_s / 1e9 * _MS_PER_S
+
+    def bandwidth_below(self, moved_bytes: int) -> Bandwidth:
+        """That of the largest working set that does not exceed some bytes; of the smallest where all do."""
         below = [rung for rung in self.bandwidths if rung.working_set_bytes <= moved_bytes]
-        rung = below[-1] if below else self.bandwidths[0]
-        return moved_bytes / rung.gb_per_s / 1e9 * _MS_PER_S
+        return below[-1] if below else self.bandwidths[0]
 
 
 def machine_from(ceilings: Sequence[Ceiling], bandwidths: Sequence[Bandwidth]) -> Machine:

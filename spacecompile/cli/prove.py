@@ -200,6 +200,12 @@ def say_proof(proof: Proof) -> None:
             f"probabilities within {verdict.class_probs_max:.1e}, parts IoU >= {verdict.parts_iou_min:.5f}, box within "
             f"{verdict.box_px_max:.2f} px"
         )
+    for scope, limits in proof.limits.scopes.items() if proof.limits else ():
+        for name, limit in limits.items():
+            console.say_line(
+                f"{escape(name)}, scope {scope}: {limit.measured_ms:.3g} ms, {limit.share:.0%} of what the GPU allows "
+                f"({limit.limit_ms:.3g} ms, by {limit.bound})"
+            )
     for target in proof.targets:
         mark = {True: "[green]kept[/]", False: "[red]not kept[/]", None: "[yellow]not measured[/]"}[target.held]
         number = target.missing if target.measured is None else f"{target.measured:.3g}"

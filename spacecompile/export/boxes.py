@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from spacecompile.box_rule import BoxRule
 from spacecompile.contract import ModelSpec
+from spacecompile.network.views import median
 
 _EXPONENT_MAX = 30.0
 """exp(-30) is 1e-13: a row of this certainty ends every sum after it."""
@@ -133,7 +134,11 @@ def _soft_first_and_end(logits_I: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def middle_box(boxes_V4: Tensor) -> Tensor:
-    """Median of each side over the views [4], up to the mean of the two in the middle."""
-    # Descending order: the upper half and one more hold both middle values.
-    upper = torch.topk(boxes_V4, boxes_V4.shape[0] // 2 + 1, dim=0).values
-    return upper[-2:].mean(dim=0)
+    """Median of each side over the views [4], all zero unless more than half of them have a box.
+
+    A view without one is all zero. With as many of these as of others the two middle values are a side and a zero,
+    whose mean is a place where nobody saw anything.
+    """
+    has_box_V = (boxes_V4.amax(dim=1) > 0).to(torch.float32)
+    is_majority = (has_box_V.sum() > boxes_V4.shape[0] / 2).to(torch.float32)
+    return median(boxes_V4).squeeze(0) * is_majority

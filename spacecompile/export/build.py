@@ -58,7 +58,7 @@ from spacecompile.export.steps import BuildReport, BuildStep, Clock, no_steps
 from spacecompile.export.to_onnx import export_model, model_bytes
 from spacecompile.export.worst_frame import clear_failure_report, write_failure_report
 from spacecompile.network.model import MultiTaskNetwork
-from spacecompile.record import Record
+from spacecompile.record import json_from_record
 from spacecompile.runtime.threads import usable_cores
 
 __all__ = ["PARITY_PATH", "BuildReport", "BuildStep", "build", "run_build"]
@@ -148,7 +148,7 @@ def run_build(
             tools=tool_versions(),
             licences=licences_of(plan.spec),
         )
-        writer.write_manifest(_json(manifest))
+        writer.write_manifest(json_from_record(manifest))
     clear_failure_report(plan.output)
     return BuildReport(
         path=str(plan.output),
@@ -248,7 +248,7 @@ def _write_files(
                 f"{share:.1%} of the multiply-adds in {name}" for name, share in files[variant.path].mac_shares.items()
             )
     complete = msgspec.structs.replace(report, files=dict(sorted(files.items())))
-    writer.write(PRECISION_PATH, _json(complete))
+    writer.write(PRECISION_PATH, json_from_record(complete))
     return complete
 
 
@@ -302,7 +302,7 @@ def _certificate(
                 medians_ms[f"{variant.name}, {entry.name}"] = also.median_ms
                 certified[variant.name] += [entry.name] if also.verdict.passed else []
     report = parity_report(verdicts, threads=threads)
-    writer.write(PARITY_PATH, _json(report))
+    writer.write(PARITY_PATH, json_from_record(report))
     return with_certificates(plan.variants, certified), report, medians_ms
 
 
@@ -334,10 +334,6 @@ def _verdict_note(judged: Judgement) -> str:
     if judged.verdict.passed:
         return f"{frames} frames agree, {milliseconds}"
     return f"not certified: {'; '.join(judged.verdict.failures)}; {milliseconds}"
-
-
-def _json(record: Record) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(record, order="deterministic"), indent=2) + b"\n"
 
 
 def _compact(value: object) -> str:

@@ -1,7 +1,9 @@
 """Writing a bundle so that the place where it belongs holds a whole one or none, at any moment.
 
-The files go to a hidden sibling folder, which is renamed at the end. The folder is locked while its build lives, so
-that the next build can tell a killed one's remains, which it removes, from a build that runs beside it.
+The files go to a hidden sibling folder, which is renamed at the end. With a bundle that is there it changes names in
+one step where the platform can do that; elsewhere two renames do it, between which there is none, and who is killed
+just then gets the old one back from the next build. The folder is locked while its build lives, so that the next build
+can tell a killed one's remains, which it removes, from a build that runs beside it.
 """
 
 from __future__ import annotations
@@ -18,9 +20,12 @@ from pathlib import Path
 
 from spacecompile.contract import FileFact
 from spacecompile.errors import OutputError
+from spacecompile.files import exchange
 from spacecompile.runtime.bundle import MANIFEST_NAME
 
 SUFFIX = ".spacepkg"
+
+_REMEDY = "Free some space or check the permissions, or choose another --output."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +35,13 @@ class BundleWriter:
     Attributes:
         output: Where the bundle will be.
         folder: Where its files lie until the end.
+        remedy: Sentence that ends the message when something can't be written.
         facts: Size and hash of every file so far, by relative path.
     """
 
     output: Path
     folder: Path
+    remedy: str
     facts: dict[str, FileFact] = field(default_factory=dict)
 
     def write(self, relative_path: str, content: bytes) -> Path:
@@ -56,7 +63,7 @@ class BundleWriter:
 
     def _write(self, relative_path: str, content: bytes) -> Path:
         path = self.folder / relative_path
-        with _translated(self.output):
+        with _translated(self.output, self.remedy):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         return path
@@ -87,7 +94,7 @@ def check_output(output: Path, *, force: bool, needed_bytes: int) -> None:
         raise OutputError(f"can't write {output}: {parent} is not a folder. Choose another --output.")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(f"can't write {output}: {parent} is read-only. Choose another --output.")
-    with _translated(output):
+    with _translated(output, _REMEDY):
         free_bytes = shutil.disk_usage(parent).free
     if free_bytes < needed_bytes:
         raise OutputError(
@@ -97,23 +104,27 @@ def check_output(output: Path, *, force: bool, needed_bytes: int) -> None:
 
 
 @contextlib.contextmanager
-def bundle_writer(output: Path) -> Iterator[BundleWriter]:
+def bundle_writer(output: Path, *, remedy: str = _REMEDY) -> Iterator[BundleWriter]:
     """A writer whose files become the bundle at `output` when the block ends without an error, and vanish otherwise.
 
     A bundle that is there is replaced; `check_output` has made sure that it may be.
 
+    Args:
+        output: Of the bundle.
+        remedy: Sentence that ends the message when something can't be written.
+
     Raises:
         OutputError: If anything can't be written.
     """
-    with _translated(output):
+    with _translated(output, remedy):
         output.parent.mkdir(parents=True, exist_ok=True)
         _remove_remains(output)
         folder = output.with_name(f"{_prefix(output)}{secrets.token_hex(4)}")
         folder.mkdir()
         lock = _lock(folder)
     try:
-        yield BundleWriter(output=output, folder=folder)
-        with _translated(output):
+        yield BundleWriter(output=output, folder=folder, remedy=remedy)
+        with _translated(output, remedy):
             _put_in_place(folder, output)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -125,6 +136,9 @@ def _put_in_place(folder: Path, output: Path) -> None:
     replaced = _replaced(output)
     if not output.exists():
         folder.rename(output)
+        return
+    if exchange(folder, output):
+        # What was there has the hidden name now, whose folder goes in any case.
         return
     output.rename(replaced)
     try:
@@ -172,11 +186,8 @@ def _lock(folder: Path) -> int | None:
 
 
 @contextlib.contextmanager
-def _translated(output: Path) -> Iterator[None]:
+def _translated(output: Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(
-            f"can't write {output}: {error.strerror or error}. Free some space or check the permissions, or choose "
-            "another --output."
-        ) from error
+        raise OutputError(f"can't write {output}: {error.strerror or error}. {remedy}") from error

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from spacecompile.errors import BuildError, UsageError
 from spacecompile.export.engine_facts import EngineOptions
+from spacecompile.runtime.cuda.compatibility import RTX_DEFAULT_TARGET
 from spacecompile.runtime.cuda.engine_api import EngineApi
-
-_RTX_DEFAULT_TARGET: Final = "sm80-and-later"
-"""NVIDIA's guide, CPU-Only AOT: by default a plan runs on 8.0, 8.6, 8.9, 12.0 and later."""
 
 
 def check_options(api: EngineApi, options: EngineOptions, *, timing_cache: bool) -> None:
@@ -40,7 +38,7 @@ def target_of(api: EngineApi, options: EngineOptions) -> str:
     """What a plan runs on, in a word that can be part of a file name."""
     if api.kind == "tensorrt-rtx":
         digits = sorted({int(_digits(text)) for text in options.compute_capabilities})
-        return "+".join(f"sm{number}" for number in digits) or _RTX_DEFAULT_TARGET
+        return "+".join(f"sm{number}" for number in digits) or RTX_DEFAULT_TARGET
     if options.hardware_compatibility == "ampere-plus":
         return "ampere-plus"
     return f"sm{_digits(api.device.compute_capability)}" if api.device else "unknown"

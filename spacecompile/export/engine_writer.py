@@ -6,12 +6,10 @@ import os
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from spacecompile.errors import OutputError
 from spacecompile.export.bundle_writer import bundle_writer
 from spacecompile.export.to_engine import EngineBuild
-from spacecompile.record import Record
+from spacecompile.record import json_from_record
 
 PLAN_NAME: Final = "model.plan"
 FACTS_NAME: Final = "model.plan.json"
@@ -51,9 +49,5 @@ def write_engine(folder: Path, engine: EngineBuild) -> None:
     """
     with bundle_writer(folder) as writer:
         writer.write(PLAN_NAME, engine.plan)
-        writer.write(FACTS_NAME, _json(engine.facts))
-        writer.write(LAYERS_NAME, _json(engine.layers))
-
-
-def _json(record: Record) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(record, order="deterministic"), indent=2) + b"\n"
+        writer.write(FACTS_NAME, json_from_record(engine.facts))
+        writer.write(LAYERS_NAME, json_from_record(engine.layers))

@@ -1,8 +1,7 @@
 """Plans inside a bundle, made on the machine that will run them: built, tested, and only then swapped in.
 
-The new bundle is written beside the old one, its plans answer the self-test from there, and two renames put it in the
-old one's place. After any failure the old bundle is what is found; for the moment between the renames none is, and who
-is killed just then gets the old one back from the next build or rebuild. Needs neither torch nor onnx.
+The new bundle is written beside the old one, its plans answer the self-test from there, and then it takes the old
+one's place, see `bundle_writer`. After any failure the old bundle is what is found. Needs neither torch nor onnx.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import msgspec
 from msgspec.structs import replace
 
 from spacecompile.contract import Manifest, Progress, Variant, no_progress
@@ -22,12 +20,16 @@ from spacecompile.export.engine_facts import EngineFacts, EngineOptions, require
 from spacecompile.export.engine_options import target_of
 from spacecompile.export.engine_writer import FACTS_NAME, LAYERS_NAME, PLAN_NAME
 from spacecompile.export.to_engine import EngineBuild, build_engine
+from spacecompile.record import json_from_record
+from spacecompile.runtime.backends.registry import entry_named
 from spacecompile.runtime.bundle import Bundle, open_bundle
 from spacecompile.runtime.cuda.engine_api import EngineApi, EngineKind
 from spacecompile.runtime.selftest import SelftestResult, run_selftest
 
 _PREFIXES: Final[dict[EngineKind, str]] = {"tensorrt": "trt", "tensorrt-rtx": "rtx"}
 _PLAN_SUFFIX: Final = ".plan"
+
+_REMEDY: Final = "Free some space, or check the permissions of the folder that the bundle lies in."
 
 BuildStep = Callable[..., EngineBuild]
 """As `to_engine.build_engine`."""
@@ -97,22 +99,19 @@ def rebuild(
     Raises:
         BuildError: If the library can't build one, or it computes in other types than the variant says.
         ParityError: If a plan's answers differ from PyTorch's by more than the variant's tolerance.
-        MissingPartError: If there is no GPU to run them on: an untested plan is not shipped.
+        MissingPartError: If there is no GPU to run them on, or something that their backend needs is not installed: an
+            untested plan is not shipped.
         IntegrityError: If a file of the bundle differs from its manifest.
         OutputError: If the new bundle can't be written.
     """
-    if api.device is None:
-        raise MissingPartError(
-            f"{api.title} could build plans here, but there is no GPU to test them on, and a bundle holds only what "
-            "was tested. Run it on the target, or make plans outside the bundle with `spacecompile engine`."
-        )
+    _require_backend(api)
     options = options or EngineOptions()
     bundle.verify_all()
     target = target_of(api, options)
     names = {variant.name: f"{_PREFIXES[api.kind]}-{variant.name}-{target}" for variant in variants}
     removed = tuple(plan.name for plan in bundle.manifest.variants if _is_replaced(plan, variants, api.kind))
     # A link stays one: the folder that it points to is what changes.
-    with bundle_writer(bundle.root.resolve()) as writer:
+    with bundle_writer(bundle.root.resolve(), remedy=_REMEDY) as writer:
         kept = [it for it in bundle.manifest.variants if it.name not in removed]
         _copy(bundle, writer, without=removed)
         plans: dict[str, EngineFacts] = {}
@@ -129,6 +128,22 @@ def rebuild(
         staged = open_bundle(writer.folder)
         selftest = _tested(staged, added, api.kind, threads=threads, progress=progress)
     return Rebuilt(manifest_sha256=staged.manifest_sha256, plans=plans, removed=removed, selftest=selftest)
+
+
+def _require_backend(api: EngineApi) -> None:
+    """Refuse before minutes of building what could not be tested afterwards."""
+    if api.device is None:
+        raise MissingPartError(
+            f"{api.title} could build plans here, but there is no GPU to test them on, and a bundle holds only what "
+            "was tested. Run it on the target, or make plans outside the bundle with `spacecompile engine`."
+        )
+    entry = entry_named(api.kind)
+    reason = entry.missing()
+    if reason is not None:
+        raise MissingPartError(
+            f"{api.title} could build plans here, but its backend can't test them: {reason}. Add it with: "
+            f"{entry.remedy}"
+        )
 
 
 def _is_replaced(plan: Variant, variants: Sequence[Variant], kind: EngineKind) -> bool:
@@ -150,14 +165,14 @@ def _write_plan(
 ) -> Variant:
     folder = f"variants/{name}"
     writer.write(f"{folder}/{PLAN_NAME}", built.plan)
-    writer.write(f"{folder}/{FACTS_NAME}", _json(facts))
-    writer.write(f"{folder}/{LAYERS_NAME}", _json(built.layers))
+    writer.write(f"{folder}/{FACTS_NAME}", json_from_record(facts))
+    writer.write(f"{folder}/{LAYERS_NAME}", json_from_record(built.layers))
     return replace(variant, name=name, path=f"{folder}/{PLAN_NAME}", certified=(kind,))
 
 
 def _write_manifest(writer: BundleWriter, manifest: Manifest, variants: tuple[Variant, ...]) -> None:
     files = dict(sorted(writer.facts.items()))
-    writer.write_manifest(_json(replace(manifest, variants=variants, files=files)))
+    writer.write_manifest(json_from_record(replace(manifest, variants=variants, files=files)))
 
 
 def _tested(
@@ -173,7 +188,3 @@ def _tested(
         not_tested=(),
         files=tuple(dict.fromkeys(path for result in results for path in result.files)),
     )
-
-
-def _json(record: msgspec.Struct) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(record, order="deterministic"), indent=2) + b"\n"

@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -24,6 +23,7 @@ from spacecompile.export.bundle_writer import SUFFIX
 from spacecompile.export.parity import VariantParity
 from spacecompile.export.reference import ExpectedAnswer
 from spacecompile.files import PARTIAL_PREFIX
+from spacecompile.record import json_from_record
 from spacecompile.runtime.answer import Answer
 from spacecompile.runtime.backends import RawAnswer
 from spacecompile.runtime.overlay import draw_overlay
@@ -292,7 +292,7 @@ def write_failure_report(output: Path, verdict: VariantParity, picture_png: byte
         raise OutputError(
             f"can't write {place}: something else has this name. Move it away, or choose another --output."
         )
-    report = msgspec.json.format(msgspec.json.encode(verdict, order="deterministic"), indent=2) + b"\n"
+    report = json_from_record(verdict)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir()

@@ -54,7 +54,7 @@ def merged_class_probs(class_logits_NL: Tensor, tta: Tta) -> Tensor:
     """One probability per class [L]: mean over the views, or median scaled to sum 1."""
     class_probs_NL = torch.softmax(class_logits_NL, dim=1)
     if tta == "d4-median":
-        median_1L = _median(class_probs_NL)
+        median_1L = median(class_probs_NL)
         return (median_1L / median_1L.sum(dim=1, keepdim=True))[0]
     return class_probs_NL.mean(dim=0)
 
@@ -73,7 +73,7 @@ def merged_part_logits(part_logits_NKhw: Tensor, tta: Tta, *, offset: float = 0.
         offset: To add to given logits for true ones, which a mean of probabilities needs; the result is shifted back.
     """
     if tta == "d4-median":
-        return _median(part_logits_NKhw)
+        return median(part_logits_NKhw)
     true_NKhw = part_logits_NKhw + offset if offset else part_logits_NKhw
     bounded_NKhw = true_NKhw.clamp(-_LOGIT_MAX, _LOGIT_MAX)
     # Not torch.sigmoid: ONNX Runtime gives exactly 0 below about -18, and the logarithm of 0 makes the upsampled
@@ -91,8 +91,8 @@ def view_disagreement(part_logits_NKhw: Tensor, threshold_logits_1K11: Tensor) -
     return split_Khw.amax(dim=0).mean()
 
 
-def _median(values_N: Tensor) -> Tensor:
-    """Mean of the two middle values along the views, first axis kept."""
+def median(values_N: Tensor) -> Tensor:
+    """Mean of the two middle values along the views, of an even number; the first axis is kept."""
     num_views = values_N.shape[0]
     # Descending order: the upper half and one more hold both middle values.
     upper = torch.topk(values_N, num_views // 2 + 1, dim=0).values

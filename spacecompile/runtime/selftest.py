@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spacecompile.contract import PARTS, Progress, Tolerance, Tta, Variant, no_progress
-from spacecompile.errors import IntegrityError, MissingPartError, ParityError
+from spacecompile.errors import IntegrityError, MissingPartError, ParityError, PlanMismatchError
 from spacecompile.record import Record
 from spacecompile.rle import Rle, mask_from_rle, rle_from_mask
 from spacecompile.runtime.answer import Answer
-from spacecompile.runtime.backends.registry import certified_present, entry_named
+from spacecompile.runtime.backends.registry import BACKENDS, certified_present, entry_named
 from spacecompile.runtime.bundle import Bundle
 from spacecompile.runtime.session import Session, load
 
@@ -133,7 +133,8 @@ def run_selftest(
     Args:
         bundle: To test.
         backend: Name of the only one to run on; `auto` for each that is present. What is not certified on it, or can't
-            be computed by this CPU, is not tested, and the result says so.
+            be computed by this CPU, is not tested, and the result says so. Under `auto` that holds for a plan that is
+            made for another machine, too.
         variant: Name of the only one to test; all if not given.
         threads: As in `load`.
         progress: Counts answered frames.
@@ -141,6 +142,7 @@ def run_selftest(
     Raises:
         UsageError: If the backend or the variant is unknown.
         IntegrityError: If the bundle has no self-test, or it is damaged.
+        PlanMismatchError: If the backend that is named can't use a plan on this machine.
         ParityError: If a variant misses its tolerance.
         MissingPartError: If nothing could be tested.
     """
@@ -155,7 +157,9 @@ def run_selftest(
         cases = _judged_cases(expected, chosen)
         try:
             deviation = _deviation_of(bundle, chosen, cases, backend=name, threads=threads, counter=counter)
-        except MissingPartError as error:
+        except (MissingPartError, PlanMismatchError) as error:
+            if isinstance(error, PlanMismatchError) and backend != "auto":
+                raise
             not_tested.append(NotTested(variant=chosen.name, backend=name, reason=str(error)))
             counter.skip(len(cases))
             continue
@@ -163,12 +167,18 @@ def run_selftest(
         deviations.append(deviation)
         files += [chosen.path, *(case.frame for case in cases)]
     if not deviations:
-        reasons = "; ".join(f"{item.variant} on {item.backend}: {item.reason}" for item in not_tested)
-        raise MissingPartError(
-            f"none of the variants {', '.join(it.name for it in asked)} can be tested: {reasons} Add a backend that "
-            "is certified for one, for example with: pip install 'spacecompile[openvino]'"
-        )
+        raise _nothing_tested(asked, not_tested)
     return SelftestResult(deviations=tuple(deviations), not_tested=tuple(not_tested), files=tuple(dict.fromkeys(files)))
+
+
+def _nothing_tested(asked: Sequence[Variant], not_tested: Sequence[NotTested]) -> MissingPartError:
+    """Why, and which commands add a backend that is certified for one and not here."""
+    names = ", ".join(variant.name for variant in asked)
+    reasons = " ".join(f"{item.variant} on {item.backend}: {item.reason}" for item in not_tested)
+    certified = {name for variant in asked for name in variant.certified}
+    remedies = [entry.remedy for entry in BACKENDS if entry.name in certified and entry.missing() is not None]
+    advice = f" Add a backend that is certified for one with: {', or: '.join(remedies)}" if remedies else ""
+    return MissingPartError(f"none of the variants {names} can be tested: {reasons}{advice}")
 
 
 def _judged_cases(expected: Selftest, variant: Variant) -> tuple[ExpectedAnswer, ...]:
@@ -192,6 +202,8 @@ class _Counter:
 
     def skip(self, frames: int) -> None:
         self._total -= frames
+        if self._done:
+            self._progress("self-test", self._done, self._total)
 
 
 def _runs(variants: Sequence[Variant], requested: str) -> tuple[list[tuple[Variant, str]], list[NotTested]]:

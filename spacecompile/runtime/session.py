@@ -19,6 +19,7 @@ import numpy as np
 
 from spacecompile.contract import ModelSpec, PrecisionWish, Tta, Variant
 from spacecompile.errors import (
+    AnswerError,
     DeviceError,
     FrameError,
     MissingPartError,
@@ -168,9 +169,14 @@ class Session:
                 if frame_HWC is None or self._fallback is None:
                     raise
                 raw = engine.run(frame_HWC)
-        if isinstance(raw, DeviceRawAnswer):
+        if not isinstance(raw, DeviceRawAnswer):
+            return answer_from_raw(raw, self.spec, self.rule)
+        try:
             return device_answer_from_raw(raw, self.spec, self.rule)
-        return answer_from_raw(raw, self.spec, self.rule)
+        except AnswerError:
+            # The caller gets no view that it could release, and a kept traceback would hold the slot.
+            ticket.release()
+            raise
 
     def _fall_back(self, error: DeviceError, backend: Backend) -> Backend:
         """The CPU's backend in place of the GPU's, which is kept for its frames in flight.

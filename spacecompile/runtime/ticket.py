@@ -24,11 +24,7 @@ class Ticket:
         self._answer: Answer | DeviceAnswer | None = source if isinstance(source, Answer) else None
 
     def is_done(self) -> bool:
-        """Whether `result` would return at once.
-
-        Raises:
-            DeviceError: If the GPU fails.
-        """
+        """Whether `result` would not wait for the GPU: it returns, has the CPU answer, or raises."""
         return self._ticket is None or self._answer is not None or self._ticket.is_done()
 
     def result(self) -> Answer | DeviceAnswer:

@@ -112,8 +112,7 @@ def box_from_profile(profile: BoxProfile, rule: BoxRule, frame_size_px: tuple[in
         Half-open xyxy in pixels of the profile's frame; all zero when no pixel is above the threshold.
     """
     if profile.views and rule.views == "median":
-        boxes_V4 = [box_from_profile(view, rule, frame_size_px) for view in profile.views]
-        return np.asarray(np.median(boxes_V4, axis=0), np.float64)
+        return median_box(np.array([box_from_profile(view, rule, frame_size_px) for view in profile.views]))
     height_px, width_px = profile.size_px
     rule = rule.scaled((width_px / frame_size_px[1], height_px / frame_size_px[0]))
     tight_xyxy = tight_box(profile, rule)
@@ -123,6 +122,16 @@ def box_from_profile(profile: BoxProfile, rule: BoxRule, frame_size_px: tuple[in
     if rule.residual and profile.residuals_4 is not None:
         shares_4 = shares_4 + profile.residuals_4
     return grown_box(tight_xyxy, np.asarray(rule.margins_px), shares_4, (height_px, width_px))
+
+
+def median_box(boxes_V4: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Median of each side over the views of one frame or of many, all zero unless more than half of them have a box.
+
+    Args:
+        boxes_V4: [..., V, 4]; a view without a box is all zero.
+    """
+    is_majority = 2 * boxes_V4.any(axis=-1).sum(axis=-1) > boxes_V4.shape[-2]
+    return np.asarray(np.median(boxes_V4, axis=-2) * is_majority[..., None], np.float64)
 
 
 def grown_box(

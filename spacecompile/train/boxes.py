@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 
 from spacecompile.box_rule import BoxRule
 from spacecompile.metrics import IOU_THRESHOLDS, box_iou, detection_score
-from spacecompile.train.box_profile import OUTWARDS_XYXY, BoxProfile, box_from_profile, grown_box, tight_box
+from spacecompile.train.box_profile import (
+    OUTWARDS_XYXY,
+    BoxProfile,
+    box_from_profile,
+    grown_box,
+    median_box,
+    tight_box,
+)
 from spacecompile.train.evaluate import FrameAnswer
 
 THRESHOLDS = (0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15)
@@ -208,15 +215,15 @@ class _Fit:
         self.bare_NV4 = np.array(bare)
         self.true_N4 = np.array([_in_spec(case.true_box_xyxy, case.profile, frame_size_px) for case in cases])
         self.is_found_NV: NDArray[np.bool_] = np.any(self.bare_NV4, axis=2)
-        middle_N14 = np.median(self.bare_NV4, axis=1, keepdims=True)
+        middle_N4 = median_box(self.bare_NV4)
         limits_xyxy = np.array([frame_size_px[1], frame_size_px[0]] * 2, np.float64)
         # Sides of the truth that lie on the frame's edge say nothing: clipping puts them right whatever the margin.
         is_inside_N4 = (self.true_N4 > 0) & (self.true_N4 < limits_xyxy)
         extents_N4 = np.tile(self.true_N4[:, 2:] - self.true_N4[:, :2], 2)
         # The same error costs a small box more IoU.
-        self.weights_N4 = is_inside_N4 * middle_N14.any(axis=2) / np.maximum(extents_N4, 1)
-        self.lacks_N4 = (self.true_N4 - middle_N14[:, 0]) * OUTWARDS_XYXY
-        self.extents_N4 = np.tile(middle_N14[:, 0, 2:] - middle_N14[:, 0, :2], 2)
+        self.weights_N4 = is_inside_N4 * middle_N4.any(axis=1, keepdims=True) / np.maximum(extents_N4, 1)
+        self.lacks_N4 = (self.true_N4 - middle_N4) * OUTWARDS_XYXY
+        self.extents_N4 = np.tile(middle_N4[:, 2:] - middle_N4[:, :2], 2)
 
     def ious_over_folds(self, margins: Margins, fold_N: NDArray[np.int64]) -> NDArray[np.float64]:
         """Of every case, each fold judged with margins of the others; of all where there is one fold only."""
@@ -254,7 +261,7 @@ class _Fit:
     def _ious(self, rule: BoxRule) -> NDArray[np.float64]:
         margins_px, shares = np.asarray(rule.margins_px), np.asarray(rule.margin_shares)
         grown_NV4 = grown_box(self.bare_NV4, margins_px, shares, self.frame_size_px) * self.is_found_NV[..., None]
-        return box_ious(np.median(grown_NV4, axis=1), self.true_N4)
+        return box_ious(median_box(grown_NV4), self.true_N4)
 
 
 def _bare_boxes(

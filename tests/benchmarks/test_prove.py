@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from fake_tensorrt import install
 from spacecompile.benchmarks.latency import LatencySettings
 from spacecompile.benchmarks.peers import EagerPeer
 from spacecompile.benchmarks.proof_contestants import Proven
+from spacecompile.benchmarks.proof_limits import DeviceCeilingSettings
 from spacecompile.benchmarks.proof_records import Memory, Proof, Soak
 from spacecompile.benchmarks.proof_targets import Findings, targets_of
 from spacecompile.benchmarks.prove import ProofInput, ProofSettings, prove, runs_on_gpu
 from spacecompile.benchmarks.records import Ratio
 from spacecompile.benchmarks.summary import summarise
 from spacecompile.cli.main import main
-from spacecompile.cli.prove import default_destination, error_of
+from spacecompile.cli.prove import default_destination, error_of, say_proof
 from spacecompile.contract import ModelSpec, Tta
 from spacecompile.errors import (
     DeviceError,
@@ -43,6 +45,7 @@ SETTINGS = ProofSettings(
     ),
     soak_frames=25,
     torch_device="cpu",
+    ceilings=DeviceCeilingSettings(matrix_side=64, working_sets_bytes=(1 << 16, 1 << 20), seconds=0),
 )
 without_gpu = pytest.mark.skipif(probe_cuda().device is not None, reason="there is a GPU")
 
@@ -63,7 +66,9 @@ def given(tiny_bundle: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPa
     )
 
 
-def test_a_rehearsal_shows_every_part_and_says_that_it_is_one(given: ProofInput) -> None:
+def test_a_rehearsal_shows_every_part_and_says_that_it_is_one(
+    given: ProofInput, capsys: pytest.CaptureFixture[str]
+) -> None:
     seen: set[str] = set()
     proof = prove(given, SETTINGS, progress=lambda *report: seen.add(report[0]))
     names = [f"{variant.name}@onnxruntime-cuda" for variant in given.bundle.manifest.variants]
@@ -83,6 +88,7 @@ def test_a_rehearsal_shows_every_part_and_says_that_it_is_one(given: ProofInput)
     assert {name: soak.differing for name, soak in proof.soak.items()} == dict.fromkeys(names, 0)
     assert all(memory.loaded_bytes > 0 for memory in proof.memory.values())
     assert {memory.soak_bytes for memory in proof.memory.values()} == {0}
+    check_limits(proof, *names)
     assert proof.rehearsal
     assert any("rehearsal" in gap for gap in proof.unproven)
     assert any(gap.startswith("tensorrt: the bundle has nothing that it runs") for gap in proof.unproven)
@@ -92,8 +98,28 @@ def test_a_rehearsal_shows_every_part_and_says_that_it_is_one(given: ProofInput)
     ]
     assert msgspec.json.decode(msgspec.json.encode(proof), type=Proof) == proof
     assert error_of(proof) is None
+    say_proof(proof)
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search(rf"{names[0]}, scope device: [\d.e+-]+ ms, \d+% of what the GPU allows", said)
     assert f"soak {names[0]}" in seen
     assert not given.device.memory, "sessions and frames are off the GPU again"  # type: ignore[attr-defined]
+
+
+def check_limits(proof: Proof, plain: str, d4: str) -> None:
+    limits = proof.limits
+    assert limits is not None
+    assert [ceiling.precision for ceiling in limits.ceilings] == ["fp32"]
+    assert {scope: list(by_name) for scope, by_name in limits.scopes.items()} == {"app": [plain], "device": [plain]}
+    assert f"the limit of {d4}, scope app: 3 samples were timed, a median needs 11. Measure longer." in proof.unproven
+    for scope, by_name in limits.scopes.items():
+        limit, latency = by_name[plain], proof.latency[scope][plain]
+        low_ms, high_ms = limit.measured_spread_ms
+        assert latency.p50_ms is not None
+        assert low_ms <= latency.p50_ms <= high_ms
+        assert limit.runs == latency.samples
+        assert limit.compute_ms == pytest.approx(limit.macs["fp32"] / limits.ceilings[0].gmacs_per_s / 1e6)
+        assert limit.memory_ms == pytest.approx(limit.boundary_bytes / limits.bandwidths[-1].gb_per_s / 1e6)
+        assert limit.share == pytest.approx(max(limit.compute_ms, limit.memory_ms) / limit.measured_ms)
 
 
 def test_an_answer_that_changes_is_found_by_the_soak(given: ProofInput, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,9 @@ import pytest
 
 from spacecompile.contract import FileFact
 from spacecompile.errors import OutputError
+from spacecompile.export import bundle_writer as bundle_writer_module
 from spacecompile.export.bundle_writer import bundle_writer, check_output
+from spacecompile.files import exchange
 
 
 def write_bundle(output: Path, content: bytes = b"new") -> None:
@@ -28,6 +30,15 @@ def read_bundle(output: Path) -> bytes:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def can_exchange(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("exchange")
+    for name in ("one", "other"):
+        (folder / name).mkdir()
+    if not exchange(folder / "one", folder / "other"):
+        pytest.skip("this platform or file system can't exchange two names")
 
 
 def test_a_bundle_is_written_with_the_facts_of_its_files(tmp_path: Path) -> None:
@@ -93,6 +104,7 @@ def test_a_full_disk_leaves_the_earlier_bundle_and_nothing_else(
 ) -> None:
     output = tmp_path / "net.spacepkg"
     write_bundle(output, b"old")
+    monkeypatch.setattr(bundle_writer_module, "exchange", lambda *_: False)
     monkeypatch.setattr(Path, method, failing(getattr(Path, method), when, errno.ENOSPC))
     with pytest.raises(OutputError, match=r"can't write .*net\.spacepkg: ENOSPC\. Free some space"):
         write_bundle(output)
@@ -104,6 +116,7 @@ def test_a_full_disk_leaves_the_earlier_bundle_and_nothing_else(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from spacecompile.export import bundle_writer as module
 from spacecompile.export.bundle_writer import bundle_writer
 moment, output = sys.argv[1], Path(sys.argv[2])
 if moment == "between the renames":
@@ -112,6 +125,13 @@ if moment == "between the renames":
             os.kill(os.getpid(), signal.SIGKILL)
         return rename(self, target)
     Path.rename = killed
+    module.exchange = lambda *_: False
+if moment == "after the exchange":
+    def killed(one, other, exchange=module.exchange):
+        if not exchange(one, other):
+            sys.exit("not supported")
+        os.kill(os.getpid(), signal.SIGKILL)
+    module.exchange = killed
 with bundle_writer(output) as writer:
     writer.write("variants/fp32/model.onnx", b"new")
     if moment == "while writing":
@@ -135,6 +155,52 @@ def test_the_next_build_clears_up_after_a_killed_one(tmp_path: Path, moment: str
     assert seen == [b"old"]
     assert read_bundle(output) == b"newer"
     assert names(tmp_path) == ["net.spacepkg"]
+
+
+def test_a_killed_exchange_leaves_the_new_bundle_and_the_next_build_removes_the_old_one(
+    tmp_path: Path, can_exchange: None
+) -> None:
+    output = tmp_path / "net.spacepkg"
+    write_bundle(output, b"old")
+    killed = subprocess.run([sys.executable, "-c", KILLED, "after the exchange", str(output)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert read_bundle(output) == b"new"
+    assert len(names(tmp_path)) == 2
+    write_bundle(output, b"newer")
+    assert read_bundle(output) == b"newer"
+    assert names(tmp_path) == ["net.spacepkg"]
+
+
+@pytest.mark.parametrize("is_one_step", [True, False], ids=["in one step", "by two renames"])
+def test_a_bundle_takes_the_place_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: None, is_one_step: bool
+) -> None:
+    output = tmp_path / "net.spacepkg"
+    write_bundle(output, b"old")
+    seen: list[bool] = []
+    rename = Path.rename
+
+    def watched(self: Path, target: Path) -> Path:
+        renamed = rename(self, target)
+        seen.append(output.exists())
+        return renamed
+
+    monkeypatch.setattr(Path, "rename", watched)
+    if not is_one_step:
+        monkeypatch.setattr(bundle_writer_module, "exchange", lambda *_: False)
+    write_bundle(output)
+    assert seen == ([] if is_one_step else [False, True])
+    assert read_bundle(output) == b"new"
+    assert names(tmp_path) == ["net.spacepkg"]
+
+
+def test_who_can_not_choose_another_output_is_not_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "write_bytes", failing(Path.write_bytes, lambda _: True, errno.ENOSPC))
+    with (
+        pytest.raises(OutputError, match=r"net\.spacepkg: ENOSPC\. Free the disk\.$"),
+        bundle_writer(tmp_path / "net.spacepkg", remedy="Free the disk.") as writer,
+    ):
+        writer.write("a.bin", b"")
 
 
 def test_a_build_that_runs_beside_this_one_is_left_alone(tmp_path: Path) -> None:

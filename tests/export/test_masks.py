@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from spacecompile.box_rule import BoxRule
 from spacecompile.contract import ModelSpec
 from spacecompile.export.boxes import logit
 from spacecompile.export.masks import PartsInFrame
+from spacecompile.train.box_profile import box_from_profile, profile_of
 
 
 def parts_of(logits: Tensor, **fields: Any) -> tuple[NDArray[np.uint8], list[float], list[float], float]:
@@ -220,6 +222,20 @@ def test_the_median_box_is_that_of_the_views_own_boxes(grid_px: tuple[int, int],
     assert len({tuple(box) for box in boxes_V4.tolist()}) > 3
     given = to_parts(views_VKhw.mean(0, keepdim=True), None, views_VKhw).box_xyxy
     np.testing.assert_allclose(given, np.median(boxes_V4, axis=0), atol=1e-3)
+
+
+@pytest.mark.parametrize("rule", [BoxRule(views="median"), BoxRule(views="median", softness=0.1)], ids=["hard", "soft"])
+@pytest.mark.parametrize(("num_found", "has_box"), [(8, True), (5, True), (4, False), (3, False), (0, False)])
+def test_more_than_half_of_the_views_have_to_see_a_box(rule: BoxRule, num_found: int, has_box: bool) -> None:
+    """As many with as without would give half of every coordinate."""
+    spec = ModelSpec(input_size_px=(64, 64), frame_size_px=(64, 64), box=rule)
+    views_VKhw = torch.full((8, 2, 64, 64), -20.0)
+    views_VKhw[:num_found, 0, 40:50, 30:60] = 20.0
+    box_xyxy = PartsInFrame(spec)(views_VKhw.mean(0, keepdim=True), None, views_VKhw).box_xyxy
+    assert box_xyxy.tolist() == pytest.approx([30, 40, 60, 50] if has_box else [0] * 4, abs=1e-3)
+    views = tuple(profile_of(view_KHW) for view_KHW in views_VKhw)
+    profile = replace(views[0], views=views)
+    np.testing.assert_allclose(box_from_profile(profile, rule, (64, 64)), box_xyxy, atol=1e-3)
 
 
 def test_residuals_grow_each_side_by_their_share_of_the_box() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -17,16 +18,17 @@ from fake_tensorrt import fake_api, install, sidecar_of
 from onnx import numpy_helper
 
 from spacecompile.cli.main import main
-from spacecompile.errors import BuildError, IntegrityError, MissingPartError, ParityError, UsageError
+from spacecompile.errors import BuildError, IntegrityError, MissingPartError, OutputError, ParityError, UsageError
 from spacecompile.export import rebuild as rebuild_module
 from spacecompile.export.engine_facts import EngineFacts, EngineOptions, RealisedTypes
 from spacecompile.export.rebuild import Rebuilt, buildable, rebuild
 from spacecompile.export.to_engine import EngineBuild, Layers
-from spacecompile.runtime.backends import tensorrt_
+from spacecompile.runtime.backends import registry, tensorrt_
 from spacecompile.runtime.bundle import open_bundle
 from spacecompile.runtime.cuda import engine_api
 from spacecompile.runtime.cuda.driver import CudaProbe
 from spacecompile.runtime.cuda.engine_api import EngineApi
+from spacecompile.runtime.selftest import run_selftest
 from spacecompile.runtime.session import load
 
 
@@ -143,6 +145,34 @@ def test_a_plan_whose_sidecar_speaks_of_another_machine_is_refused_before_the_li
         load(bundle, backend="tensorrt")
 
 
+def test_a_plan_for_another_machine_is_not_tested_and_the_rest_of_the_bundle_is(
+    bundle: Path, api: EngineApi, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rebuilt(bundle, api)
+    other = fake_api(FakeDevice(), version="11.5.0")
+    monkeypatch.setattr(tensorrt_, "load_engine_api", lambda _: other)
+    seen: list[tuple[str, int, int]] = []
+    result = run_selftest(open_bundle(bundle), threads=1, progress=lambda *step: seen.append(step))
+    assert {deviation.variant for deviation in result.deviations} == {"fp32", "fp32-d4"}
+    (plan,) = [item for item in result.not_tested if item.variant == "trt-fp32-sm90"]
+    assert plan.backend == "tensorrt"
+    assert "built for sm_90 with TensorRT 11.4" in plan.reason
+    assert seen[-1][1] == seen[-1][2]
+    for command in ("verify", "selftest"):
+        assert main([command, str(bundle), "--threads", "1"]) == 0
+        assert "trt-fp32-sm90 is not tested on tensorrt: built for sm_90" in capsys.readouterr().err
+        assert main([command, str(bundle), "--backend", "tensorrt"]) == 7
+        assert "spacecompile rebuild" in capsys.readouterr().err
+
+
+def test_a_bundle_that_holds_nothing_but_a_damaged_plan_is_refused_under_auto_too(bundle: Path, api: EngineApi) -> None:
+    rebuilt(bundle, api)
+    sidecar = bundle / "variants/trt-fp32-sm90/model.plan.json"
+    sidecar.write_bytes(sidecar.read_bytes()[:-2])
+    with pytest.raises(IntegrityError, match="the manifest says"):
+        run_selftest(open_bundle(bundle, verify=False), variant="trt-fp32-sm90")
+
+
 def test_a_plan_that_was_changed_is_refused(bundle: Path, api: EngineApi) -> None:
     rebuilt(bundle, api)
     plan = bundle / "variants/trt-fp32-sm90/model.plan"
@@ -155,6 +185,28 @@ def test_without_a_gpu_nothing_is_shipped_untested(bundle: Path, api: EngineApi)
     without = EngineApi(kind="tensorrt-rtx", trt=api.trt, version=api.version, cuda="13", device=None)
     with pytest.raises(MissingPartError, match="no GPU to test them on"):
         rebuilt(bundle, without)
+
+
+def test_what_the_test_needs_is_asked_for_before_anything_is_built(
+    bundle: Path, api: EngineApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "has_bindings", lambda: False)
+    with pytest.raises(
+        MissingPartError, match=r"cuda-bindings is not installed\. Add it with: pip install 'spacecompile\[tensorrt\]'"
+    ):
+        rebuilt(bundle, api, lambda *_, **__: pytest.fail("a plan was built"))
+
+
+def test_a_disk_that_is_full_names_no_option_that_rebuild_lacks(
+    bundle: Path, api: EngineApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="No space left on device") as caught:
+        rebuilt(bundle, api)
+    assert "--output" not in str(caught.value)
 
 
 def test_a_plan_is_not_made_of_a_plan(bundle: Path, api: EngineApi) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spacecompile.errors import IntegrityError, MissingPartError, ParityError, UsageError
+from spacecompile.runtime.backends import registry
 from spacecompile.runtime.bundle import open_bundle
 from spacecompile.runtime.selftest import EXPECTED_PATH, Selftest, expected_answer, run_selftest
 
@@ -142,6 +143,21 @@ def test_a_bundle_that_nothing_here_is_certified_for_is_not_passed(
 ) -> None:
     with pytest.raises(MissingPartError, match="none of the variants fp32, fp32-d4 can be tested: fp32 on caffe"):
         run_selftest(open_bundle(make_tested(certified=("caffe",))))
+
+
+@pytest.mark.parametrize(
+    ("certified", "end"),
+    [
+        pytest.param("openvino", r"for one with: pip install 'spacecompile\[openvino\]'$", id="known"),
+        pytest.param("caffe", r"can't run it\.$", id="unknown"),
+    ],
+)
+def test_what_is_missing_is_named_with_the_command_that_adds_it(
+    make_tested: MakeTested, monkeypatch: pytest.MonkeyPatch, certified: str, end: str
+) -> None:
+    monkeypatch.setattr(registry, "find_spec", lambda _: None)
+    with pytest.raises(MissingPartError, match=end):
+        run_selftest(open_bundle(make_tested(certified=(certified,))))
 
 
 def test_a_variant_that_this_machine_can_not_run_is_left_out_and_named(

@@ -14,6 +14,7 @@ from fake_tensorrt import fake_api, install, sidecar_of
 from numpy.typing import NDArray
 
 from spacecompile.errors import (
+    AnswerError,
     DeviceError,
     DeviceLostError,
     DeviceMemoryError,
@@ -216,6 +217,35 @@ def test_frames_in_flight_on_a_gpu_that_is_lost_are_answered_by_the_cpu(
     device.sticky = ""
 
 
+def test_a_loop_that_polls_goes_on_with_the_cpu_when_the_gpu_is_lost(
+    make_session: Callable[..., Session], device: FakeDevice, craft_frame: NDArray[np.uint8]
+) -> None:
+    session = make_session(on_device_error="cpu")
+    ticket = session.submit(craft_frame)
+    device.fail("is_reached", "cudaErrorLaunchFailure")
+    assert ticket.is_done()
+    assert ticket.result().box_xyxy.tolist() == BOX
+    assert "cudaErrorLaunchFailure" in session.choice.fallback
+    device.sticky = ""
+
+
+def test_an_answer_that_is_refused_does_not_keep_the_gpus_memory(
+    device: FakeDevice,
+    tmp_path: Path,
+    make_bundle: Callable[..., Path],
+    make_graph: Callable[..., bytes],
+    craft_frame: NDArray[np.uint8],
+) -> None:
+    path = make_bundle(tmp_path / "nan.spacepkg", {("fp32", "none"): make_graph(offset=float("nan"))})
+    with load(path, backend=GPU_BACKEND, threads=1) as session:
+        tickets = []
+        for _ in range(2):
+            tickets.append(session.submit(craft_frame, parts_on_device=True))
+            for _ in range(2):
+                with pytest.raises(AnswerError, match="nan"):
+                    tickets[-1].result()
+
+
 def test_a_frame_that_was_on_the_lost_gpu_is_an_error_and_the_next_one_is_answered(
     make_session: Callable[..., Session], device: FakeDevice, craft_frame: NDArray[np.uint8]
 ) -> None:
@@ -277,11 +307,12 @@ def test_a_plan_for_which_there_is_no_room_is_out_of_memory(
 ) -> None:
     plan, api = make_graph(), fake_api(device)
     monkeypatch.setattr(tensorrt_, "load_engine_api", lambda _: api)
-    api.trt.orders["context"] = True
     gpu = GpuOptions(sidecar=sidecar_of(plan), frame_size_px=(96, 128))
-    with pytest.raises(DeviceMemoryError, match=r"no room for 1 GiB\. Free memory on the GPU"):
-        tensorrt_.tensorrt_backend(plan, threads=1, spinning=False, gpu=gpu)
-    assert not device.memory
+    for order, room in (("plan", 2), ("context", 1)):
+        api.trt.orders[order] = True
+        with pytest.raises(DeviceMemoryError, match=rf"no room for {room} GiB\. Free memory on the GPU"):
+            tensorrt_.tensorrt_backend(plan, threads=1, spinning=False, gpu=gpu)
+        assert not device.memory
     api.trt.orders["enqueue"] = True
     backend = tensorrt_.tensorrt_backend(plan, threads=1, spinning=False, gpu=gpu)
     with pytest.raises(DeviceError, match="cannot launch a kernel") as caught:

@@ -49,8 +49,11 @@ class FakeDevice:
         self.orders[call] = [after, name]
 
     def _enter(self, call: str) -> None:
-        self.calls[call] += 1
         assert self.current == self.index, "the calling thread's GPU is another"
+        self._fail_if_due(call)
+
+    def _fail_if_due(self, call: str) -> None:
+        self.calls[call] += 1
         order = self.orders.get(call)
         if order is not None:
             order[0] -= 1
@@ -72,7 +75,7 @@ class FakeDevice:
         return sum(buffer.nbytes for buffer in self.memory.values())
 
     def activate(self) -> int:
-        self.calls["activate"] += 1
+        self._fail_if_due("activate")
         before, self.current = self.current, self.index
         return before
 
@@ -305,10 +308,23 @@ def answer_by_color(device: FakeDevice, signature: GraphSignature, addresses: Ma
 
 
 class DlpackOnGpu:
-    """An array that says through DLPack that it is on a GPU, as torch and cupy do; `asked` is the stream given."""
+    """An array that says through DLPack that it is on a GPU, as torch and cupy do; `asked` is the stream given.
 
-    def __init__(self, pointer: int, shape: tuple[int, ...], *, bits: int = 8, device_index: int = 0) -> None:
-        self.pointer, self.shape, self.bits, self.device_index = pointer, shape, bits, device_index
+    `type_code`, `bits` and `lanes` are those of dlpack.h; 1 is kDLUInt.
+    """
+
+    def __init__(
+        self,
+        pointer: int,
+        shape: tuple[int, ...],
+        *,
+        type_code: int = 1,
+        bits: int = 8,
+        lanes: int = 1,
+        device_index: int = 0,
+    ) -> None:
+        self.pointer, self.shape, self.device_index = pointer, shape, device_index
+        self.dtype = _DataType(type_code, bits, lanes)
         self.asked: Any = None
         self._keep: list[Any] = []
 
@@ -319,7 +335,7 @@ class DlpackOnGpu:
         self.asked = stream
         shape = (ctypes.c_int64 * len(self.shape))(*self.shape)
         tensor = _ManagedTensor(
-            _Tensor(self.pointer, _Device(2, self.device_index), len(self.shape), _DataType(1, self.bits, 1), shape),
+            _Tensor(self.pointer, _Device(2, self.device_index), len(self.shape), self.dtype, shape),
             None,
             None,
         )

@@ -56,6 +56,9 @@ def fake_api(device: FakeDevice, *, kind: EngineKind = "tensorrt", version: str 
             self.log = logger
 
         def deserialize_cuda_engine(self, plan: bytes) -> ICudaEngine | None:
+            if orders.pop("plan", False):
+                self.log.log(ILogger.ERROR, "[fake.cpp:0: deserialize] Error Code 2: OutOfMemory (no room for 2 GiB)")
+                return None
             try:
                 return ICudaEngine(plan, device, self.log, orders)
             except ORT_ERRORS as error:

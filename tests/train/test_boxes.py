@@ -199,6 +199,18 @@ def test_the_median_of_boxes_ignores_three_views_that_are_far_off() -> None:
     assert box_from_profile(cases[0].profile, grown, FRAME_SIZE_PX).tolist() == expected.tolist()
 
 
+def test_a_frame_that_half_of_the_views_see_has_no_box_and_teaches_no_margin() -> None:
+    cases = []
+    for index, box in enumerate(boxes(16)):
+        num_found = 4 if index % 2 else 8
+        views = (case(box, lacks=(2, 2, 2, 2)).profile,) * num_found + (case((5, 5, 5, 5)).profile,) * (8 - num_found)
+        cases.append(BoxCase(profile=replace(views[0], views=views), true_box_xyxy=box))
+    assert not box_from_profile(cases[1].profile, BoxRule(views="median"), FRAME_SIZE_PX).any()
+    margins = refitted(BoxRule(views="median", margins_px=(1.0,) * 4), cases, FRAME_SIZE_PX, np.ones(16, bool))
+    assert margins.margins_px == (2.0,) * 4
+    assert detection_score_of(margins, cases, FRAME_SIZE_PX) == 0.5
+
+
 def test_many_ious_are_those_of_the_score() -> None:
     given, truths = np.array(boxes(30), float), np.array(boxes(31)[1:], float)
     given[3] = 0

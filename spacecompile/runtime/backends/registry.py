@@ -105,21 +105,34 @@ def _is_distributed(name: str) -> bool:
     return True
 
 
-def _factory(package: str, class_name: str) -> Callable[[], BackendFactory]:
-    """Imports the module of a backend, named after its package, when the backend is used."""
+def _factory(module_name: str, name_in_it: str, *, reinstall: str) -> Callable[[], BackendFactory]:
+    """Imports the module of a backend when the backend is used.
+
+    Args:
+        module_name: In this package.
+        name_in_it: Of what makes the backend.
+        reinstall: The command for an engine that is installed and can't be imported.
+    """
 
     def factory() -> BackendFactory:
         try:
-            module = import_module(f"spacecompile.runtime.backends.{package}_")
+            module = import_module(f"spacecompile.runtime.backends.{module_name}")
         except ImportError as error:
             raise MissingPartError(
-                f"{package} is installed but can't be imported: {error}. "
-                f"Install it again with: pip install --force-reinstall {package}"
+                f"a package of this backend is installed but can't be imported: {error}. Install it again with: "
+                f"{reinstall}"
             ) from error
-        made: BackendFactory = getattr(module, class_name)
+        made: BackendFactory = getattr(module, name_in_it)
         return made
 
     return factory
+
+
+# The base install depends on onnxruntime, whose files onnxruntime-gpu shares: what goes last must be whole.
+_ONNX_RUNTIME_FOR_GPUS = (
+    "pip install 'spacecompile[cuda]' && pip uninstall -y onnxruntime && "
+    "pip install --force-reinstall --no-deps onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
+)
 
 
 BACKENDS = (
@@ -129,7 +142,7 @@ BACKENDS = (
         precisions=("fp32", "fp16", "int8"),
         missing=_missing("onnxruntime"),
         remedy="pip install onnxruntime",
-        factory=_factory("onnxruntime", "OnnxRuntimeBackend"),
+        factory=_factory("onnxruntime_", "OnnxRuntimeBackend", reinstall="pip install --force-reinstall onnxruntime"),
     ),
     BackendEntry(
         name="openvino",
@@ -137,7 +150,7 @@ BACKENDS = (
         precisions=("fp32", "fp16", "bf16", "int8"),
         missing=_missing("openvino"),
         remedy="pip install 'spacecompile[openvino]'",
-        factory=_factory("openvino", "OpenVinoBackend"),
+        factory=_factory("openvino_", "OpenVinoBackend", reinstall="pip install --force-reinstall openvino"),
     ),
     BackendEntry(
         name="tensorrt",
@@ -145,7 +158,11 @@ BACKENDS = (
         precisions=("fp32", "fp16", "int8"),
         missing=_missing_on_gpu("tensorrt"),
         remedy="pip install 'spacecompile[tensorrt]'",
-        factory=_factory("tensorrt", "tensorrt_backend"),
+        factory=_factory(
+            "tensorrt_",
+            "tensorrt_backend",
+            reinstall="pip install --force-reinstall tensorrt cuda-bindings",
+        ),
         on_gpu=True,
     ),
     BackendEntry(
@@ -154,7 +171,11 @@ BACKENDS = (
         precisions=("fp32", "fp16", "int8"),
         missing=_missing_on_gpu("tensorrt_rtx"),
         remedy="pip install 'spacecompile[tensorrt-rtx,cuda]'",
-        factory=_factory("tensorrt", "tensorrt_rtx_backend"),
+        factory=_factory(
+            "tensorrt_",
+            "tensorrt_rtx_backend",
+            reinstall="pip install --force-reinstall tensorrt-rtx cuda-bindings",
+        ),
         on_gpu=True,
     ),
     BackendEntry(
@@ -162,10 +183,8 @@ BACKENDS = (
         suffix=".onnx",
         precisions=("fp32", "fp16"),
         missing=_missing_on_gpu("onnxruntime", "capi/libonnxruntime_providers_cuda.so"),
-        # The base install depends on onnxruntime, whose files onnxruntime-gpu shares: what goes last must be whole.
-        remedy="pip install 'spacecompile[cuda]' && pip uninstall -y onnxruntime && "
-        "pip install --force-reinstall --no-deps onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'",
-        factory=_factory("onnxruntime_cuda", "onnxruntime_cuda_backend"),
+        remedy=_ONNX_RUNTIME_FOR_GPUS,
+        factory=_factory("onnxruntime_cuda_", "onnxruntime_cuda_backend", reinstall=_ONNX_RUNTIME_FOR_GPUS),
         on_gpu=True,
     ),
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from spacecompile.contract import INPUT_NAME, Precision
@@ -24,7 +25,14 @@ from spacecompile.runtime.cuda.compatibility import (
     rebuild_command,
 )
 from spacecompile.runtime.cuda.device import active
-from spacecompile.runtime.cuda.engine_api import EngineApi, collected_errors, load_engine_api, logger_of, sentence_of
+from spacecompile.runtime.cuda.engine_api import (
+    EngineApi,
+    EngineKind,
+    collected_errors,
+    load_engine_api,
+    logger_of,
+    sentence_of,
+)
 
 _NO_ROOM: Final = re.compile(r"out ?of ?memory|cudaErrorMemoryAllocation|failed to allocate", re.IGNORECASE)
 _REMEDY_ROOM: Final = "Free memory on the GPU, or load with fewer frames in flight."
@@ -48,6 +56,7 @@ class TensorRtEngine:
             host_code: Whether the plan may bring code for the host, as a version-compatible one does.
 
         Raises:
+            DeviceMemoryError: If the GPU has no room for it.
             IntegrityError: If the library refuses the plan, or it is no sealed graph.
         """
         self.name = api.kind
@@ -59,8 +68,11 @@ class TensorRtEngine:
             runtime.engine_host_code_allowed = host_code
             engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
+            text = "\n".join(errors)
+            if _NO_ROOM.search(text):
+                raise _no_room(f"{api.title} can't load the plan", text)
             raise IntegrityError(
-                f"{api.title} refuses the plan: {sentence_of(chr(10).join(errors))}. Build the bundle again, or run "
+                f"{api.title} refuses the plan: {sentence_of(text)}. Build the bundle again, or run "
                 f"`{rebuild_command('BUNDLE', api.kind)}`."
             )
         # The runtime has to outlive its engine.
@@ -139,8 +151,12 @@ def _device_error(errors: Sequence[str], what: str, remedy: str) -> DeviceError:
     """The typed error of what the library logged."""
     text = "\n".join(errors)
     if _NO_ROOM.search(text):
-        return DeviceMemoryError(f"{what}: {sentence_of(text)}. {_REMEDY_ROOM}")
+        return _no_room(what, text)
     return DeviceError(f"{what}: {sentence_of(text)}. {remedy}")
+
+
+def _no_room(what: str, text: str) -> DeviceMemoryError:
+    return DeviceMemoryError(f"{what}: {sentence_of(text)}. {_REMEDY_ROOM}")
 
 
 def _signature(engine: Any, trt: Any) -> GraphSignature:
@@ -155,7 +171,8 @@ def _signature(engine: Any, trt: Any) -> GraphSignature:
     return signature_from_tensors(facts[True], facts[False])
 
 
-def tensorrt_backend(
+def _backend_of(
+    kind: EngineKind,
     model_bytes: bytes,
     *,
     precision: Precision = "fp32",  # noqa: ARG001  the plan holds its types
@@ -164,30 +181,22 @@ def tensorrt_backend(
     cache: bool = True,  # noqa: ARG001  it keeps nothing
     gpu: GpuOptions | None = None,
 ) -> Backend:
-    """TensorRT; see `registry.BackendFactory` and `_open`."""
-    return _open(model_bytes, "tensorrt", threads, gpu or GpuOptions())
+    """See `registry.BackendFactory` and `_open`."""
+    return _open(model_bytes, kind, threads, gpu or GpuOptions())
 
 
-def tensorrt_rtx_backend(
-    model_bytes: bytes,
-    *,
-    precision: Precision = "fp32",  # noqa: ARG001  the plan holds its types
-    threads: int,
-    spinning: bool,  # noqa: ARG001  it has no threads of its own
-    cache: bool = True,  # noqa: ARG001  it keeps nothing
-    gpu: GpuOptions | None = None,
-) -> Backend:
-    """TensorRT-RTX; see `registry.BackendFactory` and `_open`."""
-    return _open(model_bytes, "tensorrt-rtx", threads, gpu or GpuOptions())
+tensorrt_backend = partial(_backend_of, "tensorrt")
+tensorrt_rtx_backend = partial(_backend_of, "tensorrt-rtx")
 
 
-def _open(plan: bytes, kind: str, threads: int, options: GpuOptions) -> Backend:
+def _open(plan: bytes, kind: EngineKind, threads: int, options: GpuOptions) -> Backend:
     """Check the plan against its sidecar and this machine, in that order, and only then hand it to the library.
 
     Raises:
         UsageError: If `threads` is below one.
         MissingPartError: If the library, the driver or the GPU is missing.
-        IntegrityError: If the plan has no sidecar, is not what it speaks of, or is made for another machine.
+        IntegrityError: If the plan has no sidecar, or is not what it speaks of.
+        PlanMismatchError: If it is made for another machine.
         DeviceError: If the GPU has no room.
     """
     if threads < 1:

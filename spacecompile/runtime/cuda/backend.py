@@ -5,6 +5,7 @@ Layout legend: H, W frame rows and columns; C channels (RGB); L classes.
 
 from __future__ import annotations
 
+import logging
 import os
 import weakref
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from spacecompile.runtime.cuda.source import DeviceFrame, device_frame_from
 
 T = TypeVar("T")
 DeviceErrorType = TypeVar("DeviceErrorType", bound=DeviceError)
+
+_log = logging.getLogger(__name__)
 
 IN_FLIGHT_MAX: Final = 64
 """Each frame in flight has its own context and buffers; beyond some streams a GPU gains nothing."""
@@ -128,10 +131,13 @@ class CudaTicket:
         self.failed_frame_HWC: NDArray[np.uint8] | None = None
 
     def is_done(self) -> bool:
-        """Whether `result` would return at once."""
+        """Whether `result` would return or raise at once. An error is left to `result`, which may have a way out."""
         if self._lease is None or self._lease.is_released:
             return True
-        return self._backend.guarded(self._lease.slot("this ticket").is_finished)
+        try:
+            return self._backend.guarded(self._lease.slot("this ticket").is_finished)
+        except DeviceError:
+            return True
 
     def result(self) -> RawAnswer | DeviceRawAnswer:
         """Wait for the answer. Asking again gives the same one, or the same error.
@@ -328,15 +334,29 @@ class CudaBackend:
         for index, reference in enumerate(self._leases):
             lease = reference() if reference is not None else None
             if lease is None or lease.is_released:
-                if reference is not None:
-                    # A frame whose ticket was dropped may still be on its way; its buffers are not ours until then.
-                    self.guarded(self._slots[index].finish)
-                    self._leases[index] = None
+                self._leases[index] = None
+                if self._slots[index].is_pending:
+                    self._await_dropped(self._slots[index])
                 return index
         raise UsageError(
             f"{len(self._slots)} frames are in flight or held on the GPU, as many as this session has room for. Take a "
             "ticket's result or release its view first, or load with a larger in_flight."
         )
+
+    def _await_dropped(self, slot: Slot) -> None:
+        """Wait for a frame whose ticket was dropped: its buffers are not ours until then.
+
+        Nobody asked for its answer, so that an error that passes is not the next frame's.
+
+        Raises:
+            DeviceLostError: If the GPU is lost.
+        """
+        try:
+            self.guarded(slot.finish)
+        except DeviceLostError:
+            raise
+        except DeviceError as error:
+            _log.warning("a frame failed whose answer nobody took: %s", error)
 
     def _check_host_frame(self, frame: NDArray[Any]) -> None:
         shape = (*self.signature.frame_size_px, 3)

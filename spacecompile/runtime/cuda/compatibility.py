@@ -14,15 +14,16 @@ from typing import Final
 import msgspec
 
 from spacecompile.contract import INPUT_NAME
-from spacecompile.errors import IntegrityError
+from spacecompile.errors import IntegrityError, PlanMismatchError
 from spacecompile.runtime.cuda.driver import GpuFacts
+from spacecompile.runtime.cuda.engine_api import ENGINE_TITLES
 
 SIDECAR_SUFFIX: Final = ".json"
 """`model.plan` has `model.plan.json` beside it."""
 
-_TITLES: Final = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 _AMPERE: Final = (8, 0)
-_RTX_DEFAULT_TARGET: Final = "sm80-and-later"
+RTX_DEFAULT_TARGET: Final = "sm80-and-later"
+"""NVIDIA's guide, CPU-Only AOT: by default a plan runs on 8.0, 8.6, 8.9, 12.0 and later."""
 
 
 class _Options(msgspec.Struct):
@@ -96,22 +97,22 @@ def check_plan_fits(
         bundle: For the message, as a user would name it on the command line.
 
     Raises:
-        IntegrityError: In one sentence, with the command that makes a fitting plan.
+        PlanMismatchError: In one sentence, with the command that makes a fitting plan.
     """
     here = f"this is sm_{_digits(gpu.compute_capability)} with {_title(engine)} {library_version}"
     built = f"built for {_target_text(facts)} with {_title(facts.engine)} {facts.library_version}"
     fits = facts.engine == engine and _library_fits(facts, library_version) and _gpu_fits(facts, gpu)
     if not fits:
-        raise IntegrityError(f"{built}, {here}: {_remedy(bundle, engine)}")
+        raise PlanMismatchError(f"{built}, {here}: {_remedy(bundle, engine)}")
     if facts.cuda is not None and _numbers(gpu.cuda)[0] < _numbers(facts.cuda)[0]:
-        raise IntegrityError(
+        raise PlanMismatchError(
             f"{built} on a driver for CUDA {facts.cuda}, the driver here runs CUDA {gpu.cuda} at most: update NVIDIA's "
             f"driver, or {_remedy(bundle, engine)}"
         )
     expected = (*frame_size_px, 3)
     profile = tuple(facts.profile.get(INPUT_NAME, ()))
     if profile != expected:
-        raise IntegrityError(
+        raise PlanMismatchError(
             f"{built} for frames of shape {profile}, the bundle's are {expected}: {_remedy(bundle, engine)}"
         )
 
@@ -127,7 +128,7 @@ def _library_fits(facts: PlanFacts, library_version: str) -> bool:
 def _gpu_fits(facts: PlanFacts, gpu: GpuFacts) -> bool:
     here = _capability(gpu.compute_capability)
     if facts.engine == "tensorrt-rtx":
-        if facts.target == _RTX_DEFAULT_TARGET:
+        if facts.target == RTX_DEFAULT_TARGET:
             return here >= _AMPERE
         return f"sm{_digits(gpu.compute_capability)}" in facts.target.split("+")
     if facts.options.hardware_compatibility == "ampere-plus":
@@ -142,7 +143,7 @@ def _target_text(facts: PlanFacts) -> str:
 
 
 def _title(engine: str) -> str:
-    return _TITLES.get(engine, engine)
+    return ENGINE_TITLES.get(engine, engine)
 
 
 def rebuild_command(bundle: str, engine: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ EngineKind = Literal["tensorrt", "tensorrt-rtx"]
 """Also the name of the extra."""
 
 _MODULES: Final[dict[str, str]] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-_TITLES: Final[dict[str, str]] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+ENGINE_TITLES: Final[dict[str, str]] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 _OLDEST: Final[dict[str, tuple[int, int]]] = {"tensorrt": (10, 12), "tensorrt-rtx": (1, 7)}
 _CUDA_MAJORS = (13, 12)
 
@@ -53,7 +54,7 @@ class EngineApi:
     @property
     def title(self) -> str:
         """Library and version, for messages."""
-        return f"{_TITLES[self.kind]} {self.version}"
+        return f"{ENGINE_TITLES[self.kind]} {self.version}"
 
 
 def load_engine_api(kind: str) -> EngineApi:
@@ -81,8 +82,8 @@ def load_engine_api(kind: str) -> EngineApi:
         trt = import_module(_MODULES[kind])
     except (ImportError, OSError) as error:
         raise MissingPartError(
-            f"{_TITLES[kind]}'s Python package is installed, but its libraries can't be loaded: {error}. Install them "
-            f"as NVIDIA's guide says, or run: pip install --force-reinstall 'spacecompile[{kind}]'"
+            f"{ENGINE_TITLES[kind]}'s Python package is installed, but its libraries can't be loaded: {error}. Install "
+            f"them as NVIDIA's guide says, or run: pip install --force-reinstall 'spacecompile[{kind}]'"
         ) from error
     _check_version(kind, trt.__version__)
     return EngineApi(
@@ -110,7 +111,7 @@ def _check_version(kind: str, found: str) -> None:
     if numbers < _OLDEST[kind]:
         oldest = ".".join(map(str, _OLDEST[kind]))
         raise MissingPartError(
-            f"{_TITLES[kind]} {found} is installed; {oldest} or newer is needed. "
+            f"{ENGINE_TITLES[kind]} {found} is installed; {oldest} or newer is needed. "
             f"Run: pip install --upgrade 'spacecompile[{kind}]'"
         )
 
@@ -126,12 +127,43 @@ def _cuda_of(module: str, library_version: str) -> str | None:
     return None
 
 
+class _Collectors:
+    """Who wants a library's errors: its one logger serves every session of the process, each in its own thread."""
+
+    def __init__(self) -> None:
+        self._by_thread: dict[int, list[str]] = {}
+        self._lock = threading.Lock()
+
+    def swap(self, errors: list[str] | None) -> list[str] | None:
+        """Collect what is heard in this thread from now on, or nothing; gives what collected before."""
+        with self._lock:
+            before = self._by_thread.pop(threading.get_ident(), None)
+            if errors is not None:
+                self._by_thread[threading.get_ident()] = errors
+            return before
+
+    def add(self, error: str) -> None:
+        """An error for this thread's own collector; from a thread of the library's, for all that collect now."""
+        with self._lock:
+            own = self._by_thread.get(threading.get_ident())
+            for errors in list(self._by_thread.values()) if own is None else [own]:
+                errors.append(error)
+
+
 @contextmanager
 def collected_errors(api: EngineApi) -> Iterator[list[str]]:
-    """The errors that the library logs while the block runs; everything it says goes to `logging` as well."""
-    errors = logger_of(api.trt).errors
-    errors.clear()
-    yield errors
+    """The errors that the library logs while the block runs; everything it says goes to `logging` as well.
+
+    Those of a session in another thread are not among them. A build logs from threads of its own; what comes from a
+    thread in which nobody collects may be of anybody who does.
+    """
+    collectors: _Collectors = logger_of(api.trt).collectors
+    errors: list[str] = []
+    before = collectors.swap(errors)
+    try:
+        yield errors
+    finally:
+        collectors.swap(before)
 
 
 @cache
@@ -147,12 +179,12 @@ def logger_of(trt: Any) -> Any:
     class ForwardingLogger(trt.ILogger):  # type: ignore[misc]  # the module has no types
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.errors: list[str] = []
+            self.collectors = _Collectors()
 
         def log(self, severity: Any, message: str) -> None:
             level = levels.get(severity, logging.DEBUG)
             if level == logging.ERROR:
-                self.errors.append(message)
+                self.collectors.add(message)
                 # The error that the build raises says it; the rest is for who looks closer.
                 level = logging.INFO
             logger.log(level, "%s", message)

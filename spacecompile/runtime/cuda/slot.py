@@ -78,6 +78,7 @@ class Slot:
         self._seen: OrderedDict[_Route, None] = OrderedDict()
         self._held: object = None
         self._is_from_host = False
+        self._is_pending = False
         self._wasted = 0
         self.graph_problem = ""
         with ExitStack() as stack:
@@ -109,6 +110,11 @@ class Slot:
         }
         self._context = self._engine.context(self.stream, self.addresses)
         stack.callback(self._context.close)
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether a frame was started that nobody has waited for, or in vain."""
+        return self._is_pending
 
     @property
     def graph_count(self) -> int:
@@ -159,6 +165,7 @@ class Slot:
         """
         try:
             self._device.synchronize(self._done)
+            self._is_pending = False
         finally:
             self._held = None
 
@@ -202,6 +209,7 @@ class Slot:
 
     def _run(self, route: _Route) -> None:
         """Queue one run; if that fails, wait for what was queued of it: the next frame uses the same buffers."""
+        self._is_pending = True
         try:
             self._replay_or_queue(route)
         except DeviceError as error:

@@ -153,12 +153,19 @@ def _from_dlpack(source: object, stream: int) -> DeviceFrame:
         view = view_type.from_dlpack(source, stream_ptr=stream)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise FrameError(f"frame is not given out through DLPack: {error}. Detach or copy it first.") from error
-    itemsize = view.dtype.itemsize
+    try:
+        # cuda-core looks at the type only when it is asked for it.
+        dtype, strides = view.dtype, view.strides
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise FrameError(
+            f"frame is given out through DLPack in a type that numpy does not have: {error}. Cast it to uint8 on the "
+            "GPU."
+        ) from error
     return DeviceFrame(
         pointer=int(view.ptr),
         shape=tuple(view.shape),
-        dtype=view.dtype.name,
-        strides_bytes=None if view.strides is None else tuple(stride * itemsize for stride in view.strides),
+        dtype=dtype.name,
+        strides_bytes=None if strides is None else tuple(stride * dtype.itemsize for stride in strides),
         owner=(source, view),
     )
 

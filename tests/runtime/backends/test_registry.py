@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from spacecompile.runtime.backends.registry import (
     BackendFactory,
     certified_present,
     choose_backend,
+    entry_named,
     expected_ratio,
     open_backend,
 )
@@ -204,3 +206,23 @@ def test_auto_fails_when_no_certified_one_is_left(make_graph: Callable[..., byte
         open_both("auto", ORT, broken, graph=b"no graph")
     with pytest.raises(MissingPartError, match="first"):
         open_both("auto", replace(ORT, missing=lambda: "gone"), broken, graph=make_graph())
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "command"),
+    [
+        pytest.param("onnxruntime", "onnxruntime_", "--force-reinstall onnxruntime$", id="onnxruntime"),
+        pytest.param("openvino", "openvino_", "--force-reinstall openvino$", id="openvino"),
+        pytest.param("tensorrt", "tensorrt_", "--force-reinstall tensorrt cuda-bindings$", id="tensorrt"),
+        pytest.param("tensorrt-rtx", "tensorrt_", "--force-reinstall tensorrt-rtx cuda-bindings$", id="tensorrt-rtx"),
+        pytest.param(
+            "onnxruntime-cuda", "onnxruntime_cuda_", "--force-reinstall --no-deps onnxruntime-gpu && ", id="CUDA"
+        ),
+    ],
+)
+def test_an_engine_that_can_not_be_imported_is_answered_with_the_command_that_installs_it_again(
+    name: str, module: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, f"spacecompile.runtime.backends.{module}", None)
+    with pytest.raises(MissingPartError, match=command):
+        entry_named(name).factory()

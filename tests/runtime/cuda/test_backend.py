@@ -156,6 +156,40 @@ def test_a_dropped_ticket_gives_its_slot_back_after_its_frame_has_ended(
     assert device.calls["synchronize"] >= 2
 
 
+def test_a_dropped_ticket_s_failure_is_not_the_next_frame_s(
+    backend: CudaBackend, device: FakeDevice, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend.submit(craft(1))
+    gc.collect()
+    device.fail("synchronize", "cudaErrorUnknown")
+    assert box_of(backend.submit(craft(2))) == box(2)
+    assert sum("whose answer nobody took" in message for message in caplog.messages) == 1
+
+
+def test_a_dropped_ticket_s_failure_that_sticks_is_everybody_s(backend: CudaBackend, device: FakeDevice) -> None:
+    backend.submit(craft(1))
+    gc.collect()
+    device.fail("synchronize", "cudaErrorIllegalAddress")
+    for _ in range(2):
+        with pytest.raises(DeviceLostError, match="cudaErrorIllegalAddress"):
+            backend.submit(craft(2))
+
+
+@pytest.mark.parametrize("name", ["cudaErrorUnknown", "cudaErrorLaunchFailure"])
+def test_whoever_polls_a_frame_that_fails_gets_the_error_from_its_result(
+    backend: CudaBackend, device: FakeDevice, name: str
+) -> None:
+    ticket = backend.submit(craft(1))
+    device.fail("is_reached", name)
+    assert ticket.is_done()
+    if name == "cudaErrorUnknown":
+        assert box_of(ticket) == box(1), "that question failed, not the frame"
+        return
+    for _ in range(2):
+        with pytest.raises(DeviceLostError, match=name):
+            ticket.result()
+
+
 def test_a_frame_on_the_device_is_read_where_it_lies(device: FakeDevice) -> None:
     backend = CudaBackend(ColorEngine(device), device)
     frame = frame_on(device, craft(5))
@@ -303,7 +337,7 @@ def test_an_error_that_passes_costs_one_frame(backend: CudaBackend, device: Fake
 @pytest.mark.parametrize("call", ["copy_in", "synchronize", "begin_capture", "record", "activate"])
 def test_an_error_that_sticks_closes_the_door_and_says_so(device: FakeDevice, call: str) -> None:
     backend = CudaBackend(ColorEngine(device), device)
-    device.fail("synchronize" if call == "activate" else call, "cudaErrorIllegalAddress")
+    device.fail(call, "cudaErrorIllegalAddress")
     with pytest.raises(DeviceLostError, match="load the bundle in a new one"):
         backend.run(craft(1))
     calls = device.calls.total()

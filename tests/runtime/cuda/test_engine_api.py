@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,6 +78,36 @@ def test_what_the_library_says_goes_to_logging_and_its_errors_are_kept(
     with collected_errors(rtx) as errors:
         assert errors == []
     assert ("spacecompile.runtime.cuda.engine_api", logging.WARNING, "a warning") in caplog.record_tuples
+
+
+def test_a_sessions_errors_are_not_those_of_another_thread(rtx: EngineApi) -> None:
+    """Two sessions, each in its thread, and a thread of the library's own, whose errors may be of either."""
+    trt = rtx.trt
+    both_collect, has_logged = threading.Barrier(2), threading.Barrier(2)
+    found: dict[str, list[str]] = {}
+
+    def session() -> None:
+        with collected_errors(rtx) as errors:
+            both_collect.wait(timeout=60)
+            logger_of(trt).log(trt.ILogger.ERROR, "theirs")
+            has_logged.wait(timeout=60)
+        found["theirs"] = errors
+
+    thread = threading.Thread(target=session)
+    with collected_errors(rtx) as errors:
+        thread.start()
+        both_collect.wait(timeout=60)
+        logger_of(trt).log(trt.ILogger.ERROR, "ours")
+        worker = threading.Thread(target=lambda: logger_of(trt).log(trt.ILogger.ERROR, "the library's"))
+        worker.start()
+        worker.join()
+        with collected_errors(rtx) as inner:
+            logger_of(trt).log(trt.ILogger.ERROR, "inner")
+        logger_of(trt).log(trt.ILogger.ERROR, "ours again")
+        has_logged.wait(timeout=60)
+        thread.join()
+    assert (errors, inner) == (["ours", "the library's", "ours again"], ["inner"])
+    assert sorted(found["theirs"]) == ["the library's", "theirs"]
 
 
 def test_one_logger_serves_every_builder(rtx: EngineApi, caplog: pytest.LogCaptureFixture) -> None:

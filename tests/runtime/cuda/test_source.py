@@ -56,6 +56,19 @@ def test_dlpack_of_another_type_keeps_its_type() -> None:
 
 
 @pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param({"lanes": 4}, id="vectors"),
+        pytest.param({"bits": 4}, id="half bytes"),
+        pytest.param({"type_code": 7}, id="float8"),
+    ],
+)
+def test_dlpack_of_a_type_that_numpy_lacks_is_refused(dtype: dict[str, int]) -> None:
+    with pytest.raises(FrameError, match=r"a type that numpy does not have: .*Cast it to uint8"):
+        device_frame_from(DlpackOnGpu(4096, SHAPE, **dtype), stream=77)
+
+
+@pytest.mark.parametrize(
     ("changes", "stream"),
     [
         pytest.param({"stream": 5}, 5, id="a stream"),
