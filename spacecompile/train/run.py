@@ -20,8 +20,8 @@ import torch
 from spacecompile._version import __version__
 from spacecompile.box_rule import BoxRule
 from spacecompile.contract import Cost, ModelSpec, Progress, no_progress
-from spacecompile.data.labels import classes_of, data_sha256_of
-from spacecompile.data.spark import LabelledFrame, read_split, spread
+from spacecompile.data.labels import classes_of, usable_split
+from spacecompile.data.spark import LabelledFrame, spread
 from spacecompile.errors import CheckpointError, OutputError, UsageError
 from spacecompile.extras import require_extra
 from spacecompile.files import PARTIAL_PREFIX, remove_partial_files, write_file
@@ -138,10 +138,12 @@ def train(job: TrainJob, *, callbacks: Callbacks | None = None, progress: Progre
 def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainReport:
     if job.tensorboard:
         require_extra("tensorboard", "train --tensorboard")
-    all_train_frames, val_frames = read_split(job.data, "train"), read_split(job.data, "val")
+    splits = [usable_split(job.data, split) for split in ("train", "val")]
+    all_train_frames, val_frames = (split.frames for split in splits)
     world = join(job.launch, job.device)
     state, plan = _prepared_state(_settled(job, all_train_frames), world)
-    _require_same_data(state, job.data, data_sha256_of(all_train_frames, val_frames))
+    _require_same_data(state, job.data, " ".join(split.rows_sha256 for split in splits))
+    state.note_broken([broken for split in splits for broken in split.broken])
     train_frames = spread(all_train_frames, state.limit_frames or None)
     spec = state.network.spec
     world.share_of(state.recipe.batch_size)  # refuses an uneven share before any folder is made
@@ -176,12 +178,13 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
 
 
 def _require_same_data(state: TrainingState, data: Path, sha256: str) -> None:
-    if state.data_sha256 not in ("", sha256):
+    """The labels decide which frames are taken and in which order; a file that was lost meanwhile is only left out."""
+    if state.rows_sha256 not in ("", sha256):
         raise UsageError(
-            f"the frames of {data} are not those that the run began with: names or classes differ. Give the former "
-            "--data and restore missing files, or start anew."
+            f"the labels of {data} are not those that the run began with: names, classes, boxes or their order differ. "
+            "Give the former --data with its former csv files, or start anew."
         )
-    state.data_sha256 = sha256
+    state.rows_sha256 = sha256
 
 
 def _teacher(state: TrainingState, plan: DevicePlan) -> Teacher | None:
