@@ -24,6 +24,7 @@ from spacecompile.search.pareto import frontier_of, knee_of
 from spacecompile.search.results import Circumstances, Costs, Outcome, SearchResult, ranked, result_bytes
 from spacecompile.search.trial import TrialSetup, device_for
 from spacecompile.search.tuning import TuneOptions, ray_session, run_all
+from spacecompile.train.loop import steps_per_epoch
 from spacecompile.train.named import NamedRecipe
 
 RESULT_FILES = ("search.json", "best.json", "index.html", "pareto.png", "costs.json")
@@ -160,11 +161,7 @@ def _check_device(job: SearchJob) -> None:
 
 def _check_frames(job: SearchJob, batch_size: int) -> None:
     train, _ = (read_split(Path(job.setup.data), split) for split in ("train", "val"))
-    count = len(spread(train, job.setup.limit_frames or None))
-    if count < batch_size:
-        raise UsageError(
-            f"{count} training frames don't fill one batch of {batch_size}. Lower --batch-size or take more frames."
-        )
+    steps_per_epoch(len(spread(train, job.setup.limit_frames or None)), batch_size)
 
 
 def _clear(job: SearchJob) -> None:

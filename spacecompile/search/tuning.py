@@ -104,9 +104,8 @@ def lack_of(machines: Sequence[Mapping[str, float]], options: TuneOptions) -> st
     if any(cpus >= options.threads and gpus >= options.gpus for cpus, gpus in offers):
         return ""
     largest = ", ".join(f"{cpus:g} and {gpus:g}" for cpus, gpus in sorted(set(offers), reverse=True)) or "nothing"
-    return (
-        f"a candidate takes {options.threads} processors and {options.gpus:g} GPUs, and machines at hand have {largest}"
-    )
+    wish = f"{options.threads} processors and {options.gpus:g} GPUs"
+    return f"a candidate takes {wish}, and the machines at hand have {largest}"
 
 
 def _require_listener(address: str | None) -> None:

@@ -166,19 +166,17 @@ def _stop_diverged(error: DivergedError, state: TrainingState, output: Path) -> 
     ) from error
 
 
-def steps_per_epoch(state: TrainingState, train_frames: TrainingFrames) -> int:
-    """Whole batches in one pass.
+def steps_per_epoch(frames: int, batch_size: int) -> int:
+    """Whole batches in one pass over so many frames.
 
     Raises:
         UsageError: If the frames don't fill one batch.
     """
-    steps = len(train_frames) // state.recipe.batch_size
-    if not steps:
+    if frames < batch_size:
         raise UsageError(
-            f"{len(train_frames)} training frames don't fill one batch of {state.recipe.batch_size}. "
-            "Lower --batch-size or render more frames."
+            f"{frames} training frames don't fill one batch of {batch_size}. Lower --batch-size or take more frames."
         )
-    return steps
+    return frames // batch_size
 
 
 def _is_over(state: TrainingState) -> bool:
@@ -208,7 +206,7 @@ def _run_epoch(state: TrainingState, inputs: LoopInputs, objective: Objective, c
 
     state.network.train()
     means = _Means()
-    steps, report = steps_per_epoch(state, inputs.train_frames), None
+    steps, report = steps_per_epoch(len(inputs.train_frames), recipe.batch_size), None
     batches, generator = _epoch_batches(state, inputs, steps)
     for step, batch in enumerate(batches, 1):
         factor = lr_factor(

@@ -142,7 +142,7 @@ def test_a_candidate_that_one_machine_can_take_lacks_nothing(threads: int, gpus:
 def test_what_no_machine_has_is_said_with_what_they_have(threads: int, gpus: float, tmp_path: Path) -> None:
     lack = lack_of(MACHINES, TuneOptions(folder=tmp_path, threads=threads, gpus=gpus))
     assert lack == (
-        f"a candidate takes {threads} processors and {gpus:g} GPUs, and machines at hand have 4 and 0, 2 and 1"
+        f"a candidate takes {threads} processors and {gpus:g} GPUs, and the machines at hand have 4 and 0, 2 and 1"
     )
 
 
@@ -162,7 +162,7 @@ def test_a_cluster_may_grow_for_what_waits(tmp_path: Path, caplog: pytest.LogCap
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         with ray_session(TuneOptions(folder=tmp_path, ray_address=cluster.address, threads=4)):
-            assert "4 processors and 0 GPUs, and machines at hand have 1 and" in caplog.text
+            assert "4 processors and 0 GPUs, and the machines at hand have 1 and" in caplog.text
     finally:
         cluster.shutdown()
 

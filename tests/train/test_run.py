@@ -308,7 +308,9 @@ def test_broken_files_of_both_splits_are_listed_though_a_resumed_run_meets_them_
     for broken in (tmp_path / "data").rglob("*broken*_img.jpg"):
         shutil.copyfile(next(broken.parent.glob("*_00000_img.jpg")), broken)
     report = train(replace(job, resume=True))
-    reasons = load_checkpoint(report.checkpoint).training["broken_files"]
+    training = load_checkpoint(report.checkpoint).training
+    assert (training["validation"]["frames"], training["box_calibration"]["frames"]) == (111, 121)
+    reasons = training["broken_files"]
     assert len(reasons) == 2
     for reason, split in zip(reasons, ("train", "val"), strict=True):
         assert f"{split}_broken_img.jpg" in reason
@@ -351,9 +353,11 @@ def test_an_output_that_is_a_file_is_refused(tiny_data: Path, tmp_path: Path) ->
 
 def test_force_replaces_only_a_runs_own_files(finished: Path, tiny_data: Path, tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(b"old")
+    (tmp_path / "calibrated.pt").write_bytes(b"of the old one")
     (tmp_path / "notes.txt").write_text("mine")
     train(tiny_job(tiny_data, tmp_path, force=True, recipe=Recipe(epochs=1, batch_size=8), limit_frames=8))
     assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / "calibrated.pt").exists()
     assert load_checkpoint(tmp_path / "model.pt").training["frames"] == 8
 
 
