@@ -66,8 +66,8 @@ def fused_decoder(decoder: SegformerDecoder, features: list[Tensor]) -> Tensor:
 def _merged(linears: list[nn.Linear], convolution: nn.Conv2d) -> tuple[list[Tensor], Tensor]:
     """One weight per scale, and one bias for their sum: bilinear weights add up to 1, so biases pass through."""
     with torch.autocast(convolution.weight.device.type, enabled=False):
-        # Through the axes' order in memory, and not by index: the gradient then lies as the weight does (channels last),
-        # which data parallelism wants, or it warns and copies.
+        # Along the axes' order in memory and not by index: the gradient then lies as the weight does, channels last,
+        # or data parallelism warns and copies it.
         weight_CD = convolution.weight.permute(0, 2, 3, 1).flatten(1)
         parts = weight_CD.chunk(len(linears), 1)
         weights = [part @ linear.weight for part, linear in zip(parts, linears, strict=True)]
