@@ -308,12 +308,20 @@ def test_broken_files_of_both_splits_are_listed_though_a_resumed_run_meets_them_
     for broken in (tmp_path / "data").rglob("*broken*_img.jpg"):
         shutil.copyfile(next(broken.parent.glob("*_00000_img.jpg")), broken)
     report = train(replace(job, resume=True))
-    training = load_checkpoint(report.checkpoint).training
-    assert (training["validation"]["frames"], training["box_calibration"]["frames"]) == (111, 121)
-    reasons = training["broken_files"]
+    reasons = load_checkpoint(report.checkpoint).training["broken_files"]
     assert len(reasons) == 2
     for reason, split in zip(reasons, ("train", "val"), strict=True):
         assert f"{split}_broken_img.jpg" in reason
+
+
+def test_frames_that_could_not_be_used_are_not_counted_as_scored_or_calibrated_on(
+    data_with_broken_files: Path, still_checkpoint: Path, tmp_path: Path
+) -> None:
+    """One of 121 training and one of 111 validation frames is broken."""
+    recipe = Recipe(epochs=1, batch_size=8, lr=1e-3)
+    job = tiny_job(data_with_broken_files, tmp_path / "run", init=still_checkpoint, recipe=recipe, val_frames=0)
+    training = load_checkpoint(train(job).checkpoint).training
+    assert (training["validation"]["frames"], training["box_calibration"]["frames"]) == (110, 120)
 
 
 def test_broken_files_of_all_processes_count_together(
