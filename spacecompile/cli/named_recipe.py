@@ -14,9 +14,14 @@ _FIELD_OF_FLAG = {"clip": "clip_norm", "imgsz": "input_size_px", "frame": "frame
 """Where a flag's name is not the field's."""
 
 
+def field_of_flag(flag: str) -> str:
+    """Field of recipe or spec that a flag sets."""
+    return _FIELD_OF_FLAG.get(flag, flag)
+
+
 def fields_of_flags(given: Collection[str]) -> set[str]:
     """Fields of recipe and spec that some flags set."""
-    return {_FIELD_OF_FLAG.get(flag, flag) for flag in given}
+    return {field_of_flag(flag) for flag in given}
 
 
 def with_recipe(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,12 +12,14 @@ from rich.table import Column, Table
 
 from spacecompile.cli import console
 from spacecompile.cli.openmp import wait_passively
+from spacecompile.cli.typed import typed_command
 from spacecompile.cli.values import names_from_text, size_px_from_text
 from spacecompile.extras import require_extra
 
 if TYPE_CHECKING:
     from spacecompile.search.results import Outcome, SearchResult
     from spacecompile.search.study import SearchJob
+    from spacecompile.train.named import NamedRecipe
     from spacecompile.train.recipe import Recipe
 
 app = typer.Typer(no_args_is_help=True, help="Search for networks and for the numbers to train them with.")
@@ -100,30 +101,10 @@ def architectures(
     Example: spacecompile search architectures --data frames -o runs/networks --pairs Segformer:tu-hgnetv2_b0
     """
     _begin(json, force=force, output=output)
-    from spacecompile.search.candidates import POST_DECODERS, POST_ENCODERS, candidates_of, pair_from_text
-    from spacecompile.search.candidates import pairs as all_pairs
     from spacecompile.search.study import search_architectures
-    from spacecompile.train.recipe import Recipe
 
-    named = names_from_text(recipes, "--recipes") if recipes else ()
-    chosen = tuple(pair_from_text(text) for text in names_from_text(pairs, "--pairs")) if pairs else ()
-    if encoders or decoders or not (chosen or named):
-        grid = all_pairs(
-            names_from_text(decoders, "--decoders") if decoders else POST_DECODERS,
-            names_from_text(encoders, "--encoders") if encoders else POST_ENCODERS,
-        )
-        chosen = (*grid, *chosen)
-    recipe = Recipe(
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=1e-3 if lr is None else lr,
-        encoder_lr_scale=encoder_lr_scale,
-        zoom=zoom,
-        seed=seed,
-    )
-    sizes = {"input_size_px": list(size_px_from_text(imgsz, "--imgsz"))}
-    candidates = candidates_of(chosen, recipe=recipe, spec=sizes | _frame(frame), named=named)
-    job = _job(ctx, recipe=recipe, charged=charge_imgsz, resume=resume, force=force)
+    candidates = _networks(ctx.params)
+    job = _job(ctx, recipe=candidates[0].recipe)
     with console.progress_bar() as progress:
         result = search_architectures(candidates, job, progress=progress)
     _finish(result, output, json)
@@ -165,26 +146,44 @@ def hyperparameters(
     Example: spacecompile search hyperparameters --data frames -o runs/numbers --recipe mit-b0-s16-512 --epochs 30
     """
     _begin(json, force=force, output=output)
-    import msgspec
-
     from spacecompile.search.phases import PHASES, search_hyperparameters
-    from spacecompile.train.named import recipe_named
 
-    named = recipe_named(recipe)
     chosen = names_from_text(phases, "--phases") if phases else tuple(PHASES)
-    numbers = msgspec.structs.replace(
-        named.recipe,
-        epochs=epochs,
-        batch_size=batch_size,
-        seed=seed,
-        lr=named.recipe.lr if lr is None else lr,
-    )
-    sizes = {} if imgsz is None else {"input_size_px": list(size_px_from_text(imgsz, "--imgsz"))}
-    base = msgspec.structs.replace(named, recipe=numbers, spec={**named.spec, **sizes, **_frame(frame)})
-    job = _job(ctx, recipe=numbers, charged=charge_imgsz, resume=resume, force=force)
+    base = _base(ctx.params)
+    job = _job(ctx, recipe=base.recipe)
     with console.progress_bar() as progress:
         result = search_hyperparameters(base, job, phases=chosen, progress=progress)
     _finish(result, output, json)
+
+
+def _networks(given: dict[str, Any]) -> tuple[NamedRecipe, ...]:
+    """The networks to compare, from the flags of `architectures`."""
+    from spacecompile.search.candidates import POST_DECODERS, POST_ENCODERS, candidates_of, pair_from_text, pairs
+    from spacecompile.train.recipe import Recipe
+
+    def listed(name: str, default: tuple[str, ...] = ()) -> tuple[str, ...]:
+        return names_from_text(given[name], f"--{name}") if given[name] else default
+
+    named, chosen = listed("recipes"), tuple(pair_from_text(text) for text in listed("pairs"))
+    if given["encoders"] or given["decoders"] or not (chosen or named):
+        chosen = (*pairs(listed("decoders", POST_DECODERS), listed("encoders", POST_ENCODERS)), *chosen)
+    numbers = {name: given[name] for name in ("epochs", "batch_size", "encoder_lr_scale", "zoom", "seed")}
+    recipe = Recipe(**numbers, lr=1e-3 if given["lr"] is None else given["lr"])
+    return candidates_of(chosen, recipe=recipe, spec=_sizes(given), named=named)
+
+
+def _base(given: dict[str, Any]) -> NamedRecipe:
+    """The recipe to begin with, from the flags of `hyperparameters`."""
+    import msgspec
+
+    from spacecompile.train.named import recipe_named
+
+    named = recipe_named(given["recipe"])
+    numbers = {name: given[name] for name in ("epochs", "batch_size", "seed")}
+    if given["lr"] is not None:
+        numbers["lr"] = given["lr"]
+    recipe = msgspec.structs.replace(named.recipe, **numbers)
+    return msgspec.structs.replace(named, recipe=recipe, spec={**named.spec, **_sizes(given)})
 
 
 def _begin(json: str | None, *, force: bool, output: Path) -> None:
@@ -194,18 +193,19 @@ def _begin(json: str | None, *, force: bool, output: Path) -> None:
     console.check_json(json, force=force, output=output)
 
 
-def _frame(text: str) -> dict[str, Any]:
-    return {"frame_size_px": list(size_px_from_text(text, "--frame"))}
+def _sizes(given: dict[str, Any]) -> dict[str, Any]:
+    imgsz = {} if given["imgsz"] is None else {"input_size_px": list(size_px_from_text(given["imgsz"], "--imgsz"))}
+    return imgsz | {"frame_size_px": list(size_px_from_text(given["frame"], "--frame"))}
 
 
-def _job(ctx: typer.Context, *, recipe: Recipe, charged: str | None, resume: bool, force: bool) -> SearchJob:
+def _job(ctx: typer.Context, *, recipe: Recipe) -> SearchJob:
     from spacecompile.runtime.threads import usable_processors
     from spacecompile.search.study import SearchJob
     from spacecompile.search.trial import TrialSetup
     from spacecompile.search.tuning import TuneOptions
 
     given: dict[str, Any] = ctx.params
-    output, threads = given["output"].resolve(), given["threads"]
+    output, threads, charged = given["output"].resolve(), given["threads"], given["charge_imgsz"]
     options = TuneOptions(
         folder=output / "tune",
         ray_address=given["ray_address"],
@@ -214,7 +214,7 @@ def _job(ctx: typer.Context, *, recipe: Recipe, charged: str | None, resume: boo
         gpus=given["gpus"],
         early_stopping=given["early_stopping"],
         grace_epochs=given["grace_epochs"] or max(1, recipe.epochs // 3),
-        resume=resume,
+        resume=given["resume"],
     )
     setup = TrialSetup(
         data=str(given["data"].resolve()),
@@ -228,24 +228,9 @@ def _job(ctx: typer.Context, *, recipe: Recipe, charged: str | None, resume: boo
         setup=setup,
         options=options,
         charged_size_px=None if charged is None else size_px_from_text(charged, "--charge-imgsz"),
-        force=force,
-        command=_command(ctx),
+        force=given["force"],
+        command=typed_command(ctx, "search"),
     )
-
-
-def _command(ctx: typer.Context) -> str:
-    """The command as typed, without what only concerns this call."""
-    words = ["spacecompile", "search", ctx.command.name or ""]
-    for parameter in ctx.command.params:
-        name = parameter.name or ""
-        source, value = ctx.get_parameter_source(name), ctx.params.get(name)
-        if source is None or source.name != "COMMANDLINE" or name in ("resume", "force", "json"):
-            continue
-        if isinstance(value, bool):
-            words.append((parameter.opts if value else parameter.secondary_opts)[0])
-        else:
-            words += [parameter.opts[0], str(value)]
-    return shlex.join(words)
 
 
 def _finish(result: SearchResult, output: Path, json: str | None) -> None:

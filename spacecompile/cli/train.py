@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spacecompile.cli import console
 from spacecompile.cli.openmp import wait_passively
+from spacecompile.cli.typed import is_given, typed_command
 from spacecompile.cli.values import channels_from_text, names_from_text, size_px_from_text
 from spacecompile.errors import InterruptedRunError, UsageError
 from spacecompile.extras import require_extra
@@ -26,13 +26,19 @@ if TYPE_CHECKING:
     from spacecompile.train.run import TrainJob, TrainReport
     from spacecompile.train.world import Launch
 
-RECIPE_FLAGS = (
+NUMBER_FLAGS = (
     *("epochs", "batch_size", "lr", "encoder_lr_scale", "weight_decay", "warmup_epochs", "clip", "augment"),
     *("zoom", "zoom_until", "label_smoothing", "ema", "seed", "amp", "time_limit_min", "class_weight"),
-    *("dice_weight", "bce_weight", "lovasz_weight", "box_loss_weight", "teacher", "teacher_weight"),
+    *("dice_weight", "bce_weight", "lovasz_weight", "box_loss_weight", "teacher_weight"),
 )
+RECIPE_FLAGS = (*NUMBER_FLAGS, "teacher")
 SPEC_FLAGS = ("imgsz", "frame", "mean", "std", "dropout", "classes")
 FRAMES_FLAGS = ("val_frames", "limit_frames")
+JOB_FLAGS = (
+    *("data", "output", "init", "resume", "force", "device", "cache", "workers"),
+    *("val_frames", "limit_frames", "teacher", "tensorboard"),
+)
+CHOICES = {"augment": ("none", "light", "medium", "heavy"), "cache": ("auto", "ram", "none")}
 
 
 def train(
@@ -122,98 +128,64 @@ def train(
     wait_passively()
     require_extra("train", "train")
     console.check_json(json, force=force, output=output)
-    modules = _training_modules()
-    _check_choice("augment", augment, ("none", "light", "medium", "heavy"))
-    _check_choice("cache", cache, ("auto", "ram", "none"))
-    _refuse_changes_on_resume(ctx, resume=resume)
-    if teacher is None and _is_given(ctx, "teacher_weight"):
-        raise UsageError(
-            "--teacher-weight weighs a teacher's answers, and there is no --teacher. Name one, or leave it out."
-        )
-    modules.torch.set_num_threads(threads or modules.torch.get_num_threads())
-    launch, is_first = _launch_of_torchrun(modules)
-    numbers = modules.Recipe(
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        encoder_lr_scale=encoder_lr_scale,
-        weight_decay=weight_decay,
-        warmup_epochs=warmup_epochs,
-        clip_norm=clip,
-        augment=augment,
-        zoom=zoom,
-        zoom_until=zoom_until,
-        label_smoothing=label_smoothing,
-        ema=ema,
-        seed=seed,
-        amp=amp,
-        time_limit_min=time_limit_min,
-        dice_weight=dice_weight,
-        bce_weight=bce_weight,
-        lovasz_weight=lovasz_weight,
-        class_weight=class_weight,
-        box_loss_weight=box_loss_weight,
-        teacher_weight=teacher_weight,
-    )
-    changes = _spec_changes(imgsz=imgsz, frame=frame, mean=mean, std=std, dropout=dropout, classes=classes)
-    given = [name for name in (*RECIPE_FLAGS, *SPEC_FLAGS) if _is_given(ctx, name)]
-    if init is not None:  # whose own values hold wherever no flag says otherwise
-        changes = {name: value for name, value in changes.items() if name in modules.fields_of_flags(given)}
-    if recipe is not None:
-        numbers, changes = modules.with_recipe(recipe, recipe=numbers, spec_changes=changes, given=given)
-    job = modules.TrainJob(
-        data=data,
-        output=output,
-        recipe=numbers,
-        spec_changes=changes,
-        init=init,
-        resume=resume,
-        force=force,
-        device=device,
-        cache=cache,
-        workers=workers,
-        val_frames=val_frames,
-        limit_frames=limit_frames,
-        command=_command(ctx),
-        teacher=teacher,
-        launch=launch,
-        tensorboard=tensorboard,
-    )
-    report = _run(job, is_first=is_first)
+    import torch
+
+    _check_flags(ctx)
+    torch.set_num_threads(threads or torch.get_num_threads())
+    launch, is_first = _launch_of_torchrun()
+    report = _run(_job(ctx, launch), is_first=is_first)
     if json is not None and is_first:
         console.emit_json(_result(report), json)
 
 
-def _training_modules() -> Any:
-    """What the command needs of torch and the training stage, imported now and not with the command line."""
-    import torch
+def _check_flags(ctx: typer.Context) -> None:
+    for name, choices in CHOICES.items():
+        if ctx.params[name] not in choices:
+            raise UsageError(f"{name} is {ctx.params[name]!r}; choose one of {', '.join(choices)} with --{name}.")
+    _refuse_changes_on_resume(ctx)
+    if ctx.params["teacher"] is None and is_given(ctx, "teacher_weight"):
+        raise UsageError(
+            "--teacher-weight weighs a teacher's answers, and there is no --teacher. Name one, or leave it out."
+        )
 
-    from spacecompile.cli.named_recipe import fields_of_flags, with_recipe
+
+def _job(ctx: typer.Context, launch: Launch | None) -> TrainJob:
+    from spacecompile.cli.named_recipe import field_of_flag, fields_of_flags, with_recipe
     from spacecompile.train.recipe import Recipe
     from spacecompile.train.run import TrainJob
-    from spacecompile.train.world import Launch
 
-    return SimpleNamespace(
-        torch=torch,
-        Recipe=Recipe,
-        TrainJob=TrainJob,
-        Launch=Launch,
-        with_recipe=with_recipe,
-        fields_of_flags=fields_of_flags,
+    given: dict[str, Any] = ctx.params
+    numbers = Recipe(**{field_of_flag(name): given[name] for name in NUMBER_FLAGS})
+    changes = _spec_changes(given)
+    typed = [name for name in (*RECIPE_FLAGS, *SPEC_FLAGS) if is_given(ctx, name)]
+    if given["init"] is not None:  # whose own values hold wherever no flag says otherwise
+        changes = {name: value for name, value in changes.items() if name in fields_of_flags(typed)}
+    if given["recipe"] is not None:
+        numbers, changes = with_recipe(given["recipe"], recipe=numbers, spec_changes=changes, given=typed)
+    return TrainJob(
+        **{name: given[name] for name in JOB_FLAGS},
+        recipe=numbers,
+        spec_changes=changes,
+        command=typed_command(ctx),
+        launch=launch,
     )
 
 
-def _launch_of_torchrun(modules: Any) -> tuple[Launch | None, bool]:
+def _launch_of_torchrun() -> tuple[Launch | None, bool]:
     """How torchrun started this process, if it did, and whether it is the one that talks and writes."""
-    if not modules.torch.distributed.is_torchelastic_launched():
+    import torch
+
+    from spacecompile.train.world import Launch
+
+    if not torch.distributed.is_torchelastic_launched():
         return None, True
     processes, total = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
-    return modules.Launch(processes=processes, nodes=total // processes), os.environ["RANK"] == "0"
+    return Launch(processes=processes, nodes=total // processes), os.environ["RANK"] == "0"
 
 
-def _refuse_changes_on_resume(ctx: typer.Context, *, resume: bool) -> None:
-    clash = [name for name in ("recipe", *RECIPE_FLAGS, *SPEC_FLAGS, *FRAMES_FLAGS) if _is_given(ctx, name)]
-    if resume and clash:
+def _refuse_changes_on_resume(ctx: typer.Context) -> None:
+    clash = [name for name in ("recipe", *RECIPE_FLAGS, *SPEC_FLAGS, *FRAMES_FLAGS) if is_given(ctx, name)]
+    if ctx.params["resume"] and clash:
         flags = ", ".join("--" + name.replace("_", "-") for name in clash)
         raise UsageError(f"--resume keeps the recipe, network and frames of the run; leave out {flags}, or start anew.")
 
@@ -286,42 +258,16 @@ def _shown(*, is_first: bool) -> Iterator[_View]:
         yield _View(bars, is_first=is_first)
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UsageError(f"{name} is {value!r}; choose one of {', '.join(choices)} with --{name}.")
-
-
-def _is_given(ctx: typer.Context, name: str) -> bool:
-    source = ctx.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"  # by name: newer typer carries a click of its own
-
-
-def _command(ctx: typer.Context) -> str:
-    """The command as typed, rebuilt from what was given: also right when called from Python."""
-    words = ["spacecompile", "train"]
-    for parameter in ctx.command.params:
-        name, value = parameter.name or "", ctx.params.get(parameter.name or "")
-        if not _is_given(ctx, name) or name in ("resume", "force", "json"):
-            continue
-        if isinstance(value, bool):
-            words.append((parameter.opts if value else parameter.secondary_opts)[0])
-        else:
-            words += [parameter.opts[0], str(value)]
-    return shlex.join(words)
-
-
-def _spec_changes(
-    *, imgsz: str, frame: str, mean: str | None, std: str | None, dropout: float, classes: str | None
-) -> dict[str, Any]:
+def _spec_changes(given: dict[str, Any]) -> dict[str, Any]:
     changes: dict[str, Any] = {
-        "input_size_px": size_px_from_text(imgsz, "--imgsz"),
-        "frame_size_px": size_px_from_text(frame, "--frame"),
-        "dropout": dropout,
+        "input_size_px": size_px_from_text(given["imgsz"], "--imgsz"),
+        "frame_size_px": size_px_from_text(given["frame"], "--frame"),
+        "dropout": given["dropout"],
     }
-    if classes is not None:
-        changes["classes"] = names_from_text(classes)
-    given = {"mean": mean, "std": std}
-    return changes | {name: channels_from_text(text, f"--{name}") for name, text in given.items() if text is not None}
+    if given["classes"] is not None:
+        changes["classes"] = names_from_text(given["classes"])
+    channels = {name: given[name] for name in ("mean", "std") if given[name] is not None}
+    return changes | {name: channels_from_text(text, f"--{name}") for name, text in channels.items()}
 
 
 def _state_of(output: Path) -> tuple[int, int] | None:
@@ -343,6 +289,8 @@ def _interrupted(job: TrainJob, *, has_state: bool) -> InterruptedRunError:
 
 
 def _say_result(report: TrainReport, *, data: Path, wall_s: float) -> None:
+    from spacecompile.train.run import CALIBRATED_NAME
+
     scores = report.scores
     _say(
         f"{report.checkpoint}  {report.checkpoint_bytes / 1e6:.2f} MB  trained {report.elapsed_s:.0f} s  "
@@ -353,7 +301,7 @@ def _say_result(report: TrainReport, *, data: Path, wall_s: float) -> None:
         f"s_seg {scores.s_seg:.4f}  s_acc {scores.s_acc:.4f}  s_final {scores.s_final:.4f}  on {scores.frames} frames"
     )
     _say(f"page: {report.checkpoint.with_name('report.html')}")
-    calibrated = report.checkpoint.with_name("calibrated.pt")
+    calibrated = report.checkpoint.with_name(CALIBRATED_NAME)
     _say(
         f"next: [bold]spacecompile calibrate {console.quoted(report.checkpoint)} --data {console.quoted(data)} "
         f"-o {console.quoted(calibrated)}[/], then [bold]spacecompile build {console.quoted(calibrated)}[/]"

@@ -120,11 +120,14 @@ class Split:
         frames: Whose files are there, in the order of the csv.
         broken: Rows whose files are missing.
         format: That the csv has.
+        rows_sha256: Of names, classes and boxes of all rows in order, whether their files are there or not: tells data
+            sets apart, wherever their folders are.
     """
 
     frames: tuple[LabelledFrame, ...]
     broken: tuple[BrokenFile, ...]
     format: LabelFormat
+    rows_sha256: str
 
 
 def image_path(root: Path, class_name: str, split: str, image_name: str) -> Path:
@@ -174,9 +177,12 @@ FORMATS: Final = (SPARK_2024, SPARK_2022)
 
 
 def read_split(root: Path | str, split: str) -> list[LabelledFrame]:
-    """Every usable labelled frame of a split, in the order of its csv; see `scan_split`.
+    """Every usable labelled frame of a split, in the order of its csv; see `usable_split`."""
+    return list(usable_split(root, split).frames)
 
-    Rows whose files are missing are logged and left out.
+
+def usable_split(root: Path | str, split: str) -> Split:
+    """As `scan_split`, for work that needs the files: rows whose files are missing are logged.
 
     Args:
         root: Folder of the data set.
@@ -189,7 +195,7 @@ def read_split(root: Path | str, split: str) -> list[LabelledFrame]:
     tally = BrokenFiles(len(found.frames) + len(found.broken), name=f"the {split} split of {root}")
     for broken in found.broken:
         tally.add(broken)
-    return list(found.frames)
+    return found
 
 
 def scan_split(root: Path | str, split: str) -> Split:
@@ -208,13 +214,16 @@ def scan_split(root: Path | str, split: str) -> Split:
     csv_path = _csv_path(root, split)
     frames: list[LabelledFrame] = []
     broken: list[BrokenFile] = []
+    digest = hashlib.sha256()
     with _rows(root, split) as reader:
         label_format = _format_of(csv_path, reader.fieldnames)
         for row in reader:
             if (row[label_format.columns[0]] or "").startswith("._"):
                 continue
             where = f"{csv_path}, line {reader.line_num}"
-            frame = _frame_from_row(root, split, _checked(row, label_format, where), label_format, where)
+            fields = _checked(row, label_format, where)
+            frame = _frame_from_row(root, split, fields, label_format, where)
+            digest.update(_digested(fields, frame))
             missing = next((path for path in (frame.image_path, frame.mask_path) if path and not path.is_file()), None)
             if missing is None:
                 frames.append(frame)
@@ -222,17 +231,13 @@ def scan_split(root: Path | str, split: str) -> Split:
                 broken.append(BrokenFile(path=missing, reason=f"{where}: {missing} does not exist"))
     if not frames and not broken:
         raise DataError(f"{csv_path} holds no frame. Render or copy at least one frame into the {split} split.")
-    return Split(frames=tuple(frames), broken=tuple(broken), format=label_format)
+    return Split(frames=tuple(frames), broken=tuple(broken), format=label_format, rows_sha256=digest.hexdigest())
 
 
-def data_sha256_of(*splits: Sequence[LabelledFrame]) -> str:
-    """Of the names and classes of all frames of some splits: tells data sets apart, wherever their folders are."""
-    digest = hashlib.sha256()
-    for frames in splits:
-        for line in sorted(f"{frame.image_path.name}\t{frame.class_name}\n" for frame in frames):
-            digest.update(line.encode())
-        digest.update(b"\n")
-    return digest.hexdigest()
+def _digested(fields: Mapping[str, str], frame: LabelledFrame) -> bytes:
+    """A row as bytes: names as the csv has them, since files of other suffixes are found too; boxes as numbers."""
+    *names_and_class, _ = fields.values()
+    return ("\t".join((*names_and_class, *map(str, frame.box_xyxy))) + "\n").encode()
 
 
 def classes_of(frames: Sequence[LabelledFrame]) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ def costs_of(spec: ModelSpec, charged_size_px: tuple[int, int]) -> Costs:
     return Costs(
         source=reports[0].before,
         rewritten=reports[-1].after,
+        size_px=charged_size_px,
         skipped=tuple(report.name for report in reports if report.skipped),
     )
 

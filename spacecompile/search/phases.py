@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -86,8 +87,9 @@ def search_hyperparameters(
 ) -> SearchResult:
     """Run the phases one after the other.
 
-    A phase that is done is not trained again when resumed: Tune's state of it is read. Candidates that diverge are
-    listed and never carried forward.
+    A phase that is done is not trained again when resumed: Tune's state of it is read. Candidates of it that failed are
+    not tried again either once a later phase has begun with its best. Candidates that diverge are listed and never
+    carried forward.
 
     Args:
         base: To begin with.
@@ -105,8 +107,9 @@ def search_hyperparameters(
     _check_phases(phases)
     prepare(job, (base,), phases=phases)
     best, done, base_size_px = base, [], base.model_spec().input_size_px
-    for name in phases:
-        outcomes = train_all(PHASES[name](best), job, name=name, charged_for_px=base_size_px, progress=progress)
+    for place, name in enumerate(phases, start=1):
+        phase_job = _without_retries(job) if _has_any(job, phases[place:]) else job
+        outcomes = train_all(PHASES[name](best), phase_job, name=name, charged_for_px=base_size_px, progress=progress)
         best = require_best(outcomes).candidate
         done.append(Phase(name=name, outcomes=outcomes, best=best.name))
     result = SearchResult(
@@ -119,6 +122,15 @@ def search_hyperparameters(
     )
     write_result(job, result)
     return result
+
+
+def _has_any(job: SearchJob, phases: Sequence[str]) -> bool:
+    return any((job.options.folder / name).exists() for name in phases)
+
+
+def _without_retries(job: SearchJob) -> SearchJob:
+    """Another best would make what is stored of the later phases that of another search."""
+    return replace(job, options=replace(job.options, retry_failed=False))
 
 
 def _check_phases(phases: Sequence[str]) -> None:

@@ -23,11 +23,13 @@ class Costs(Record):
     Attributes:
         source: As trained.
         rewritten: After the exact rewrites: what ships.
+        size_px: (height, width) of the input that multiply-adds were counted at.
         skipped: Names of rewrites that could not prove themselves on this network.
     """
 
     source: Cost
     rewritten: Cost
+    size_px: tuple[int, int]
     skipped: tuple[str, ...] = ()
 
 
@@ -80,8 +82,8 @@ class Circumstances(Record):
     Attributes:
         command: That started it.
         frames: Training and validation frames per network.
-        input_size_px: That networks were trained at.
-        charged_size_px: That multiply-adds were counted at.
+        input_size_px: That networks were trained at, unless their own specs say another.
+        charged_size_px: That multiply-adds of such an input were counted at; `Costs` says it of each network.
         early_stopping: Whether ASHA stopped weak ones.
         elapsed_s: Of the whole search, this call only.
         environment: Machine and versions.

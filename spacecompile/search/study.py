@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -23,6 +24,7 @@ from spacecompile.search.pareto import frontier_of, knee_of
 from spacecompile.search.results import Circumstances, Costs, Outcome, SearchResult, ranked, result_bytes
 from spacecompile.search.trial import TrialSetup, device_for
 from spacecompile.search.tuning import TuneOptions, ray_session, run_all
+from spacecompile.train.loop import steps_per_epoch
 from spacecompile.train.named import NamedRecipe
 
 RESULT_FILES = ("search.json", "best.json", "index.html", "pareto.png", "costs.json")
@@ -105,13 +107,12 @@ def prepare(job: SearchJob, candidates: Sequence[NamedRecipe], *, phases: Sequen
         candidate.model_spec()
     _check_frames(job, max(candidate.recipe.batch_size for candidate in candidates))
     settings = job.output / SETTINGS
-    whole = {"candidates": candidates, "setup": job.setup, "charged": job.charged_size_px, "phases": phases}
-    wanted = msgspec.json.encode(whole)
+    wanted = _settings_of(job, candidates, phases)
     if settings.exists() and job.options.resume:
-        if settings.read_bytes() != wanted:
+        if differing := _differing(settings, wanted):
             raise OutputError(
-                f"{job.output} holds another search: its networks, recipe, phases or frames differ. Give the "
-                "flags that it was started with, or choose another --output."
+                f"{job.output} holds another search: it differs in {', '.join(differing)}. Give the flags that it was "
+                "started with, or choose another --output."
             )
     elif settings.exists() and not job.force:
         raise OutputError(f"{job.output} holds a search. Go on with --resume, begin anew with --force.")
@@ -120,6 +121,32 @@ def prepare(job: SearchJob, candidates: Sequence[NamedRecipe], *, phases: Sequen
     else:
         _clear(job)
         write_file(settings, wanted)
+
+
+def _settings_of(job: SearchJob, candidates: Sequence[NamedRecipe], phases: Sequence[str]) -> bytes:
+    """What a resumed search must share with the one that began it, by the name that a user knows it by."""
+    options, setup = job.options, msgspec.to_builtins(job.setup)
+    return msgspec.json.encode(
+        {
+            "networks or recipe": candidates,
+            **{f"--{name.replace('_', '-')}": value for name, value in setup.items()},
+            "--charge-imgsz": job.charged_size_px,
+            "--phases": phases,
+            "--gpus": options.gpus,
+            "--early-stopping": options.early_stopping,
+            "--grace-epochs": options.grace_epochs,
+        }
+    )
+
+
+def _differing(settings: Path, wanted: bytes) -> list[str]:
+    """Names of what differs between the settings on disk and those that are wanted, as they are read back."""
+    given = msgspec.json.decode(wanted, type=dict[str, Any])
+    try:
+        stored = msgspec.json.decode(settings.read_bytes(), type=dict[str, Any])
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        stored = {}
+    return [name for name, value in given.items() if name not in stored or stored[name] != value]
 
 
 def _check_device(job: SearchJob) -> None:
@@ -134,11 +161,7 @@ def _check_device(job: SearchJob) -> None:
 
 def _check_frames(job: SearchJob, batch_size: int) -> None:
     train, _ = (read_split(Path(job.setup.data), split) for split in ("train", "val"))
-    count = len(spread(train, job.setup.limit_frames or None))
-    if count < batch_size:
-        raise UsageError(
-            f"{count} training frames don't fill one batch of {batch_size}. Lower --batch-size or take more frames."
-        )
+    steps_per_epoch(len(spread(train, job.setup.limit_frames or None)), batch_size)
 
 
 def _clear(job: SearchJob) -> None:

@@ -115,37 +115,18 @@ def run_candidate(
         tell(before)
         return
     last = before or Told(epoch=0, finished=False)
-    job = TrainJob(
-        data=Path(setup.data),
-        output=output,
-        recipe=candidate.recipe,
-        spec_changes=candidate.spec_changes(),
-        resume=before is not None,
-        device=setup.device,
-        cache=setup.cache,
-        val_frames=setup.val_frames,
-        limit_frames=setup.limit_frames,
-        command=f"search: {candidate.name}",
-    )
 
     def on_epoch(report: EpochReport) -> None:
         nonlocal last
-        scores = with_cost(report.scores, cost)
-        last = Told(
-            epoch=report.epoch,
-            finished=False,
-            s_final=scores.s_final,
-            scores=scores,
-            elapsed_s=report.elapsed_s,
-            frames_per_s=report.frames_per_s,
-            history=(*last.history, scores.s_acc),
-        )
+        last = _told_after(report, last, cost)
         tell(last)
 
     torch.set_num_threads(setup.threads)
     replace = msgspec.structs.replace
     try:
-        report = train(job, callbacks=Callbacks(on_epoch=on_epoch))
+        report = train(
+            _job_of(candidate, setup, output=output, resume=before is not None), callbacks=Callbacks(on_epoch=on_epoch)
+        )
     except DivergedError as error:
         tell(replace(last, finished=True, s_final=0.0, diverged=str(error)))
     except (OutputError, MissingPartError):
@@ -156,6 +137,34 @@ def run_candidate(
     else:
         scores = with_cost(report.scores, cost)
         tell(replace(last, finished=True, s_final=scores.s_final, scores=scores, elapsed_s=report.elapsed_s))
+
+
+def _job_of(candidate: NamedRecipe, setup: TrialSetup, *, output: Path, resume: bool) -> TrainJob:
+    return TrainJob(
+        data=Path(setup.data),
+        output=output,
+        recipe=candidate.recipe,
+        spec_changes=candidate.spec_changes(),
+        resume=resume,
+        device=setup.device,
+        cache=setup.cache,
+        val_frames=setup.val_frames,
+        limit_frames=setup.limit_frames,
+        command=f"search: {candidate.name}",
+    )
+
+
+def _told_after(report: EpochReport, last: Told, cost: Cost) -> Told:
+    scores = with_cost(report.scores, cost)
+    return Told(
+        epoch=report.epoch,
+        finished=False,
+        s_final=scores.s_final,
+        scores=scores,
+        elapsed_s=report.elapsed_s,
+        frames_per_s=report.frames_per_s,
+        history=(*last.history, scores.s_acc),
+    )
 
 
 def trainable(config: dict[str, Any]) -> None:

@@ -41,6 +41,7 @@ class TuneOptions:
         early_stopping: Whether ASHA stops candidates that are behind.
         grace_epochs: That each candidate gets before ASHA judges it.
         resume: Go on with what the folder holds.
+        retry_failed: Whether resuming tries failed candidates again. Not where other candidates came of the outcome.
     """
 
     folder: Path
@@ -51,6 +52,7 @@ class TuneOptions:
     early_stopping: bool = True
     grace_epochs: int = 1
     resume: bool = False
+    retry_failed: bool = True
 
 
 @contextmanager
@@ -59,7 +61,7 @@ def ray_session(options: TuneOptions) -> Iterator[None]:
 
     Raises:
         MissingPartError: If there is no cluster at the address.
-        UsageError: If no machine has what one candidate takes.
+        UsageError: If this machine, alone, has not what one candidate takes.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -78,29 +80,32 @@ def ray_session(options: TuneOptions) -> Iterator[None]:
         ) from error
     try:
         nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        require_resources(options, [node["Resources"] for node in nodes if node["Alive"]])
+        lack = lack_of([node["Resources"] for node in nodes if node["Alive"]], options)
+        if lack and options.ray_address is None:
+            raise UsageError(f"{lack}. Lower --threads or --gpus, or name a larger cluster with --ray-address.")
+        if lack:  # a cluster may start machines for what waits
+            log.warning("%s; candidates wait until one that can take them joins %s", lack, options.ray_address)
         yield
     finally:
         ray.shutdown()
 
 
-def require_resources(options: TuneOptions, machines: Sequence[Mapping[str, float]]) -> None:
-    """Refuse candidates that no machine can take: Ray would wait for one that can, for ever.
+def lack_of(machines: Sequence[Mapping[str, float]], options: TuneOptions) -> str:
+    """What one candidate takes, if no machine can take it: Ray would wait for one that can, for ever.
 
     Args:
-        options: With the wishes of one candidate.
         machines: What each offers, by Ray's names.
+        options: With the wishes of one candidate.
 
-    Raises:
-        UsageError: If none has enough of both.
+    Returns:
+        In words; empty where one has enough of both.
     """
     offers = [(machine.get("CPU", 0.0), machine.get("GPU", 0.0)) for machine in machines]
-    if not any(cpus >= options.threads and gpus >= options.gpus for cpus, gpus in offers):
-        largest = ", ".join(f"{cpus:g} and {gpus:g}" for cpus, gpus in sorted(set(offers), reverse=True)) or "nothing"
-        raise UsageError(
-            f"a candidate takes {options.threads} processors and {options.gpus:g} GPUs, and the machines at hand have "
-            f"{largest}. Lower --threads or --gpus, or name a larger cluster with --ray-address."
-        )
+    if any(cpus >= options.threads and gpus >= options.gpus for cpus, gpus in offers):
+        return ""
+    largest = ", ".join(f"{cpus:g} and {gpus:g}" for cpus, gpus in sorted(set(offers), reverse=True)) or "nothing"
+    wish = f"{options.threads} processors and {options.gpus:g} GPUs"
+    return f"a candidate takes {wish}, and the machines at hand have {largest}"
 
 
 def _require_listener(address: str | None) -> None:
@@ -120,7 +125,7 @@ class _Watch(tune.Callback):
 
     def __init__(self, step: str, candidates: Sequence[NamedRecipe], progress: Progress) -> None:
         self.trials: list[Any] = []
-        self._wanted = {candidate.name: msgspec.json.encode(candidate) for candidate in candidates}
+        self._wanted = {candidate.name: _as_stored(candidate) for candidate in candidates}
         epochs = {candidate.name: candidate.recipe.epochs for candidate in candidates}
         self.unfinished = 0
         self._step, self._epochs, self._progress = step, epochs, progress
@@ -141,10 +146,10 @@ class _Watch(tune.Callback):
             OutputError: If there is one.
         """
         for trial in trials:
-            candidate = msgspec.convert(trial.config["both"]["candidate"], NamedRecipe)
-            if self._wanted.get(candidate.name) != msgspec.json.encode(candidate):
+            name = _name_of(trial)
+            if self._wanted.get(name) != _as_stored(trial.config["both"]["candidate"]):
                 raise OutputError(
-                    f"{self._step} holds {candidate.name} of another search, with another recipe or network. Begin "
+                    f"{self._step} holds {name} of another search, with another recipe or network. Begin "
                     "anew with --force, or choose another --output."
                 )
 
@@ -174,6 +179,11 @@ _WATCH: ContextVar[_Watch] = ContextVar("watch")
 
 def _watch_of_this_call() -> _Watch:
     return _WATCH.get()
+
+
+def _as_stored(candidate: NamedRecipe | dict[str, Any]) -> bytes:
+    """A candidate, or its stored form, as bytes to compare: from Python a field may hold 1 where it is read as 1.0."""
+    return msgspec.json.encode(msgspec.convert(msgspec.to_builtins(candidate), NamedRecipe))
 
 
 def _name_of(trial: Any) -> str:
@@ -216,7 +226,9 @@ def run_all(
     token = _WATCH.set(watch)
     try:
         if options.resume and tune.Tuner.can_restore(str(state)):
-            tuner = tune.Tuner.restore(str(state), trainable=runnable, resume_unfinished=True, restart_errored=True)
+            tuner = tune.Tuner.restore(
+                str(state), trainable=runnable, resume_unfinished=True, restart_errored=options.retry_failed
+            )
         else:
             tuner = _new_tuner(runnable, candidates, costs, setup=setup, options=options, name=name, watch=watch)
         tuner.fit()

@@ -21,7 +21,7 @@ from spacecompile.box_rule import BoxHead, BoxRule
 from spacecompile.contract import Progress, no_progress
 from spacecompile.network.model import BoxResidualHead, MultiTaskNetwork
 from spacecompile.network.preprocess import normalised
-from spacecompile.train.box_losses import box_loss
+from spacecompile.train.box_losses import box_losses
 from spacecompile.train.box_profile import frame_logits, profile_of, tight_box
 from spacecompile.train.boxes import SUPPORTS_PX, box_ious
 from spacecompile.train.dataset import ValidationFrame, ValidationFrames
@@ -240,7 +240,7 @@ def trained_head(
 
     def loss_of(samples: HeadSamples, head: BoxResidualHead) -> Tensor:
         boxes_N4 = corrected_boxes(samples, rule, _residuals(head, samples), size_px)
-        return box_loss(boxes_N4, samples.true_N4)
+        return box_losses(boxes_N4, samples.true_N4).mean()
 
     with torch.no_grad():
         best_loss, best_state, best_epoch = float(loss_of(stop, head)), copy.deepcopy(head.state_dict()), 0

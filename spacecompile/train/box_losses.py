@@ -34,8 +34,8 @@ def giou(boxes_N4: Tensor, true_N4: Tensor) -> Tensor:
     return common_N / (union_N + _LEAST_AREA) - (hull_N - union_N) / (hull_N + _LEAST_AREA)
 
 
-def box_loss(boxes_N4: Tensor, true_N4: Tensor) -> Tensor:
-    """1 - GIoU plus the mean distance of the sides as a share of the true box, averaged over frames.
+def box_losses(boxes_N4: Tensor, true_N4: Tensor) -> Tensor:
+    """1 - GIoU plus the mean distance of the sides as a share of the true box, of each frame [N].
 
     Args:
         boxes_N4: xyxy in any unit.
@@ -43,7 +43,7 @@ def box_loss(boxes_N4: Tensor, true_N4: Tensor) -> Tensor:
     """
     size_N2 = (true_N4[:, 2:] - true_N4[:, :2]).clamp(min=_LEAST_AREA)
     distance_N = ((boxes_N4 - true_N4).abs() / size_N2.repeat(1, 2)).mean(dim=1)
-    return (1 - giou(boxes_N4, true_N4) + distance_N).mean()
+    return 1 - giou(boxes_N4, true_N4) + distance_N
 
 
 def soft_box(logits_NKHW: Tensor) -> Tensor:
@@ -72,7 +72,10 @@ def mask_box_loss(
     labelled_N4: Tensor | None = None,
     has_parts_N: Tensor | None = None,
 ) -> Tensor:
-    """Loss of the boxes that part logits make, against the true ones; 0 where a batch shows no craft.
+    """Loss of the boxes that part logits make, against the true ones; averaged over frames, 0 where none shows a craft.
+
+    All frames count, as in the other losses: processes whose shares show different numbers of crafts then weigh each
+    craft as one process would.
 
     The ends of a soft box feel the few rows and columns around them. Where no mask teaches the others, their projection
     is compared with the box as well.
@@ -84,17 +87,16 @@ def mask_box_loss(
         has_parts_N: Likewise.
     """
     true_N4, is_there_N = true_box(coverage_NKHW, labelled_N4, has_parts_N)
-    boxes_N4 = soft_box(logits_NKHW)
-    if not bool(is_there_N.any()):
-        return boxes_N4.sum() * 0
-    boxes_N4, true_N4 = boxes_N4[is_there_N], true_N4[is_there_N].to(boxes_N4.dtype)
-    projection = boxes_N4.new_zeros(())
+    boxes_N4 = soft_box(logits_NKHW)[is_there_N]
+    true_N4 = true_N4[is_there_N].to(boxes_N4.dtype)
+    projection_N = boxes_N4.new_zeros(len(boxes_N4))
     if has_parts_N is not None and not bool(has_parts_N.all()):
         is_alone_N = ~has_parts_N.to(is_there_N.device).expand_as(is_there_N)[is_there_N]
-        projection = (projection_loss(logits_NKHW[is_there_N], true_N4) * is_alone_N).mean()
+        projection_N = projection_loss(logits_NKHW[is_there_N], true_N4) * is_alone_N
     # A mask that is empty so far has its ends crossed; GIoU wants them in order, and L1 pulls them apart.
     low_N2, high_N2 = boxes_N4[:, :2], torch.maximum(boxes_N4[:, :2], boxes_N4[:, 2:])
-    return box_loss(torch.cat([low_N2, high_N2], dim=1), true_N4) + _crossing(boxes_N4, true_N4) + projection
+    losses_N = box_losses(torch.cat([low_N2, high_N2], dim=1), true_N4) + _crossing(boxes_N4, true_N4) + projection_N
+    return losses_N.sum() / len(is_there_N)
 
 
 def projection_loss(logits_NKHW: Tensor, true_N4: Tensor) -> Tensor:
@@ -119,9 +121,9 @@ def projection_loss(logits_NKHW: Tensor, true_N4: Tensor) -> Tensor:
 
 
 def _crossing(boxes_N4: Tensor, true_N4: Tensor) -> Tensor:
-    """How far ends have crossed, as a share of the true box: what the clamp above hides from the other losses."""
+    """How far ends have crossed, as a share of the true box [N]: what the clamp above hides from the other losses."""
     size_N2 = (true_N4[:, 2:] - true_N4[:, :2]).clamp(min=_LEAST_AREA)
-    return ((boxes_N4[:, :2] - boxes_N4[:, 2:]).clamp(min=0) / size_N2).mean()
+    return ((boxes_N4[:, :2] - boxes_N4[:, 2:]).clamp(min=0) / size_N2).mean(dim=1)
 
 
 def true_box(

@@ -152,13 +152,16 @@ def folds_of(cases: Sequence[BoxCase]) -> NDArray[np.int64]:
 
 
 def calibrated_box_rule(cases: Sequence[BoxCase], *, frame_size_px: tuple[int, int], start: BoxRule) -> BoxRule:
-    """The outermost pixels with threshold and margins that fit best, unless the start does as well but for chance.
+    """The start, outermost pixels or soft edges, the latter two with threshold and margins that fit best.
+
+    The simplest of them that no other beats by more than chance.
 
     Arguments as for `calibrated`.
     """
     if not cases:
         return start
-    judged = [calibrated(cases, frame_size_px=frame_size_px, start=start, rules=rules) for rules in ((), hard_rules())]
+    families = ((), hard_rules(), soft_rules())
+    judged = [calibrated(cases, frame_size_px=frame_size_px, start=start, rules=rules) for rules in families]
     return judged[simplest_of_equals([each.ious_N for each in judged])].rule
 
 

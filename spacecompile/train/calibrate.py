@@ -40,7 +40,7 @@ from spacecompile.train.boxes import (
     supported_rules,
 )
 from spacecompile.train.dataset import ValidationFrames
-from spacecompile.train.device import plan_device
+from spacecompile.train.device import DevicePlan, plan_device
 
 CHECKPOINT_SUFFIXES = (".pt", ".safetensors")
 HEAD_NAME = "regression head"
@@ -155,19 +155,49 @@ def calibrate(job: CalibrationJob, *, progress: Progress = no_progress) -> Calib
         OutputError: If the output exists, is not named like a checkpoint, or can't be written.
         UsageError: If there are too few frames, or views of an input that is not square are asked for.
     """
+    _check_output(job)
+    loaded = load_checkpoint(job.checkpoint)
+    spec = _without_head(loaded.spec)
+    _check_views(job, spec)
+    plan = plan_device(job.device, amp=False)
+    network = _network_without_head(loaded.network, spec).to(plan.device).to(memory_format=torch.channels_last)
+    frames = _Frames(network=network, plan=plan, stores=_stores(job, spec), progress=progress)
+    data = frames.data(job.tta)
+    plain = _estimates(data, "none")
+    head = None
+    if job.head is not None:
+        with_head, head = frames.head_training(data, _kept(plain).rule, job.head).judged()
+        plain.append(with_head)
+    d4 = _estimates(data, job.tta) if job.tta != "none" else []
+    best, best_d4 = _kept(plain), _kept(d4) if d4 else None
+    report = CalibrationReport(
+        checkpoint=str(job.output),
+        train_frames=len(data.train.plain),
+        val_frames=len(data.val.plain),
+        estimates=tuple(msgspec.structs.replace(each, chosen=each in (best, best_d4)) for each, _ in (*plain, *d4)),
+    )
+    network = _with_choice(network.cpu(), best, best_d4, head=head if best.name == HEAD_NAME else None, job=job)
+    save_checkpoint(job.output, network, training=_facts(loaded.training, report), half=_is_half(network))
+    return report
+
+
+def _check_output(job: CalibrationJob) -> None:
     if job.output.suffix not in CHECKPOINT_SUFFIXES:
         raise OutputError(
             f"output {job.output} is no checkpoint by its name. End it in {' or '.join(CHECKPOINT_SUFFIXES)}."
         )
     check_destination(job.output, flag="--output", force=job.force)
-    loaded = load_checkpoint(job.checkpoint)
-    spec = _without_head(loaded.spec)
+
+
+def _check_views(job: CalibrationJob, spec: ModelSpec) -> None:
     if job.tta != "none" and spec.input_size_px[0] != spec.input_size_px[1]:
         raise UsageError(
             f"the views of {job.tta} need a square input, which {job.checkpoint} has not. Leave out --tta."
         )
-    plan = plan_device(job.device, amp=False)
-    network = _network_without_head(loaded.network, spec).to(plan.device).to(memory_format=torch.channels_last)
+
+
+def _stores(job: CalibrationJob, spec: ModelSpec) -> tuple[ValidationFrames, ValidationFrames]:
+    """Training and validation frames."""
     train_frames = spread(read_split(job.data, "train"), job.limit_frames or None)
     val_frames = spread(read_split(job.data, "val"), job.val_frames or None)
     if len(train_frames) < 2 * FOLDS:
@@ -175,37 +205,7 @@ def calibrate(job: CalibrationJob, *, progress: Progress = no_progress) -> Calib
             f"{len(train_frames)} training frames are too few to calibrate on; at least {2 * FOLDS} are needed. Render "
             "more frames or raise --limit-frames."
         )
-    train_store, val_store = (_store(frames, spec) for frames in (train_frames, val_frames))
-    data = _Data(
-        spec=spec,
-        train=box_cases(network, train_store, plan=plan, tta=job.tta, step="training frames", progress=progress),
-        val=box_cases(network, val_store, plan=plan, tta=job.tta, step="validation frames", progress=progress),
-    )
-    plain = _estimates(data, "none")
-    head = None
-    if job.head is not None:
-        rule = _kept(plain).rule
-        samples, val_samples = (
-            head_samples(network, store, rule, plan=plan, shifts=shifts, step=f"features, {name}", progress=progress)
-            for store, shifts, name in ((train_store, job.head.shifts, "training"), (val_store, 0, "validation"))
-        )
-        training = _HeadTraining(
-            data=data, rule=rule, samples=samples, val_samples=val_samples, settings=job.head, progress=progress
-        )
-        with_head, head = training.judged()
-        plain.append(with_head)
-    d4 = _estimates(data, job.tta) if job.tta != "none" else []
-    best, best_d4 = _kept(plain), _kept(d4) if d4 else None
-    estimates = tuple(msgspec.structs.replace(each, chosen=each in (best, best_d4)) for each, _ in (*plain, *d4))
-    report = CalibrationReport(
-        checkpoint=str(job.output),
-        train_frames=len(data.train.plain),
-        val_frames=len(data.val.plain),
-        estimates=estimates,
-    )
-    network = _with_choice(network.cpu(), best, best_d4, head=head if best.name == HEAD_NAME else None, job=job)
-    save_checkpoint(job.output, network, training=_facts(loaded.training, report), half=_is_half(network))
-    return report
+    return _store(train_frames, spec), _store(val_frames, spec)
 
 
 def _estimates(data: _Data, tta: Tta) -> list[_Judged]:
@@ -282,6 +282,42 @@ class _HeadTraining:
             settings=self.settings,
             step=step,
             progress=self.progress,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Frames:
+    """Training and validation frames, and the network that sees them."""
+
+    network: MultiTaskNetwork
+    plan: DevicePlan
+    stores: tuple[ValidationFrames, ValidationFrames]
+    progress: Progress
+
+    def data(self, tta: Tta) -> _Data:
+        """What boxes are made of."""
+        train, val = (
+            box_cases(self.network, store, plan=self.plan, tta=tta, step=f"{name} frames", progress=self.progress)
+            for store, name in zip(self.stores, ("training", "validation"), strict=True)
+        )
+        return _Data(spec=self.network.spec, train=train, val=val)
+
+    def head_training(self, data: _Data, rule: BoxRule, settings: HeadSettings) -> _HeadTraining:
+        """What a head on top of a rule learns from: only training frames are shifted."""
+        samples, val_samples = (
+            head_samples(
+                self.network,
+                store,
+                rule,
+                plan=self.plan,
+                shifts=shifts,
+                step=f"features, {name}",
+                progress=self.progress,
+            )
+            for store, shifts, name in zip(self.stores, (settings.shifts, 0), ("training", "validation"), strict=True)
+        )
+        return _HeadTraining(
+            data=data, rule=rule, samples=samples, val_samples=val_samples, settings=settings, progress=self.progress
         )
 
 

@@ -75,7 +75,7 @@ def class_indices(frames: Sequence[LabelledFrame], classes: Sequence[str]) -> li
     if unknown:
         raise DataError(
             f"the frames have classes {unknown} that the network lacks; it has {', '.join(classes)}. "
-            "Remove these frames, name all classes with --classes, or start from a checkpoint with these classes."
+            "Remove these frames, or take a checkpoint or recipe with these classes."
         )
     return [list(classes).index(frame.class_name) for frame in frames]
 

@@ -5,7 +5,8 @@ scale. A 1x1 convolution and bilinear upsampling commute, so that convolution is
 projection before it; the upsampled scales are summed, not concatenated. Only the weights' products are computed anew in
 every step, which autograd differentiates back to smp's own parameters.
 
-Layout legend: N frames, C channels, h w rows and columns of one scale, H W of the largest scale.
+Layout legend: N frames, C channels, D channels of all scales together, h w rows and columns of one scale, H W of the
+largest scale.
 """
 
 from __future__ import annotations
@@ -65,7 +66,10 @@ def fused_decoder(decoder: SegformerDecoder, features: list[Tensor]) -> Tensor:
 def _merged(linears: list[nn.Linear], convolution: nn.Conv2d) -> tuple[list[Tensor], Tensor]:
     """One weight per scale, and one bias for their sum: bilinear weights add up to 1, so biases pass through."""
     with torch.autocast(convolution.weight.device.type, enabled=False):
-        parts = convolution.weight[:, :, 0, 0].chunk(len(linears), 1)
+        # Along the axes' order in memory and not by index: the gradient then lies as the weight does, channels last,
+        # or data parallelism warns and copies it.
+        weight_CD = convolution.weight.permute(0, 2, 3, 1).flatten(1)
+        parts = weight_CD.chunk(len(linears), 1)
         weights = [part @ linear.weight for part, linear in zip(parts, linears, strict=True)]
         bias_C = torch.stack([part @ linear.bias for part, linear in zip(parts, linears, strict=True)]).sum(0)
         return weights, bias_C if convolution.bias is None else bias_C + convolution.bias

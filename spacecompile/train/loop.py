@@ -166,19 +166,17 @@ def _stop_diverged(error: DivergedError, state: TrainingState, output: Path) -> 
     ) from error
 
 
-def steps_per_epoch(state: TrainingState, train_frames: TrainingFrames) -> int:
-    """Whole batches in one pass.
+def steps_per_epoch(frames: int, batch_size: int) -> int:
+    """Whole batches in one pass over so many frames.
 
     Raises:
         UsageError: If the frames don't fill one batch.
     """
-    steps = len(train_frames) // state.recipe.batch_size
-    if not steps:
+    if frames < batch_size:
         raise UsageError(
-            f"{len(train_frames)} training frames don't fill one batch of {state.recipe.batch_size}. "
-            "Lower --batch-size or render more frames."
+            f"{frames} training frames don't fill one batch of {batch_size}. Lower --batch-size or take more frames."
         )
-    return steps
+    return frames // batch_size
 
 
 def _is_over(state: TrainingState) -> bool:
@@ -208,13 +206,10 @@ def _run_epoch(state: TrainingState, inputs: LoopInputs, objective: Objective, c
 
     state.network.train()
     means = _Means()
-    steps, report = steps_per_epoch(state, inputs.train_frames), None
+    steps, report = steps_per_epoch(len(inputs.train_frames), recipe.batch_size), None
     batches, generator = _epoch_batches(state, inputs, steps)
     for step, batch in enumerate(batches, 1):
-        factor = lr_factor(
-            step=state.steps_done, warmup_steps=recipe.warmup_epochs * steps, progress=_run_share(state, steps)
-        )
-        set_lr(state.optimizer, recipe, factor)
+        lr = _set_lr(state, steps)
         box_weight = _box_weight(state, inputs.train_frames, steps)
         losses = train_step(state, objective, batch, world=world, generator=generator, box_weight=box_weight)
         means.add(losses)
@@ -227,7 +222,7 @@ def _run_epoch(state: TrainingState, inputs: LoopInputs, objective: Objective, c
             step=step,
             steps=steps,
             losses=means.by_name,
-            lr=recipe.lr * factor,
+            lr=lr,
             frames_per_s=step * recipe.batch_size / spent_s,
             run_share=_run_share(state, steps),
         )
@@ -235,9 +230,7 @@ def _run_epoch(state: TrainingState, inputs: LoopInputs, objective: Objective, c
         if _is_over(state):
             break
     assert report is not None  # steps_per_epoch is at least 1
-    _note_broken(state, inputs.train_frames, world)
-    scores = world.from_first(lambda: _validated(state, inputs))
-    state.note_broken(inputs.val_frames.broken)
+    scores = _scored(state, inputs)
     state.elapsed_s = elapsed_before_s + clock_s()
     return EpochReport(
         epoch=report.epoch,
@@ -249,6 +242,23 @@ def _run_epoch(state: TrainingState, inputs: LoopInputs, objective: Objective, c
         elapsed_s=state.elapsed_s,
         is_best=scores.s_acc > state.best_s_acc,
     )
+
+
+def _set_lr(state: TrainingState, steps: int) -> float:
+    """Learning rate of decoder and heads at this step, after every group was given its share of it."""
+    recipe = state.recipe
+    warmup_steps = recipe.warmup_epochs * steps
+    factor = lr_factor(step=state.steps_done, warmup_steps=warmup_steps, progress=_run_share(state, steps))
+    set_lr(state.optimizer, recipe, factor)
+    return recipe.lr * factor
+
+
+def _scored(state: TrainingState, inputs: LoopInputs) -> Scores:
+    """Scores after an epoch; the broken files that it met are kept with the state."""
+    _note_broken(state, inputs.train_frames, inputs.world)
+    scores = inputs.world.from_first(lambda: _validated(state, inputs))
+    state.note_broken(inputs.val_frames.broken)
+    return scores
 
 
 def _box_weight(state: TrainingState, train_frames: TrainingFrames, steps: int) -> float:

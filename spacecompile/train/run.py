@@ -18,11 +18,10 @@ import timm
 import torch
 
 from spacecompile._version import __version__
-from spacecompile.box_rule import BoxRule
 from spacecompile.contract import Cost, ModelSpec, Progress, no_progress
-from spacecompile.data.labels import classes_of, data_sha256_of
-from spacecompile.data.spark import LabelledFrame, read_split, spread
-from spacecompile.errors import CheckpointError, OutputError, UsageError
+from spacecompile.data.labels import classes_of, usable_split
+from spacecompile.data.spark import LabelledFrame, spread
+from spacecompile.errors import CheckpointError, DataError, OutputError, UsageError
 from spacecompile.extras import require_extra
 from spacecompile.files import PARTIAL_PREFIX, remove_partial_files, write_file
 from spacecompile.metrics import Scores
@@ -46,6 +45,8 @@ from spacecompile.train.world import Launch, World, join
 log = logging.getLogger(__name__)
 
 CALIBRATION_FRAMES = 512
+CALIBRATED_NAME = "calibrated.pt"
+"""Where the next step that a run names puts the network: of the former weights once a run is overwritten."""
 RUN_FILES = ("last.pt", "best.pt", "model.pt", "history.jsonl", "train.json", PAGE_NAME)
 
 
@@ -138,10 +139,12 @@ def train(job: TrainJob, *, callbacks: Callbacks | None = None, progress: Progre
 def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainReport:
     if job.tensorboard:
         require_extra("tensorboard", "train --tensorboard")
-    all_train_frames, val_frames = read_split(job.data, "train"), read_split(job.data, "val")
+    splits = [usable_split(job.data, split) for split in ("train", "val")]
+    all_train_frames, val_frames = (split.frames for split in splits)
     world = join(job.launch, job.device)
     state, plan = _prepared_state(_settled(job, all_train_frames), world)
-    _require_same_data(state, job.data, data_sha256_of(all_train_frames, val_frames))
+    _require_same_data(state, job.data, " ".join(split.rows_sha256 for split in splits))
+    state.note_broken([broken for split in splits for broken in split.broken])
     train_frames = spread(all_train_frames, state.limit_frames or None)
     spec = state.network.spec
     world.share_of(state.recipe.batch_size)  # refuses an uneven share before any folder is made
@@ -165,7 +168,7 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
         log.info("%d training and %d validation frames, on %s", len(train_frames), len(val_frames), plan.name)
         if missing := set(spec.classes) - {frame.class_name for frame in train_frames}:
             log.warning("no training frame shows %s; these classes can't be learned", ", ".join(sorted(missing)))
-    steps_per_epoch(state, inputs.train_frames)  # refuses too few frames before any folder is made
+    steps_per_epoch(len(train_frames), state.recipe.batch_size)  # refuses too few frames before any folder is made
     if world.is_first:
         _prepare_output(job, state.command)
     with event_log(job.output / LOG_FOLDER if job.tensorboard and world.is_first else None, state.steps_done) as logged:
@@ -176,12 +179,13 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
 
 
 def _require_same_data(state: TrainingState, data: Path, sha256: str) -> None:
-    if state.data_sha256 not in ("", sha256):
+    """The labels decide which frames are taken and in which order; a file that was lost meanwhile is only left out."""
+    if state.rows_sha256 not in ("", sha256):
         raise UsageError(
-            f"the frames of {data} are not those that the run began with: names or classes differ. Give the former "
-            "--data and restore missing files, or start anew."
+            f"the labels of {data} are not those that the run began with: names, classes, boxes or their order differ. "
+            "Give the former --data with its former csv files, or start anew."
         )
-    state.data_sha256 = sha256
+    state.rows_sha256 = sha256
 
 
 def _teacher(state: TrainingState, plan: DevicePlan) -> Teacher | None:
@@ -259,12 +263,28 @@ def _settled(job: TrainJob, frames: Sequence[LabelledFrame]) -> TrainJob:
     A new network has the class order of the data's format. Boxes are learned by themselves where nothing else teaches
     them.
     """
-    if not (job.init or job.resume or "classes" in job.spec_changes):
-        job = replace(job, spec_changes={**job.spec_changes, "classes": classes_of(frames)})
+    if not (job.init or job.resume):
+        named = job.spec_changes.get("classes")
+        classes = classes_of(frames) if named is None else _required(tuple(named), frames)
+        job = replace(job, spec_changes={**job.spec_changes, "classes": classes})
     if job.recipe.box_loss_weight is None:
         weight = 0.0 if any(frame.has_parts for frame in frames) else 1.0
         job = replace(job, recipe=msgspec.structs.replace(job.recipe, box_loss_weight=weight))
     return job
+
+
+def _required(named: tuple[str, ...], frames: Sequence[LabelledFrame]) -> tuple[str, ...]:
+    """The classes that the user named for a new network.
+
+    Raises:
+        DataError: If frames have others.
+    """
+    if unknown := sorted({frame.class_name for frame in frames} - set(named)):
+        raise DataError(
+            f"the frames have classes {unknown}, which are not among those named: {', '.join(named)}. Name all classes "
+            "with --classes, or leave it out for the usual order of the data's format."
+        )
+    return named
 
 
 def _prepare_output(job: TrainJob, command: str) -> None:
@@ -272,7 +292,7 @@ def _prepare_output(job: TrainJob, command: str) -> None:
         job.output.mkdir(parents=True, exist_ok=True)
         remove_partial_files(job.output)
         if not job.resume:
-            for name in RUN_FILES:
+            for name in (*RUN_FILES, CALIBRATED_NAME):
                 (job.output / name).unlink(missing_ok=True)
             if (job.output / LOG_FOLDER).is_dir():
                 shutil.rmtree(job.output / LOG_FOLDER)
@@ -327,7 +347,9 @@ def _finish(
     plan = replace(finals.plan, autocast_dtype=None)  # the stored scores are those of float32 inference
     plain = network.spec.box
     calibration_frames = _validation_frames(spread(finals.train, CALIBRATION_FRAMES), network.spec, "none")
-    rule = _calibrated(network, calibration_frames, plan, progress)
+    found = answers(network, calibration_frames, plan=plan, batch_size=16, step="calibrate boxes", progress=progress)
+    cases = cases_from_answers(found)
+    rule = calibrated_box_rule(cases, frame_size_px=network.spec.frame_size_px, start=plain)
     val_frames = _validation_frames(finals.val, network.spec, "none")
     gallery = Gallery(spec=network.spec, rule=rule)
     found = answers(network, val_frames, plan=plan, batch_size=16, step="final scores", progress=progress)
@@ -338,9 +360,9 @@ def _finish(
         **facts,
         "broken_files": [*state.broken_files.values()],
         "scores": json.loads(msgspec.json.encode(scores)),
-        "validation": {"split": "val", "frames": len(finals.val), "frame_size_px": list(network.spec.frame_size_px)},
+        "validation": {"split": "val", "frames": scores.frames, "frame_size_px": list(network.spec.frame_size_px)},
         "box_calibration": {
-            "frames": min(CALIBRATION_FRAMES, len(finals.train)),
+            "frames": len(cases),
             "s_det_before": before.s_det,
             "s_det_after": scores.s_det,
         },
@@ -358,13 +380,6 @@ def _finish(
         s_det_before=before.s_det,
         elapsed_s=state.elapsed_s,
     )
-
-
-def _calibrated(network: MultiTaskNetwork, frames: ValidationFrames, plan: DevicePlan, progress: Progress) -> BoxRule:
-    cases = cases_from_answers(
-        answers(network, frames, plan=plan, batch_size=16, step="calibrate boxes", progress=progress)
-    )
-    return calibrated_box_rule(cases, frame_size_px=network.spec.frame_size_px, start=network.spec.box)
 
 
 @torch.no_grad()

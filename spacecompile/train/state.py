@@ -41,7 +41,7 @@ class TrainingState:
         command: That the run was started with.
         limit_frames, val_frames: Of the job that started the run; 0 for all.
         teacher, teacher_sha256: Path and content of the teacher's checkpoint; empty without.
-        data_sha256: Of the names and classes of all frames of both splits; empty where an earlier version did not say.
+        rows_sha256: Of the labels of both splits, see `data.labels.Split`; empty where an earlier version did not say.
         broken_files: Frames that could not be used, as far as they were met: what is wrong, by path.
     """
 
@@ -60,7 +60,7 @@ class TrainingState:
     val_frames: int = 0
     teacher: str = ""
     teacher_sha256: str = ""
-    data_sha256: str = ""
+    rows_sha256: str = ""
     broken_files: dict[str, str] = field(default_factory=dict)
 
     def note_broken(self, found: Iterable[BrokenFile]) -> None:
@@ -110,7 +110,7 @@ _PLAIN = (
     *("epochs_done", "steps_done", "elapsed_s", "best_s_acc", "history"),
     *("command", "limit_frames", "val_frames"),
 )
-_LATER = ("teacher", "teacher_sha256", "data_sha256", "broken_files")
+_LATER = ("teacher", "teacher_sha256", "rows_sha256", "broken_files")
 """Added after the format: states without them mean the default."""
 
 

@@ -73,6 +73,27 @@ def test_columns_of_other_names_and_orders_are_ignored_where_the_needed_ones_are
     assert read_split(tmp_path, "train")[0].box_xyxy == (2, 1, 4, 3)
 
 
+@pytest.mark.parametrize(
+    ("rows", "is_same"),
+    [
+        pytest.param("{a}\n{b}", True, id="same"),
+        pytest.param("{b}\n{a}", False, id="another order"),
+        pytest.param("{a}", False, id="a row less"),
+        pytest.param('img000001.png,soho,"[3, 7, 30, 50]"\n{b}', False, id="another class"),
+        pytest.param('img000001.png,debris,"[3, 7, 30, 51]"\n{b}', False, id="another box"),
+        pytest.param('img000003.png,debris,"[3, 7, 30, 50]"\n{b}', False, id="another name"),
+        pytest.param('img000001.png,debris,"[3,7,30,50]"\n{b}', True, id="box written otherwise"),
+    ],
+)
+def test_labels_are_told_apart_by_what_they_say(tmp_path: Path, rows: str, is_same: bool) -> None:
+    a, b = 'img000001.png,debris,"[3, 7, 30, 50]"', 'img000002.png,soho,"[1, 2, 30, 40]"'
+    first = scan_split(write_2022(tmp_path / "first", f"{a}\n{b}", "img000001.jpg", "img000002.jpg"), "train")
+    # Another folder, in which no frame is there.
+    second = scan_split(write_2022(tmp_path / "second", rows.format(a=a, b=b)), "train")
+    assert (len(first.frames), len(second.frames)) == (2, 0)
+    assert (first.rows_sha256 == second.rows_sha256) is is_same
+
+
 @pytest.mark.parametrize(("there", "is_fatal"), [(100, False), (99, True)])
 def test_missing_files_are_counted_and_fatal_from_one_in_a_hundred(
     tmp_path: Path, there: int, is_fatal: bool, caplog: pytest.LogCaptureFixture

@@ -44,7 +44,7 @@ def tiny() -> MakeCandidate:
 @pytest.fixture(scope="session")
 def costs() -> Costs:
     """Of a network with 1 GMAC and 1 M parameters."""
-    return Costs(source=COST, rewritten=COST)
+    return Costs(source=COST, rewritten=COST, size_px=(64, 64))
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ def test_macs_are_counted_at_the_charged_size_and_parameters_at_any(tiny: Any) -
     spec = tiny("a").model_spec()
     small, large = costs_of(spec, (64, 64)), costs_of(spec, (128, 128))
     assert small.rewritten.params == large.rewritten.params
+    assert (small.size_px, large.size_px) == ((64, 64), (128, 128))
     assert large.rewritten.macs_fvcore == pytest.approx(4 * small.rewritten.macs_fvcore, rel=0.01)
 
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -8,11 +11,14 @@ import pytest
 pytest.importorskip("ray", reason="needs the search extra")
 
 from spacecompile.errors import UsageError
+from spacecompile.search import phases as phases_module
 from spacecompile.search.phases import PHASES, search_hyperparameters
-from spacecompile.search.study import SearchJob
+from spacecompile.search.results import Outcome
+from spacecompile.search.study import SearchJob, prepare
 from spacecompile.search.trial import TrialSetup
 from spacecompile.search.tuning import TuneOptions
 from spacecompile.train.named import NamedRecipe, named_recipes, recipe_named
+from spacecompile.train.recipe import Recipe
 
 
 @pytest.mark.parametrize("recipe", list(named_recipes()))
@@ -79,6 +85,38 @@ def test_the_width_at_hand_is_not_trained_twice(options: dict[str, int]) -> None
     base = NamedRecipe(name="a", spec={"architecture": "Segformer", "decoder_options": options})
     names = [candidate.name for candidate in PHASES["width-and-resolution"](base)]
     assert names == ["as-before", "width-64", "width-128", "input-768"]
+
+
+@pytest.mark.parametrize(
+    ("begun", "retried"),
+    [
+        pytest.param([], [True, True], id="new"),
+        pytest.param(["learning-rate"], [True, True], id="first begun"),
+        pytest.param(["learning-rate", "refinement"], [False, True], id="second begun"),
+    ],
+)
+def test_failed_candidates_are_not_tried_again_once_a_later_phase_came_of_the_best(
+    begun: list[str], retried: list[bool], search_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+
+    def noted(candidates: Sequence[NamedRecipe], job: SearchJob, **_: Any) -> tuple[Outcome, ...]:
+        seen.append(job.options.retry_failed)
+        if len(seen) == len(retried):
+            raise KeyboardInterrupt
+        return tuple(Outcome(candidate=candidate, status="done") for candidate in candidates)
+
+    monkeypatch.setattr(phases_module, "train_all", noted)
+    monkeypatch.setattr(phases_module, "require_best", lambda outcomes: outcomes[0])
+    output, phases = tmp_path / "out", ("learning-rate", "refinement")
+    job = SearchJob(output=output, setup=TrialSetup(data=str(search_data)), options=TuneOptions(folder=output / "tune"))
+    base = msgspec.structs.replace(recipe_named("post"), recipe=Recipe(batch_size=8))
+    prepare(job, (base,), phases=phases)
+    for name in begun:
+        (output / "tune" / name).mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt):
+        search_hyperparameters(base, replace(job, options=replace(job.options, resume=True)), phases=phases)
+    assert seen == retried
 
 
 @pytest.mark.parametrize(

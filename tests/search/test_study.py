@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def outcome_of(candidate: Any, costs: Costs, overlap_px: int) -> Outcome:
 @pytest.fixture
 def result(tiny: Any, costs: Costs) -> SearchResult:
     heavy = msgspec.structs.replace(costs.rewritten, params=9_000_000)
-    heavy_costs = Costs(source=heavy, rewritten=heavy)
+    heavy_costs = Costs(source=heavy, rewritten=heavy, size_px=(96, 128))
     outcomes = ranked(
         (
             Outcome(candidate=tiny("wild"), status="diverged", reason="training diverged <in> epoch 1"),
@@ -87,7 +88,15 @@ def test_the_files_are_a_result_a_recipe_a_picture_and_an_offline_page(
         assert picture.width > 1000
         assert len(np.unique(np.asarray(picture.convert("L")))) > 10
     page = (job.output / "index.html").read_text()
-    for text in ("light", "heavy", "Pareto frontier", "training diverged &lt;in&gt; epoch 1", "1.000", "9.000"):
+    for text in (
+        "light",
+        "heavy",
+        "Pareto frontier",
+        "training diverged &lt;in&gt; epoch 1",
+        "1.000",
+        "9.000",
+        "96x128",
+    ):
         assert text in page
     for outside in ("http:", "https:", "<script", "url(//"):
         assert outside not in page
@@ -108,6 +117,37 @@ def test_a_folder_is_never_mistaken(
         prepare(job_of(tmp_path, search_data, **first), (tiny("a"),))
     with pytest.raises(OutputError, match=seen):
         prepare(job_of(tmp_path, search_data, **then), (tiny("a"),))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        pytest.param({"at_once": 3, "ray_address": "10.0.0.1:6379"}, "", id="another cluster"),
+        pytest.param({"gpus": 0.5}, "--gpus", id="other GPUs"),
+        pytest.param({"early_stopping": False}, "--early-stopping", id="no early stopping"),
+        pytest.param({"grace_epochs": 2, "gpus": 2.0}, "--gpus, --grace-epochs", id="two settings"),
+    ],
+)
+def test_a_search_is_resumed_with_the_settings_that_its_candidates_were_run_with(
+    changes: dict[str, Any], named: str, tiny: Any, tmp_path: Path, search_data: Path
+) -> None:
+    job = job_of(tmp_path, search_data)
+    first = replace(job, options=replace(job.options, ray_address="auto"))
+    prepare(first, (tiny("a"),))
+    resumed = replace(first, options=replace(first.options, resume=True, **changes))
+    if named:
+        with pytest.raises(OutputError, match=rf"it differs in {named}\. Give the flags"):
+            prepare(resumed, (tiny("a"),))
+    else:
+        prepare(resumed, (tiny("a"),))
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]"], ids=["empty", "no settings"])
+def test_damaged_settings_are_another_search(content: bytes, tiny: Any, tmp_path: Path, search_data: Path) -> None:
+    prepare(job_of(tmp_path, search_data), (tiny("a"),))
+    (tmp_path / "out" / "settings.json").write_bytes(content)
+    with pytest.raises(OutputError, match="holds another search"):
+        prepare(job_of(tmp_path, search_data, resume=True), (tiny("a"),))
 
 
 def test_force_begins_anew_and_keeps_the_counts(tiny: Any, tmp_path: Path, search_data: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 pytest.importorskip("ray", reason="needs the search extra")
@@ -12,7 +14,8 @@ pytest.importorskip("ray", reason="needs the search extra")
 from spacecompile.errors import MissingPartError, OutputError, UsageError
 from spacecompile.search.results import Costs
 from spacecompile.search.trial import Told, TrialSetup, run_candidate
-from spacecompile.search.tuning import TuneOptions, ray_session, require_resources, run_all
+from spacecompile.search.tuning import TuneOptions, lack_of, ray_session, run_all
+from spacecompile.train.recipe import Recipe
 
 pytestmark = [
     # Ray and its processes leave sockets and files to the garbage collector.
@@ -131,17 +134,71 @@ MACHINES = [{"CPU": 4.0}, {"CPU": 2.0, "GPU": 1.0}]
 
 
 @pytest.mark.parametrize(("threads", "gpus"), [(4, 0.0), (2, 1.0), (1, 0.25)])
-def test_a_candidate_that_one_machine_can_take_is_accepted(threads: int, gpus: float, tmp_path: Path) -> None:
-    require_resources(TuneOptions(folder=tmp_path, threads=threads, gpus=gpus), MACHINES)
+def test_a_candidate_that_one_machine_can_take_lacks_nothing(threads: int, gpus: float, tmp_path: Path) -> None:
+    assert lack_of(MACHINES, TuneOptions(folder=tmp_path, threads=threads, gpus=gpus)) == ""
 
 
 @pytest.mark.parametrize(("threads", "gpus"), [(5, 0.0), (1, 2.0), (4, 1.0)], ids=["CPUs", "GPUs", "both of one"])
-def test_a_candidate_that_would_wait_for_ever_is_refused(threads: int, gpus: float, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=rf"{threads} processors and {gpus:g} GPUs.*4 and 0, 2 and 1"):
-        require_resources(TuneOptions(folder=tmp_path, threads=threads, gpus=gpus), MACHINES)
+def test_what_no_machine_has_is_said_with_what_they_have(threads: int, gpus: float, tmp_path: Path) -> None:
+    lack = lack_of(MACHINES, TuneOptions(folder=tmp_path, threads=threads, gpus=gpus))
+    assert lack == (
+        f"a candidate takes {threads} processors and {gpus:g} GPUs, and the machines at hand have 4 and 0, 2 and 1"
+    )
 
 
 @pytest.mark.slow
 def test_a_session_of_this_machine_refuses_a_gpu_that_ray_does_not_find(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="GPUs"), ray_session(TuneOptions(folder=tmp_path, gpus=64.0)):
+    with (
+        pytest.raises(UsageError, match=r"64 GPUs.*Lower --threads or --gpus"),
+        ray_session(TuneOptions(folder=tmp_path, gpus=64.0)),
+    ):
         pytest.fail("started")
+
+
+@pytest.mark.slow
+def test_a_cluster_may_grow_for_what_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        with ray_session(TuneOptions(folder=tmp_path, ray_address=cluster.address, threads=4)):
+            assert "4 processors and 0 GPUs, and the machines at hand have 1 and" in caplog.text
+    finally:
+        cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_a_failed_candidate_is_tried_again_unless_others_came_of_its_outcome(
+    tiny: Any, costs: Costs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mended = str(tmp_path / "mended")
+
+    def needs_a_file(config: dict[str, Any]) -> None:
+        """Pickled by value into Ray's process, which knows no test module."""
+        import os
+
+        from ray import tune
+
+        if not os.path.exists(mended):  # noqa: PTH110
+            raise OSError("disk full")
+        told = {"epoch": 2, "finished": True, "s_final": 0.5}
+        tune.report({"told": told, "epoch": 2, "s_final": 0.5})
+
+    monkeypatch.setattr("spacecompile.search.tuning.trainable", needs_a_file)
+    monkeypatch.setattr("spacecompile.search.tuning.RETRIES", 0)
+    folder, endings = tmp_path / "tune", []
+    options = TuneOptions(folder=folder, early_stopping=False)
+    calls = (
+        options,
+        replace(options, resume=True, retry_failed=False),
+        replace(options, resume=True),
+    )
+    setup = TrialSetup(data="nowhere", device="cpu")
+    with ray_session(options):
+        for each in calls:
+            # From Python a number may be a whole one.
+            candidate = msgspec.structs.replace(tiny("a"), recipe=Recipe(epochs=2, batch_size=8, zoom=1))
+            (outcome,) = run_all([candidate], {"a": costs}, setup=setup, options=each, name="first")
+            endings.append(outcome.status)
+            Path(mended).touch()
+    assert endings == ["failed", "failed", "done"]

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.ops import generalized_box_iou, generalized_box_iou_loss
 
 from spacecompile.train.box_losses import (
-    box_loss,
+    box_losses,
     covered_box,
     giou,
     mask_box_loss,
@@ -61,7 +61,7 @@ def test_giou_of_boxes_that_can_be_told_by_head(box: tuple[float, ...], expected
 
 def test_gradients_of_the_box_loss_are_right() -> None:
     boxes = random_boxes(6, 3).requires_grad_()
-    assert torch.autograd.gradcheck(lambda given: box_loss(given, random_boxes(6, 4)), (boxes,))
+    assert torch.autograd.gradcheck(lambda given: box_losses(given, random_boxes(6, 4)), (boxes,))
 
 
 def test_gradients_of_soft_boxes_are_right() -> None:
@@ -118,6 +118,30 @@ def test_an_empty_mask_gets_a_gradient_and_a_frame_without_craft_none() -> None:
     loss.backward()
     assert loss.item() == 0
     assert not logits.grad.any()
+
+
+@pytest.mark.parametrize("labelled", [True, False], ids=["masks", "boxes alone"])
+def test_shares_with_different_numbers_of_crafts_give_the_loss_and_gradient_of_one_batch(labelled: bool) -> None:
+    """Five frames per process: four crafts in the first share, one in the second."""
+    shown = torch.tensor([True, True, True, True, False, True, False, False, False, False])
+    truths = coverage(left=7, top=6, right=18, bottom=12) * shown[:, None, None, None]
+    boxes = torch.tensor([7.0, 6, 18, 12], dtype=torch.float64) * shown[:, None]
+    has_parts = torch.full((10,), labelled)
+    shifts = torch.linspace(0, 3, 10, dtype=torch.float64)[:, None, None, None]
+
+    def loss_of(logits: Tensor, rows: slice) -> Tensor:
+        return mask_box_loss(logits[rows], truths[rows], boxes[rows], has_parts[rows])
+
+    whole, shared = (scene(low=-4.0) + shifts for _ in range(2))
+    whole, shared = whole.requires_grad_(), shared.requires_grad_()
+    alone = loss_of(whole, slice(10))
+    together = (loss_of(shared, slice(5)) + loss_of(shared, slice(5, 10))) / 2
+    alone.backward()
+    together.backward()
+    assert alone.item() == pytest.approx(together.item(), rel=1e-12)
+    torch.testing.assert_close(whole.grad, shared.grad, rtol=1e-9, atol=1e-12)
+    assert whole.grad is not None
+    assert whole.grad.abs().amax((1, 2, 3)).gt(0).tolist() == shown.tolist()
 
 
 def test_the_true_box_is_that_of_pixels_covered_by_half() -> None:

@@ -248,5 +248,25 @@ def test_a_training_run_keeps_its_rule_where_another_wins_by_chance_only() -> No
     assert calibrated_box_rule(cases, frame_size_px=FRAME_SIZE_PX, start=start) == start
 
 
+def test_a_training_run_takes_soft_edges_where_faint_pixels_tell_how_far_a_craft_reaches() -> None:
+    """Small crafts whose outermost rows and columns are as probable as they are covered."""
+    rng = np.random.default_rng(0)
+    cases, softness = [], 0.25
+    for x, y in rng.integers(20, 90, (60, 2)):
+        covered_4 = rng.uniform(0.05, 0.95, 4)
+        edges_4 = softness * np.log(covered_4 / (1 - covered_4))
+        rows_H, columns_W = (np.full(side_px, -9.0, np.float32) for side_px in FRAME_SIZE_PX)
+        for line, start, ends in ((columns_W, x, edges_4[[0, 2]]), (rows_H, y, edges_4[[1, 3]])):
+            line[start : start + 8], line[[start, start + 7]] = 9.0, ends
+        left, top, right, bottom = covered_4
+        truth = (x + 1 - left, y + 1 - top, x + 7 + right, y + 7 + bottom)
+        cases.append(BoxCase(profile=BoxProfile(rows_H=rows_H, columns_W=columns_W), true_box_xyxy=truth))
+    rule = calibrated_box_rule(cases, frame_size_px=FRAME_SIZE_PX, start=BoxRule())
+    assert rule.softness == softness
+    assert detection_score_of(rule, cases, FRAME_SIZE_PX) > 0.95
+    hard = calibrated(cases, frame_size_px=FRAME_SIZE_PX, start=BoxRule(), rules=hard_rules())
+    assert hard.s_det_folds < 0.9
+
+
 def test_without_a_case_the_rule_stays() -> None:
     assert calibrated_box_rule([], frame_size_px=FRAME_SIZE_PX, start=BoxRule(threshold=0.3)) == BoxRule(threshold=0.3)

@@ -68,7 +68,9 @@ def test_a_run_says_what_it_made_and_what_comes_next(tiny_data: Path, capsys: py
         pytest.param(["--teacher", "missing.pt", *SMALL], 2, "missing.pt", id="no teacher"),
         pytest.param(["--teacher-weight", "2"], 2, "there is no --teacher", id="weight of no teacher"),
         pytest.param(["--lr", "inf"], 2, "--lr", id="endless learning rate"),
-        pytest.param(["--classes", "a,b", *SMALL], 2, "with --classes", id="classes that the frames do not have"),
+        pytest.param(
+            ["--classes", "a,b", *SMALL], 2, "Name all classes with --classes", id="classes that the frames do not have"
+        ),
         pytest.param(["--bce-weight", "-1"], 2, "--bce-weight", id="loss with a negative weight"),
         pytest.param(["--json", "missing/train.json"], 2, "--json", id="result that can't be written"),
         pytest.param(["--lr", "1e30", *SMALL], 2, "diverged", id="divergence"),

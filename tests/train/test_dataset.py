@@ -109,8 +109,9 @@ def test_validation_frames_keep_their_order_and_full_size(tiny_data: Path, cache
 
 
 def test_a_class_that_the_network_lacks_is_refused_by_name(tiny_data: Path) -> None:
-    with pytest.raises(DataError, match="XMM Newton"):
+    with pytest.raises(DataError, match="XMM Newton") as caught:
         TrainingFrames(read_split(tiny_data, "train"), classes=SPARK_CLASSES[:9], input_size_px=INPUT_SIZE_PX)
+    assert "--classes" not in str(caught.value)  # which `calibrate`, `search` and a resumed run do not have
 
 
 def test_a_damaged_file_is_named_when_its_batch_comes(tmp_path: Path, tiny_data: Path) -> None:

@@ -36,6 +36,19 @@ def test_outputs_gradients_and_statistics_equal_the_networks_in_float64(is_train
         assert torch.allclose(value.double(), wanted.double(), rtol=1e-9, atol=1e-9)
 
 
+def test_gradients_lie_in_memory_as_their_parameters_do() -> None:
+    network = MultiTaskNetwork(ModelSpec(input_size_px=(64, 64))).to(memory_format=torch.channels_last)
+    _, part_logits_NKhw = TrainingForward(network)(torch.randn(1, 3, 64, 64))
+    part_logits_NKhw.sum().backward()
+    strides = {
+        name: (parameter.grad.stride(), parameter.stride())
+        for name, parameter in network.decoder.named_parameters()
+        if parameter.grad is not None
+    }
+    assert "fuse_stage.0.weight" in strides
+    assert [name for name, (found, wanted) in strides.items() if found != wanted] == []
+
+
 def test_another_architecture_takes_its_own_way() -> None:
     spec = ModelSpec(architecture="Linknet", encoder="resnet18", decoder_options={}, input_size_px=(64, 64))
     network = MultiTaskNetwork(spec).eval()

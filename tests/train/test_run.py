@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -231,23 +231,63 @@ def test_nothing_to_resume_is_said(tiny_data: Path, tmp_path: Path) -> None:
         train(tiny_job(tiny_data, tmp_path / "run", resume=True))
 
 
-def test_a_run_is_resumed_with_its_own_frames_only(finished: Path, tiny_data: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny_data, tmp_path / "moved")
-    shutil.copytree(tiny_data, tmp_path / "fewer")
-    lines = (tmp_path / "fewer/val.csv").read_text().splitlines(keepends=True)
-    (tmp_path / "fewer/val.csv").write_text("".join(lines[:-1]))
+def edited(data: Path, target: Path, edit: Callable[[list[str]], list[str]]) -> Path:
+    """A copy of the data with other rows in the training split's csv, its header aside."""
+    shutil.copytree(data, target)
+    header, *rows = (target / "train.csv").read_text().splitlines()
+    (target / "train.csv").write_text("\n".join([header, *edit(rows)]) + "\n")
+    return target
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        pytest.param(lambda rows: rows[:-1], id="a row less"),
+        pytest.param(lambda rows: [*rows[1:], rows[0]], id="another order"),
+        pytest.param(lambda rows: [rows[0].replace(')"', '0)"'), *rows[1:]], id="another box"),
+    ],
+)
+def test_a_run_is_resumed_with_its_own_labels_only(
+    finished: Path, tiny_data: Path, tmp_path: Path, edit: Callable[[list[str]], list[str]]
+) -> None:
     shutil.copytree(finished, tmp_path / "run")
     before = (tmp_path / "run/last.pt").read_bytes()
-    with pytest.raises(UsageError, match="names or classes differ"):
-        train(tiny_job(tmp_path / "fewer", tmp_path / "run", resume=True))
+    with pytest.raises(UsageError, match="names, classes, boxes or their order differ"):
+        train(tiny_job(edited(tiny_data, tmp_path / "other", edit), tmp_path / "run", resume=True))
     assert (tmp_path / "run/last.pt").read_bytes() == before
+
+
+def test_a_run_is_resumed_wherever_its_data_lies(finished: Path, tiny_data: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.copytree(tiny_data, tmp_path / "moved")
     train(tiny_job(tmp_path / "moved", tmp_path / "run", resume=True))
+
+
+def test_a_file_that_is_lost_and_restored_hinders_no_run(tiny_data: Path, tmp_path: Path) -> None:
+    data = edited(tiny_data, tmp_path / "data", lambda rows: rows * 3)  # one in 120 may be missing
+    job = tiny_job(data, tmp_path / "run", recipe=msgspec.structs.replace(RECIPE, epochs=3), limit_frames=24)
+
+    def stop(report: EpochReport) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(job, callbacks=Callbacks(on_epoch=stop))
+    (lost,) = data.rglob("train_00001_img.jpg")
+    lost.rename(tmp_path / "kept.jpg")
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(job, resume=True), callbacks=Callbacks(on_epoch=stop))
+    (tmp_path / "kept.jpg").rename(lost)
+    report = train(replace(job, resume=True))
+    training = load_checkpoint(report.checkpoint).training
+    assert training["epochs"] == 3
+    assert len(training["broken_files"]) == 1
+    assert "train_00001_img.jpg does not exist" in training["broken_files"][0]
 
 
 def test_a_state_from_before_frames_were_told_apart_goes_on(finished: Path, tiny_data: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
     state = torch.load(tmp_path / "run/last.pt", weights_only=True)
-    assert state.pop("data_sha256")
+    assert state.pop("rows_sha256")
     del state["broken_files"]
     torch.save(state, tmp_path / "run/last.pt")
     report = train(tiny_job(tiny_data, tmp_path / "run", resume=True))
@@ -272,6 +312,16 @@ def test_broken_files_of_both_splits_are_listed_though_a_resumed_run_meets_them_
     assert len(reasons) == 2
     for reason, split in zip(reasons, ("train", "val"), strict=True):
         assert f"{split}_broken_img.jpg" in reason
+
+
+def test_frames_that_could_not_be_used_are_not_counted_as_scored_or_calibrated_on(
+    data_with_broken_files: Path, still_checkpoint: Path, tmp_path: Path
+) -> None:
+    """One of 121 training and one of 111 validation frames is broken."""
+    recipe = Recipe(epochs=1, batch_size=8, lr=1e-3)
+    job = tiny_job(data_with_broken_files, tmp_path / "run", init=still_checkpoint, recipe=recipe, val_frames=0)
+    training = load_checkpoint(train(job).checkpoint).training
+    assert (training["validation"]["frames"], training["box_calibration"]["frames"]) == (110, 120)
 
 
 def test_broken_files_of_all_processes_count_together(
@@ -311,9 +361,11 @@ def test_an_output_that_is_a_file_is_refused(tiny_data: Path, tmp_path: Path) ->
 
 def test_force_replaces_only_a_runs_own_files(finished: Path, tiny_data: Path, tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(b"old")
+    (tmp_path / "calibrated.pt").write_bytes(b"of the old one")
     (tmp_path / "notes.txt").write_text("mine")
     train(tiny_job(tiny_data, tmp_path, force=True, recipe=Recipe(epochs=1, batch_size=8), limit_frames=8))
     assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / "calibrated.pt").exists()
     assert load_checkpoint(tmp_path / "model.pt").training["frames"] == 8
 
 
