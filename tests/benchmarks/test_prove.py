@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ from fake_cuda import FakeDevice
 from fake_tensorrt import install
 
 from spacecompile.benchmarks.latency import LatencySettings
+from spacecompile.benchmarks.peer_table import PeerAnswer
 from spacecompile.benchmarks.peers import EagerPeer
 from spacecompile.benchmarks.proof_contestants import Proven
 from spacecompile.benchmarks.proof_records import Memory, Proof, Soak
 from spacecompile.benchmarks.proof_targets import Findings, targets_of
-from spacecompile.benchmarks.prove import ProofInput, ProofSettings, prove, runs_on_gpu
+from spacecompile.benchmarks.prove import ProofInput, ProofSettings, answers_on_gpu, prove, runs_on_gpu
 from spacecompile.benchmarks.records import Ratio
 from spacecompile.benchmarks.summary import summarise
 from spacecompile.cli.main import main
@@ -32,6 +35,7 @@ from spacecompile.errors import (
     ParityError,
 )
 from spacecompile.export.frames import adversarial_frames
+from spacecompile.export.reference import ExpectedAnswer, expected_answers
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.network.checkpoint import load_checkpoint
 from spacecompile.runtime.bundle import open_bundle
@@ -45,6 +49,11 @@ SETTINGS = ProofSettings(
     torch_device="cpu",
 )
 without_gpu = pytest.mark.skipif(probe_cuda().device is not None, reason="there is a GPU")
+
+
+def on_cpu(given: ProofInput) -> tuple[ExpectedAnswer, ...]:
+    graph = SealedGraph(given.checkpoint.network, given.checkpoint.spec, "none")
+    return expected_answers(graph, given.frames, workers=1)
 
 
 @pytest.fixture
@@ -194,6 +203,55 @@ def test_a_gpu_that_is_lost_ends_the_proof_with_what_was_shown(
     error = error_of(proof)
     assert isinstance(error, DeviceLostError)
     assert "marked as partial" in str(error)
+
+
+@pytest.mark.parametrize("at_call", [1, 6], ids=["comparing answers", "in the race"])
+def test_a_peer_that_raises_is_a_gap_and_the_proof_goes_on(
+    given: ProofInput, at_call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, calls = EagerPeer.run, count(1)
+
+    def run_or_fail(peer: EagerPeer, frame_HWC: Any) -> PeerAnswer:
+        if next(calls) == at_call:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmore")
+        return run(peer, frame_HWC)
+
+    monkeypatch.setattr(EagerPeer, "run", run_or_fail)
+    proof = prove(given, SETTINGS)
+    reason = "it fails here: OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB."
+    assert proof.missing_peers == {"cuda-onnxruntime": "no GPU", "pytorch-eager": reason}
+    assert f"the race against pytorch-eager: {reason}" in proof.unproven
+    assert "pytorch-eager" not in proof.latency["app"]
+    assert proof.latency["app"]["fp32@onnxruntime-cuda"].samples == 12
+    assert proof.soak
+    assert not proof.partial
+    assert error_of(proof) is None
+
+
+def test_a_gpu_that_pytorch_can_not_use_is_a_gap_and_leaves_pytorch_as_it_was(
+    given: ProofInput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("PyTorch can use the GPU")
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    proof = prove(given, dataclasses.replace(SETTINGS, torch_device="cuda"))
+    assert torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cudnn.allow_tf32
+    assert {it.against for it in proof.parity} == {"pytorch-cpu"}
+    assert all(it.verdict.passed for it in proof.parity)
+    gaps = [gap for gap in proof.unproven if gap.startswith("parity with PyTorch on the GPU")]
+    assert [gap.split(":")[0] for gap in gaps] == [
+        f"parity with PyTorch on the GPU, tta {tta}"
+        for tta in dict.fromkeys(variant.tta for variant in given.bundle.manifest.variants)
+    ]
+    assert all("PyTorch failed on the GPU" in gap for gap in gaps)
+
+
+def test_the_network_stays_where_it_is_when_it_is_asked_on_another_device(given: ProofInput) -> None:
+    with pytest.raises(DeviceError, match="PyTorch failed on the GPU"):
+        # Nothing comes back from the meta device: as after an error that sticks, there is no way home for the weights.
+        answers_on_gpu(given.checkpoint, "none", on_cpu(given), device="meta")
+    assert {parameter.device.type for parameter in given.checkpoint.network.parameters()} == {"cpu"}
 
 
 @pytest.mark.parametrize("tta", ["none", "d4", "d4-median"])
