@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from spacecompile.benchmarks.fits import fitted
 from spacecompile.benchmarks.latency import NS_PER_MS
 from spacecompile.benchmarks.scaling_records import Axis, ScalingCurve, ScalingPoint, ScalingReport
-from spacecompile.benchmarks.source import load_source
 from spacecompile.contract import INPUT_NAME, ModelSpec, Precision, Progress, Tta, Variant, no_progress
 from spacecompile.errors import SpacecompileError
 from spacecompile.export.graph_facts import graph_facts
 from spacecompile.export.rewrite import rewrite_network
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.export.to_onnx import export_onnx
+from spacecompile.network.checkpoint import load_source
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.runtime.backends.raw import RawGraph, open_raw
 

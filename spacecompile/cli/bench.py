@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,7 +90,12 @@ def bench(
         str | None, typer.Option(help="With --compare: exit with 6 when something got worse by this, such as 5%.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write one offline HTML file.")] = None,
-    json: Annotated[str | None, typer.Option("--json", help="Write the result to FILE, or - for stdout.")] = None,
+    json: Annotated[
+        str | None,
+        typer.Option(
+            "--json", help="Write the result to FILE, - for stdout, or a folder, under model, device and day."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the report and the JSON file.")] = False,
     device: Annotated[str, typer.Option(help="cpu; cuda or cuda:N with --prove.")] = "cpu",
     prove: Annotated[bool, typer.Option("--prove", help="Show on a GPU all that is promised of it.")] = False,
@@ -177,7 +183,7 @@ def bench_bundle(
         bundle: To measure; None for a bundle of the reference checkpoint.
         settings: What and how.
         report: HTML file to write, if any.
-        json: JSON file to write, if any, or `-`.
+        json: JSON file to write, if any, or `-`; in a folder it is named after model, device and day.
         force: Replace files that are there.
         percentiles: Columns of the table.
 
@@ -197,19 +203,20 @@ def bench_bundle(
     root = bundle or _reference_bundle()
     with console.progress_bar() as progress:
         run = run_bench(open_bundle(root), settings, progress=progress)
-    result = run.result
-    error: SpacecompileError | None = run.failure or budget_error(result.budget)
-    if result.partial and run.failure is None:
+    json = _file_in_folder(json, run.result, force=force)
+    error: SpacecompileError | None = run.failure or budget_error(run.result.budget)
+    if run.result.partial and run.failure is None:
         error = InterruptedRunError(
             f"stopped; what was measured until then stands above, marked as partial{_where(report, json)}."
         )
+    result = _with_error(run.result, error)
     say_result(result, percentiles)
     if json not in (None, "-"):  # first: a report that can't be made must not cost the numbers
-        console.emit_json(_with_error(result, error), str(json))
+        console.emit_json(result, str(json))
     if report is not None:
-        _write_report(report, run)
+        _write_report(report, replace(run, result=result))
     if json == "-":  # last: once stdout holds the document, nothing that fails may add another
-        console.emit_json(_with_error(result, error), json)
+        console.emit_json(result, json)
     console.say(f"measured in {time.perf_counter() - start_s:.0f} s" + _where(report, json))
     if error:
         error.has_document = json == "-"
@@ -248,9 +255,26 @@ def _check_destinations(report: Path | None, json: str | None, *, force: bool) -
     if report is not None:
         require_extra("report", "the report")
         check_destination(report, flag="--report", force=force)
-    console.check_json(json, force=force)
+    folder = _folder(json)
+    if folder is None:
+        console.check_json(json, force=force)
+    else:  # the file's name is known after the run; that it can be written is all that can be checked
+        console.check_json(str(folder / "results.json"), force=True)
     if report is not None and json not in (None, "-") and report.resolve() == Path(json).resolve():
         raise UsageError(f"--report and --json both name {report}. Give them different files.")
+
+
+def _folder(json: str | None) -> Path | None:
+    """The folder that `--json` names, if it does."""
+    return Path(json) if json not in (None, "-") and Path(str(json)).is_dir() else None
+
+
+def _file_in_folder(json: str | None, result: BenchResult, *, force: bool) -> str | None:
+    """`--json` with the name of the results file in place of a folder's."""
+    from spacecompile.benchmarks.result_file import file_of_result
+
+    folder = _folder(json)
+    return json if folder is None else str(file_of_result(folder, result, force=force))
 
 
 def _write_report(path: Path, run: BenchRun) -> None:

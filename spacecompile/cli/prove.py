@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +76,7 @@ def prove_bundle(
         data: Frames to compare and time on; rendered ones if None.
         checkpoint: That the bundle was built from; looked for if None.
         rounds: Arguments of `LatencySettings.for_samples` for the race.
-        json: File to write, or `-`; one in `benchmarks/results` if None.
+        json: File to write, or `-`; in a folder, `benchmarks/results` if None, one named after the GPU and the day.
         force: Replace a file that is there.
 
     Raises:
@@ -110,9 +109,7 @@ def prove_bundle(
             f"the checkpoint with SHA-256 {source[:12]} is neither in checkpoints/ nor beside the bundle: without it "
             "there is no PyTorch to compare with. Name it with --checkpoint."
         )
-    destination = json or str(default_destination(gpu))
-    if json is None:
-        RESULTS.mkdir(parents=True, exist_ok=True)
+    destination = _destination(json, gpu, force=force)
     console.check_json(destination, force=force, bundle=bundle)
     started_s = time.perf_counter()
     proof = _run(opened, found, gpu, device, data=data, latency=LatencySettings.for_samples(**rounds))
@@ -126,10 +123,15 @@ def prove_bundle(
     return proof
 
 
-def default_destination(gpu: GpuFacts) -> Path:
-    """Where a proof goes: named after the GPU and the day."""
-    slug = re.sub(r"[^a-z0-9]+", "-", gpu.gpu.lower()).strip("-")
-    return RESULTS / f"cuda_{slug}_{datetime.now(UTC).date()}.json"
+def _destination(json: str | None, gpu: GpuFacts, *, force: bool) -> str:
+    """Where a proof goes; in a folder it is named after the GPU and the day."""
+    from spacecompile.benchmarks.result_file import dated_file
+
+    if json is None:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+    elif json == "-" or not Path(json).is_dir():
+        return json
+    return str(dated_file(Path(json or RESULTS), "cuda", gpu.gpu, force=force))
 
 
 def _gpu() -> GpuFacts:
@@ -166,8 +168,8 @@ def _run(
 ) -> Proof:
     from spacecompile.benchmarks.peer_table import PEERS, open_peers
     from spacecompile.benchmarks.prove import ProofInput, ProofSettings, prove
-    from spacecompile.benchmarks.source import load_source
     from spacecompile.export.frames import parity_frames
+    from spacecompile.network.checkpoint import load_source
     from spacecompile.runtime.threads import usable_cores
 
     threads = usable_cores()

@@ -24,7 +24,7 @@ from spacecompile.benchmarks.prove import ProofInput, ProofSettings, answers_on_
 from spacecompile.benchmarks.records import Ratio
 from spacecompile.benchmarks.summary import summarise
 from spacecompile.cli.main import main
-from spacecompile.cli.prove import default_destination, error_of
+from spacecompile.cli.prove import error_of
 from spacecompile.contract import ModelSpec, Tta
 from spacecompile.errors import (
     DeviceError,
@@ -39,7 +39,7 @@ from spacecompile.export.reference import ExpectedAnswer, expected_answers
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.network.checkpoint import load_checkpoint
 from spacecompile.runtime.bundle import open_bundle
-from spacecompile.runtime.cuda.driver import GpuFacts, probe_cuda
+from spacecompile.runtime.cuda.driver import probe_cuda
 
 SETTINGS = ProofSettings(
     latency=LatencySettings(
@@ -302,12 +302,6 @@ def test_targets_are_those_of_the_issue(numbers: tuple[float, ...], held: tuple[
         findings(plain_ms=plain_ms, d4_ms=d4_ms, device_ms=device_ms, ratio=ratio, grown_bytes=int(grown_bytes))
     )
     assert tuple(target.held for target in judged) == held
-
-
-def test_a_result_is_named_after_the_gpu() -> None:
-    path = default_destination(GpuFacts(gpu="NVIDIA H200 (SXM)", compute_capability="9.0", cuda="13.1"))
-    assert path.parent == Path("benchmarks/results")
-    assert path.name.startswith("cuda_nvidia-h200-sxm_20")
 
 
 @without_gpu

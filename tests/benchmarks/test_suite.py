@@ -152,6 +152,7 @@ def test_a_plan_is_not_counted_as_an_onnx_file_and_the_rest_is(tiny_bundle: Path
     budget = run.result.budget
     assert list(budget.graphs) == ["fp32", "fp32-d4"]
     assert budget.notes["graphs"].startswith("fp32-plan: variants/fp32/model.plan is no ONNX file")
+    assert {name: graph.precision for name, graph in budget.graphs.items()} == {"fp32": "fp32", "fp32-d4": "fp32"}
     assert not run.result.partial
 
 
