@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from spacecompile.cli import console
 from spacecompile.cli.bench_compare import compare_results
+from spacecompile.cli.bench_flags import BenchFlags, bench_settings, latency_settings, percentiles_from_text
 from spacecompile.cli.openmp import run_in_own_process
 from spacecompile.errors import InterruptedRunError, SpacecompileError, UsageError
 from spacecompile.extras import require_extra
@@ -107,65 +108,37 @@ def bench(
 
     Example: spacecompile bench net.spacepkg --data frames --report bench.html --json bench.json
     """
+    run_bench_command(BenchFlags(**locals()))
+
+
+def run_bench_command(flags: BenchFlags) -> None:
+    """What `bench` does: compare two files, prove a GPU, or measure a bundle."""
     from spacecompile.cli.prove import device_index, prove_bundle
 
-    if compare is not None or fail_on is not None:
-        compare_results(compare, fail_on, json=json, force=force)
+    if flags.compare is not None or flags.fail_on is not None:
+        compare_results(flags.compare, flags.fail_on, json=flags.json, force=flags.force)
         return
-    gpu_index = device_index(device, prove=prove)
+    gpu_index = device_index(flags.device, prove=flags.prove)
     if gpu_index is not None:
-        rounds = {"samples": samples, "duration_s": duration, "warmup_rounds": warmup, "warmup_s": warmup_seconds}
-        prove_bundle(bundle, index=gpu_index, data=data, checkpoint=checkpoint, rounds=rounds, json=json, force=force)
-        return
-    from spacecompile.benchmarks.budget import read_budget
-    from spacecompile.benchmarks.contest import ContestSettings
-    from spacecompile.benchmarks.further import FurtherSettings
-    from spacecompile.benchmarks.latency import LatencySettings
-    from spacecompile.benchmarks.suite import BenchSettings
-    from spacecompile.benchmarks.variants import LoadSettings
-    from spacecompile.contract import Budget
-    from spacecompile.runtime.threads import usable_cores
-
-    require_extra("bench", "bench")
-    backends = tuple(dict.fromkeys(name.strip() for name in backend.split(",")))
-    how = LoadSettings(backend=backends[0], threads=usable_cores() if threads is None else threads, spinning=spinning)
-    asked = _percentiles(percentiles)
-    settings = BenchSettings(
-        contest=ContestSettings(
-            how=how,
-            latency=LatencySettings.for_samples(
-                samples, duration_s=duration, warmup_rounds=warmup, warmup_s=warmup_seconds
-            ),
-            percentiles=asked,
-            peers=tuple(peer or ()),
-            from_file=from_file,
-            rate_hz=rate,
-            paced_s=paced_seconds,
-            energy=energy,
-        ),
-        budget=Budget() if budget is None else read_budget(budget),
-        variants=tuple(variant or ()),
-        backends=backends,
-        data=data,
-        split=split,
-        score_limit=limit,
-        peers=peers,
-        checkpoint=checkpoint,
-        starts=starts,
-        torch_scores=torch_scores,
-        throughput=throughput,
-        limits=FurtherSettings(
-            duration_s=duration,
-            threads=how.threads,
-            spinning=spinning,
-            roofline=roofline,
-            profile=profile,
-            scaling=scaling,
+        prove_bundle(
+            flags.bundle,
+            index=gpu_index,
+            data=flags.data,
+            checkpoint=flags.checkpoint,
+            latency=latency_settings(flags),
+            json=flags.json,
+            force=flags.force,
         )
-        if roofline or profile or scaling
-        else None,
+        return
+    require_extra("bench", "bench")
+    bench_bundle(
+        flags.bundle,
+        bench_settings(flags),
+        report=flags.report,
+        json=flags.json,
+        force=flags.force,
+        percentiles=percentiles_from_text(flags.percentiles),
     )
-    bench_bundle(bundle, settings, report=report, json=json, force=force, percentiles=asked)
 
 
 def bench_bundle(
@@ -211,12 +184,7 @@ def bench_bundle(
         )
     result = _with_error(run.result, error)
     say_result(result, percentiles)
-    if json not in (None, "-"):  # first: a report that can't be made must not cost the numbers
-        console.emit_json(result, str(json))
-    if report is not None:
-        _write_report(report, replace(run, result=result))
-    if json == "-":  # last: once stdout holds the document, nothing that fails may add another
-        console.emit_json(result, json)
+    _write(replace(run, result=result), report, json)
     console.say(f"measured in {time.perf_counter() - start_s:.0f} s" + _where(report, json))
     if error:
         error.has_document = json == "-"
@@ -235,19 +203,6 @@ def _reference_bundle() -> Path:
     if not is_current(REFERENCE_BUNDLE, checkpoint):
         run_in_own_process(["build", str(checkpoint), "-o", str(REFERENCE_BUNDLE), "--force"])
     return REFERENCE_BUNDLE
-
-
-def _percentiles(text: str) -> tuple[float, ...]:
-    """Parse and check --percentiles before anything is measured."""
-    from spacecompile.benchmarks.summary import sample_floor
-
-    try:
-        values = tuple(float(value) for value in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"percentiles are {text!r}; give numbers with commas, for example 50,90,99.") from error
-    for value in values:
-        sample_floor(value)
-    return values
 
 
 def _check_destinations(report: Path | None, json: str | None, *, force: bool) -> None:
@@ -277,10 +232,19 @@ def _file_in_folder(json: str | None, result: BenchResult, *, force: bool) -> st
     return json if folder is None else str(file_of_result(folder, result, force=force))
 
 
-def _write_report(path: Path, run: BenchRun) -> None:
-    from spacecompile.benchmarks.report import render_report
+def _write(run: BenchRun, report: Path | None, json: str | None) -> None:
+    """The JSON file first: a report that can't be made must not cost the numbers. Stdout last.
 
-    write_file(path, render_report(run.result, run.samples), remedy="Choose another file with --report.")
+    Once stdout holds the document, nothing that fails may add another.
+    """
+    if json not in (None, "-"):
+        console.emit_json(run.result, str(json))
+    if report is not None:
+        from spacecompile.benchmarks.report import render_report
+
+        write_file(report, render_report(run.result, run.samples), remedy="Choose another file with --report.")
+    if json == "-":
+        console.emit_json(run.result, json)
 
 
 def _with_error(result: BenchResult, error: SpacecompileError | None) -> BenchResult:

@@ -22,7 +22,7 @@ from spacecompile.benchmarks.peers_plain import PlainExportPeer
 from spacecompile.benchmarks.records import BenchResult, ScoreReport, read_result
 from spacecompile.benchmarks.suite import run_bench
 from spacecompile.benchmarks.variants import VariantContestant
-from spacecompile.errors import DeviceError, IntegrityError, MissingPartError, UsageError
+from spacecompile.errors import DeviceError, IntegrityError, MissingPartError, SpacecompileError, UsageError
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.runtime.answer import Answer
 from spacecompile.runtime.bundle import open_bundle
@@ -113,6 +113,23 @@ def test_a_step_that_fails_after_the_latency_run_costs_only_itself(
     assert list(result.budget.graphs) == ["fp32"]
     assert result.throughput is UNSET
     assert read_result(msgspec.json.encode(result)) == result
+
+
+def test_a_bug_in_a_step_costs_only_that_step_and_is_told_as_one(
+    tiny_bundle: Path, data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise ZeroDivisionError("division by zero\nand more")
+
+    monkeypatch.setattr(suite, "evaluate", fail)
+    run = run_bench(open_bundle(tiny_bundle), settings(peers=False, variants=("fp32",), data=data, rounds=1))
+    assert isinstance(run.result.failed_steps, dict)
+    assert run.result.failed_steps["scores"].startswith("ZeroDivisionError: division by zero. This is a bug")
+    assert isinstance(run.failure, SpacecompileError)
+    assert run.failure.exit_code == 1
+    assert "Traceback" in caplog.text
+    assert isinstance(run.result.latency, dict)
+    assert list(run.result.budget.graphs) == ["fp32"]
 
 
 def test_a_failure_before_anything_was_measured_ends_the_run(
