@@ -31,7 +31,7 @@ from spacecompile.benchmarks.variants import (
     answered_from_answer,
     open_variant,
 )
-from spacecompile.contract import Progress, Tta, no_progress
+from spacecompile.contract import ModelSpec, Progress, Tta, no_progress
 from spacecompile.errors import MissingPartError, UsageError
 from spacecompile.runtime.answer import Answer
 from spacecompile.runtime.backends.registry import entry_named
@@ -191,23 +191,16 @@ def run_contest(
         able = [entrant for entrant in variants if entrant.name in opened]
         expected = _expected(able, opened, stream, contest)
         contest.entries = chosen_peers(settings.peers, expected)
-        spec = bundle.manifest.spec
-        contest.notes = {entry.name: left_out(spec, entry.tta) for entry in contest.entries}
-        peers, contest.missing = open_peers(
-            checkpoint, spec, threads=settings.how.threads, entries=contest.entries, progress=progress
-        )
-        for peer in peers:
-            stack.callback(peer.close)
-        contest.versions = {peer.name: peer.versions for peer in peers}
-        peers = answering(
-            _comparable(peers, expected, contest),
-            stream.frames_HWC,
-            lambda peer: _reference(peer, expected) or [],  # `_comparable` has seen to it
-            tolerance_for(spec),
-            agreements=contest.agreements,
-            missing=contest.missing,
+        opened_peers, contest.missing = open_peers(
+            checkpoint,
+            bundle.manifest.spec,
+            threads=settings.how.threads,
+            entries=contest.entries,
             progress=progress,
         )
+        for peer in opened_peers:
+            stack.callback(peer.close)
+        peers = _able_peers(opened_peers, bundle.manifest.spec, stream, expected, contest, progress=progress)
         plain = [opened[entrant.name] for entrant in able if entrant.variant.tta == "none"]
         files = [contestant.from_files(stream.paths) for contestant in plain if settings.from_file and stream.paths]
         contest.of_files = {contestant.name: contestant.variant for contestant in files}
@@ -262,6 +255,29 @@ def _expected(
     shown = answers.get("none") or next(iter(answers.values()))
     contest.samples = list(zip(stream.frames_HWC, shown, strict=True))[:PICTURES]
     return {tta: [answered_from_answer(answer) for answer in given] for tta, given in answers.items()}
+
+
+def _able_peers(
+    peers: Sequence[PeerContestant],
+    spec: ModelSpec,
+    stream: FrameStream,
+    expected: Mapping[Tta, Sequence[Answered]],
+    contest: Contest,
+    *,
+    progress: Progress,
+) -> list[PeerContestant]:
+    """Those that have a variant to be compared with and answer the frames; what keeps others away is noted."""
+    contest.notes = {entry.name: left_out(spec, entry.tta) for entry in contest.entries}
+    contest.versions = {peer.name: peer.versions for peer in peers}
+    return answering(
+        _comparable(peers, expected, contest),
+        stream.frames_HWC,
+        lambda peer: _reference(peer, expected) or [],  # `_comparable` has seen to it
+        tolerance_for(spec),
+        agreements=contest.agreements,
+        missing=contest.missing,
+        progress=progress,
+    )
 
 
 def _comparable(

@@ -118,6 +118,7 @@ def test_a_limit_that_could_not_be_judged_is_in_the_table_and_at_the_top(whole_r
         passed=False,
         unjudged={"memory_mb_max of fp32": "no process was started"},
         notes={"stages": "the checkpoint is not here"},
+        stages=(),
     )
     html = render_report(msgspec.structs.replace(whole_result, budget=budget))
     assert row_of(html, "budget", "memory_mb_max of fp32") == [
