@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -228,12 +229,19 @@ def test_a_peer_that_raises_is_a_gap_and_the_proof_goes_on(
     assert error_of(proof) is None
 
 
-def test_a_gpu_that_pytorch_can_not_use_is_a_gap_and_leaves_pytorch_as_it_was(
-    given: ProofInput, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """Both switches of TF32 on, as a user may have them."""
+    before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.usefixtures("tf32")
+def test_a_gpu_that_pytorch_can_not_use_is_a_gap_and_leaves_pytorch_as_it_was(given: ProofInput) -> None:
     if torch.cuda.is_available():
         pytest.skip("PyTorch can use the GPU")
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
     proof = prove(given, dataclasses.replace(SETTINGS, torch_device="cuda"))
     assert torch.backends.cuda.matmul.allow_tf32
     assert torch.backends.cudnn.allow_tf32

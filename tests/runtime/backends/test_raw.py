@@ -11,10 +11,8 @@ pytest.importorskip("onnx")
 
 from onnx import TensorProto, helper
 
-from spacecompile.errors import IntegrityError, SpacecompileError
-from spacecompile.runtime.backends.raw import RawGraph, open_raw
-
-ENGINES = ("onnxruntime", "openvino")
+from spacecompile.errors import IntegrityError
+from spacecompile.runtime.backends.raw import Feeds, RawGraph, open_raw
 
 
 def reshaping() -> bytes:
@@ -39,12 +37,22 @@ def opened(engine: str) -> RawGraph:
     return open_raw(engine, reshaping(), precision="fp32", threads=1, spinning=False)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_run_that_the_engine_gives_up_is_an_error_of_ours(engine: str) -> None:
-    graph, numbers = opened(engine), np.arange(6, dtype=np.float32)
-    graph.run({"numbers": numbers, "shape": np.asarray([2, 3])})
-    with pytest.raises(SpacecompileError, match="failed on the graph") as caught:
-        graph.run({"numbers": numbers, "shape": np.asarray([4, 4])})
-    assert isinstance(caught.value, IntegrityError)
+NUMBERS = np.arange(6, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("engine", "feeds"),
+    [
+        ("onnxruntime", {"numbers": NUMBERS, "shape": np.asarray([4, 4])}),
+        # OpenVINO (2026.4) reshapes six numbers to sixteen without a word; a name that is not there it does refuse.
+        ("openvino", {"figures": NUMBERS}),
+    ],
+    ids=["onnxruntime", "openvino"],
+)
+def test_a_run_that_the_engine_gives_up_is_an_error_of_ours(engine: str, feeds: Feeds) -> None:
+    graph = opened(engine)
+    graph.run({"numbers": NUMBERS, "shape": np.asarray([2, 3])})
+    with pytest.raises(IntegrityError, match="failed on the graph") as caught:
+        graph.run(feeds)
     assert len(str(caught.value).splitlines()) == 1
-    graph.run({"numbers": numbers, "shape": np.asarray([3, 2])})
+    graph.run({"numbers": NUMBERS, "shape": np.asarray([3, 2])})
