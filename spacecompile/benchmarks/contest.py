@@ -6,7 +6,7 @@ Layout legend: H, W frame rows and columns; C channels (RGB).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -167,7 +167,7 @@ def run_contest(
     *,
     settings: ContestSettings,
     contest: Contest,
-    step: Callable[[str], AbstractContextManager[None]] = nullcontext,
+    step: Callable[[str], AbstractContextManager[None]],
     progress: Progress = no_progress,
 ) -> None:
     """Fill `contest`; it stays valid when a KeyboardInterrupt passes through.
