@@ -185,13 +185,20 @@ def _judge(
         if not names:
             unjudged[limit.key] = "no variant takes part"
         for name in absent:
-            unjudged[f"{limit.key} of {name}"] = measured.left_out.get(name, "no variant of that name takes part")
+            unjudged[f"{limit.key} of {name}"] = _why_absent(name, measured.left_out)
         for name in wanted:
             value = limit.value(measured, name)
             if isinstance(value, str):
                 unjudged[f"{limit.key} of {name}"] = value
             else:
                 lines.append(_line(limit.key, f"{limit.label}, {name}", value, bound, limit.unit))
+
+
+def _why_absent(name: str, left_out: Mapping[str, str]) -> str:
+    """Why no variant of a name takes part: on one engine, or each reason once where it was left out on several."""
+    reasons = [left_out[name]] if name in left_out else []
+    reasons += [reason for entrant, reason in left_out.items() if entrant.partition("@")[0] == name != entrant]
+    return "; ".join(dict.fromkeys(reasons)) or "no variant of that name takes part"
 
 
 def gmacs(cost: Cost) -> float:

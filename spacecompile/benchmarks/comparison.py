@@ -2,8 +2,9 @@
 
 A median of latencies counts as changed when a bootstrap interval of the ratio of the two medians leaves out 1; numbers
 that are counted or scored, not timed, have no noise. What both files measured of a peer, whose code did not change,
-tells how far the machine itself moved: a variant is judged by its ratio over that of the peers. Without a common peer
-it is judged by its own ratio, and not at all where processor, threads or engine differ.
+tells how far the machine itself moved, as long as both files are of one network, which the peers run too: a variant is
+judged by its ratio over that of the peers. Without such a peer it is judged by its own ratio, and not at all where
+processor, threads or engine differ.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Literal
 
 from msgspec import UnsetType
 
-from spacecompile.benchmarks.comparison_latency import latency_changes, peer_names
+from spacecompile.benchmarks.comparison_latency import latency_changes, peer_drift, why_no_drift
 from spacecompile.benchmarks.comparison_records import Change, Comparison, Verdict
 from spacecompile.benchmarks.records import BenchResult
 from spacecompile.errors import BudgetError, UsageError
@@ -44,14 +45,6 @@ def compare(old: NamedResult, new: NamedResult, *, fail_on: float | None = None)
         *_score_changes(old.result, new.result),
         *_cost_changes(old.result, new.result),
     ]
-    peers = peer_names(old.result) | peer_names(new.result)
-    subjects = {change.what: change.what.split(",")[0] for change in changes}
-    drift = {
-        subjects[change.what]: change.change
-        for change in changes
-        if subjects[change.what] in peers and ", app, " in change.what
-    }
-    judged = [change for change in changes if subjects[change.what] not in peers]
     if not any(change.group in ("latency", "score") for change in changes):
         raise UsageError(
             f"{old.name} and {new.name} measured nothing in common. Compare two results files of the same variants."
@@ -61,13 +54,14 @@ def compare(old: NamedResult, new: NamedResult, *, fail_on: float | None = None)
         old=old.name,
         new=new.name,
         bundles=(old.result.subject.bundle, new.result.subject.bundle),
-        changes=tuple(judged),
+        changes=tuple(changes),
         only_old=tuple(name for name in names[0] if name not in names[1]),
         only_new=tuple(name for name in names[1] if name not in names[0]),
-        drift=drift,
+        drift=peer_drift(old.result, new.result),
+        drift_note=why_no_drift(old.result, new.result),
         differences=tuple(_differences(old.result, new.result)),
         fail_on=fail_on,
-        failed=tuple(change.what for change in judged if fail_on is not None and change.worse_by >= fail_on > 0),
+        failed=tuple(change.what for change in changes if fail_on is not None and change.worse_by >= fail_on > 0),
     )
 
 

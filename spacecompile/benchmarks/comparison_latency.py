@@ -71,27 +71,69 @@ class _Drift:
 
 
 def _drift(old: BenchResult, new: BenchResult, scope: str) -> _Drift | None:
-    """Of the peers that both files measured in a scope with the same engine; None without one."""
-    shared = [
-        pair
-        for name in sorted(_unchanged_peers(old, new))
-        if (pair := (_latency_of(old, scope, name), _latency_of(new, scope, name)))
-        and all(latency is not None and latency.samples >= _SAMPLES_MIN for latency in pair)
-    ]
-    pairs = [(before, after) for before, after in shared if before is not None and after is not None]
+    """Of the peers that did the same work in both files, in one scope; None without one."""
+    pairs = _unchanged_latencies(old, new, scope)
     if not pairs:
         return None
     rng = np.random.default_rng(1)
-    ratios = [float(np.median(after.samples_ms) / np.median(before.samples_ms)) for before, after in pairs]
-    resampled = [_resampled_ratios(before.samples_ms, after.samples_ms, rng) for before, after in pairs]
+    resampled = [_resampled_ratios(before.samples_ms, after.samples_ms, rng) for before, after in pairs.values()]
+    ratios = [_ratio(before, after) for before, after in pairs.values()]
     return _Drift(ratio=float(np.median(ratios)), resampled=np.median(np.stack(resampled), axis=0))
 
 
+def peer_drift(old: BenchResult, new: BenchResult) -> dict[str, float]:
+    """How far the machine moved by each peer that says so, in scope `app`: new over old minus 1.
+
+    Args:
+        old: The reference.
+        new: To judge.
+    """
+    return {name: _ratio(*pair) - 1 for name, pair in _unchanged_latencies(old, new, "app").items()}
+
+
+def why_no_drift(old: BenchResult, new: BenchResult) -> str:
+    """Why no peer says how far the machine moved, as a clause; empty where one does.
+
+    Args:
+        old: The reference.
+        new: To judge.
+    """
+    if _unchanged_latencies(old, new, "app"):
+        return ""
+    if not peer_names(old) & peer_names(new):
+        return "no peer is in both"
+    if not _same_network(old, new):
+        return "their peers ran different networks"
+    return f"no peer was measured by the same versions and in {_SAMPLES_MIN} samples in both"
+
+
+def _unchanged_latencies(old: BenchResult, new: BenchResult, scope: str) -> dict[str, tuple[Latency, Latency]]:
+    """Latencies of the peers that both files measured often enough at the same work."""
+    found = {}
+    for name in sorted(_unchanged_peers(old, new)):
+        before, after = _latency_of(old, scope, name), _latency_of(new, scope, name)
+        if before and after and min(before.samples, after.samples) >= _SAMPLES_MIN:
+            found[name] = (before, after)
+    return found
+
+
 def _unchanged_peers(old: BenchResult, new: BenchResult) -> set[str]:
-    """Peers of both files that ran the same versions: another one is another peer."""
-    if isinstance(old.peers, UnsetType) or isinstance(new.peers, UnsetType):
+    """Peers of both files that ran the same network in the same versions: another one is another peer."""
+    if isinstance(old.peers, UnsetType) or isinstance(new.peers, UnsetType) or not _same_network(old, new):
         return set()
     return {name for name, peer in old.peers.items() if name in new.peers and peer.versions == new.peers[name].versions}
+
+
+def _same_network(old: BenchResult, new: BenchResult) -> bool:
+    """Whether peers, which run the bundle's own network on its own frames, did the same work in both files."""
+    before, after = (
+        (subject.source_sha256, subject.input_size_px, subject.frame_size_px) for subject in (old.subject, new.subject)
+    )
+    return before == after
+
+
+def _ratio(before: Latency, after: Latency) -> float:
+    return float(np.median(after.samples_ms) / np.median(before.samples_ms))
 
 
 def _latency_of(result: BenchResult, scope: str, name: str) -> Latency | None:
@@ -99,7 +141,7 @@ def _latency_of(result: BenchResult, scope: str, name: str) -> Latency | None:
 
 
 def latency_changes(old: BenchResult, new: BenchResult) -> Iterator[Change]:
-    """Every median that both files hold, of variants and of peers.
+    """Every median of a variant that both files hold.
 
     Args:
         old: The reference.
@@ -113,13 +155,10 @@ def latency_changes(old: BenchResult, new: BenchResult) -> Iterator[Change]:
         drift = _drift(old, new, scope) or of_app
         for name, before in old.latency[scope].items():
             after = new.latency[scope].get(name)
-            if after is None or (scope == "device" and _repeats_engine(name, old, new)):
+            if name in peers or after is None or (scope == "device" and _repeats_engine(name, old, new)):
                 continue
-            what = f"{name}, {scope}, median"
-            if name in peers:
-                yield _timed(what, before, after, None, "")
-            else:
-                yield _timed(what, before, after, drift, "" if drift else _incomparable(name, old, new))
+            note = "" if drift else _incomparable(name, old, new)
+            yield _timed(f"{name}, {scope}, median", before, after, drift, note)
 
 
 def _repeats_engine(name: str, old: BenchResult, new: BenchResult) -> bool:
@@ -138,7 +177,7 @@ def _incomparable(name: str, old: BenchResult, new: BenchResult) -> str:
     differing = [what for what, fact in facts.items() if fact(old) != fact(new)]
     if not differing:
         return ""
-    return f"not comparable: the files differ in {' and '.join(differing)}, and no peer is in both"
+    return f"not comparable: the files differ in {' and '.join(differing)}, and {why_no_drift(old, new)}"
 
 
 def _engine_of(result: BenchResult, name: str) -> str | None:
@@ -149,7 +188,7 @@ def _engine_of(result: BenchResult, name: str) -> str | None:
 def _timed(what: str, before: Latency, after: Latency, drift: _Drift | None, note: str) -> Change:
     """A median of two files, judged over the drift of the machine where that is known."""
     medians = [float(np.median(latency.samples_ms)) for latency in (before, after)]
-    ratio = medians[1] / medians[0]
+    ratio = _ratio(before, after)
     fewest = min(before.samples, after.samples)
     interval = None
     if fewest >= _SAMPLES_MIN:

@@ -21,8 +21,8 @@ class Change(Record):
         unit: Of both; empty for a score or a share.
         old, new: Its values.
         change: New over old minus 1, so that 0.05 is 5 % more.
-        over_peers: The same over the change of the peers that both files measured; None where there is none. It is what
-            is judged where it is there.
+        over_peers: The same over the change of the peers that did the same work in both files; None where there is
+            none. It is what is judged where it is there.
         interval: Of what is judged, at `CONFIDENCE`; None where there is no noise or too few samples.
         lower_is_better: Which way is worse.
         verdict: Beyond noise.
@@ -58,10 +58,11 @@ class Comparison(Record):
         bundles: Names of what was measured.
         changes: In the order of the results file.
         only_old, only_new: Contestants that one file lacks.
-        drift: What the peers that both measured say of the machine: new over old minus 1, by peer.
+        drift: What the peers that did the same work in both say of the machine: new over old minus 1, by peer.
         differences: Circumstances that differ, which a change may come from.
         fail_on: Share from which something that got worse fails; None to fail never.
         failed: What got worse by as much.
+        drift_note: Why no peer says how far the machine moved, as a clause; empty where one does.
     """
 
     old: str
@@ -74,3 +75,4 @@ class Comparison(Record):
     differences: tuple[str, ...]
     fail_on: float | None
     failed: tuple[str, ...]
+    drift_note: str = ""

@@ -5,8 +5,8 @@ Layout legend: H, W frame rows and columns; C channels (RGB).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,20 +14,14 @@ import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.answers import AgreementTolerance, Answered, compare, tolerance_for
+from spacecompile.benchmarks.answers import Answered, tolerance_for
 from spacecompile.benchmarks.energy import measure_energy, open_counters
 from spacecompile.benchmarks.frames import FrameStream
 from spacecompile.benchmarks.latency import Contestant, LatencySettings, Recording, measure, settle
 from spacecompile.benchmarks.paced import PACED_S, Handled, run_paced, summarise_paced
 from spacecompile.benchmarks.peer_box import left_out
-from spacecompile.benchmarks.peer_table import (
-    PeerContestant,
-    PeerEntry,
-    answered_from_peer,
-    chosen_peers,
-    failed,
-    open_peers,
-)
+from spacecompile.benchmarks.peer_guard import answering, dropping
+from spacecompile.benchmarks.peer_table import PeerContestant, PeerEntry, chosen_peers, open_peers
 from spacecompile.benchmarks.records import Agreement, ColdStart, Energy, Latency, Paced, Peer, VariantEngine
 from spacecompile.benchmarks.summary import paired_ratio, summarise
 from spacecompile.benchmarks.variants import (
@@ -37,7 +31,7 @@ from spacecompile.benchmarks.variants import (
     answered_from_answer,
     open_variant,
 )
-from spacecompile.contract import Progress, Tta, no_progress
+from spacecompile.contract import ModelSpec, Progress, Tta, no_progress
 from spacecompile.errors import MissingPartError, UsageError
 from spacecompile.runtime.answer import Answer
 from spacecompile.runtime.backends.registry import entry_named
@@ -133,11 +127,16 @@ class Contest:
             name: summarise_paced(handled, rate_hz, percentiles) for name, handled in self.handled.items() if handled
         }
 
-    def peers(self, variants: Sequence[Entrant]) -> dict[str, Peer]:
-        """Every peer with its ratios, or with what keeps it away."""
-        return {entry.name: self._peer(entry, variants) for entry in self.entries}
+    def peers(self, variants: Sequence[Entrant], *, unreached: str = INTERRUPTED) -> dict[str, Peer]:
+        """Every peer with its ratios, or with what keeps it away.
 
-    def _peer(self, entry: PeerEntry, variants: Sequence[Entrant]) -> Peer:
+        Args:
+            variants: That it is compared with.
+            unreached: Why the latency run ended before a peer that nothing keeps away.
+        """
+        return {entry.name: self._peer(entry, variants, unreached) for entry in self.entries}
+
+    def _peer(self, entry: PeerEntry, variants: Sequence[Entrant], unreached: str) -> Peer:
         app_ms = self.recording.app_ms
         theirs_ms = app_ms.get(entry.name, {})
         ratios = {
@@ -147,7 +146,7 @@ class Contest:
             if (entry.tta == "none" or entrant.variant.tta != "none")
             and (ratio := paired_ratio(app_ms.get(entrant.name, {}), theirs_ms)) is not None
         }
-        missing = self.missing.get(entry.name) or (None if theirs_ms else INTERRUPTED)
+        missing = self.missing.get(entry.name) or (None if theirs_ms else unreached)
         agreement = self.agreements.get(entry.name, UNSET)
         return Peer(
             label=entry.label,
@@ -168,6 +167,7 @@ def run_contest(
     *,
     settings: ContestSettings,
     contest: Contest,
+    step: Callable[[str], AbstractContextManager[None]],
     progress: Progress = no_progress,
 ) -> None:
     """Fill `contest`; it stays valid when a KeyboardInterrupt passes through.
@@ -179,35 +179,40 @@ def run_contest(
         checkpoint: For the peers; a text says why there is none, and what to do.
         settings: How.
         contest: To fill.
+        step: Around each part after the latency run, by its name: what is done with its error.
         progress: Told each step.
 
     Raises:
         MissingPartError, UsageError: If none of the variants can run here.
+        SpacecompileError: If a variant fails in the latency run, or whatever `step` lets pass.
     """
     with ExitStack() as stack:
         opened = _open_variants(bundle, variants, stream, contest, stack=stack, progress=progress)
         able = [entrant for entrant in variants if entrant.name in opened]
         expected = _expected(able, opened, stream, contest)
         contest.entries = chosen_peers(settings.peers, expected)
-        spec = bundle.manifest.spec
-        contest.notes = {entry.name: left_out(spec, entry.tta) for entry in contest.entries}
-        peers, contest.missing = open_peers(
-            checkpoint, spec, threads=settings.how.threads, entries=contest.entries, progress=progress
+        opened_peers, contest.missing = open_peers(
+            checkpoint,
+            bundle.manifest.spec,
+            threads=settings.how.threads,
+            entries=contest.entries,
+            progress=progress,
         )
-        for peer in peers:
+        for peer in opened_peers:
             stack.callback(peer.close)
-        contest.versions = {peer.name: peer.versions for peer in peers}
-        peers = _comparable(peers, expected, contest)
-        peers = _agreeing(peers, stream, expected, tolerance_for(spec), contest, progress=progress)
+        peers = _able_peers(opened_peers, bundle.manifest.spec, stream, expected, contest, progress=progress)
         plain = [opened[entrant.name] for entrant in able if entrant.variant.tta == "none"]
         files = [contestant.from_files(stream.paths) for contestant in plain if settings.from_file and stream.paths]
         contest.of_files = {contestant.name: contestant.variant for contestant in files}
         contest.order = [*opened, *(peer.name for peer in peers)]
         everyone: list[Contestant] = [*opened.values(), *peers, *files]
-        measure(everyone, stream.frames_HWC, settings.latency, contest.recording, progress=progress)
-        # Peers could be paced as well, but a deadline is a question to what is shipped.
-        _run_paced(list(opened.values()), stream, settings, contest, progress)
-        _run_energy(list(opened.values()), stream, settings, contest, progress)
+        drop = dropping(peers, contest.missing)
+        measure(everyone, stream.frames_HWC, settings.latency, contest.recording, drop=drop, progress=progress)
+        with step("paced"):
+            # Peers could be paced as well, but a deadline is a question to what is shipped.
+            _run_paced(list(opened.values()), stream, settings, contest, progress)
+        with step("energy"):
+            _run_energy(list(opened.values()), stream, settings, contest, progress)
 
 
 def _open_variants(
@@ -252,6 +257,29 @@ def _expected(
     return {tta: [answered_from_answer(answer) for answer in given] for tta, given in answers.items()}
 
 
+def _able_peers(
+    peers: Sequence[PeerContestant],
+    spec: ModelSpec,
+    stream: FrameStream,
+    expected: Mapping[Tta, Sequence[Answered]],
+    contest: Contest,
+    *,
+    progress: Progress,
+) -> list[PeerContestant]:
+    """Those that have a variant to be compared with and answer the frames; what keeps others away is noted."""
+    contest.notes = {entry.name: left_out(spec, entry.tta) for entry in contest.entries}
+    contest.versions = {peer.name: peer.versions for peer in peers}
+    return answering(
+        _comparable(peers, expected, contest),
+        stream.frames_HWC,
+        lambda peer: _reference(peer, expected) or [],  # `_comparable` has seen to it
+        tolerance_for(spec),
+        agreements=contest.agreements,
+        missing=contest.missing,
+        progress=progress,
+    )
+
+
 def _comparable(
     peers: Sequence[PeerContestant], expected: Mapping[Tta, Sequence[Answered]], contest: Contest
 ) -> list[PeerContestant]:
@@ -269,31 +297,6 @@ def _reference(peer: PeerContestant, expected: Mapping[Tta, Sequence[Answered]])
     if peer.tta == "none":
         return expected.get("none") or next(iter(expected.values()))
     return next((answers for tta, answers in expected.items() if tta != "none"), None)
-
-
-def _agreeing(
-    peers: Sequence[PeerContestant],
-    stream: FrameStream,
-    expected: Mapping[Tta, Sequence[Answered]],
-    tolerance: AgreementTolerance,
-    contest: Contest,
-    *,
-    progress: Progress,
-) -> list[PeerContestant]:
-    """Compare every peer's answers with a variant's before any of them is timed; gives those that answer."""
-    answering = []
-    for done, peer in enumerate(peers, start=1):
-        reference = _reference(peer, expected)
-        assert reference is not None  # `_comparable` has seen to it
-        try:
-            given = [answered_from_peer(peer.run(frame_HWC)) for frame_HWC in stream.frames_HWC]
-        except Exception as error:  # noqa: BLE001  a peer is other people's code: it must not end the run
-            contest.missing[peer.name] = failed(error)
-            continue
-        contest.agreements[peer.name] = compare(given, reference, tolerance)
-        answering.append(peer)
-        progress("compare answers", done, len(peers))
-    return answering
 
 
 def _run_paced(

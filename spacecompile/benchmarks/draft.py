@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from spacecompile.benchmarks.machine import MachineWatch
 from spacecompile.benchmarks.records import GraphCost, ProcessStart, StageCost, Throughput
 from spacecompile.errors import SpacecompileError
 from spacecompile.metrics import Scores
+
+_log = logging.getLogger(__name__)
 
 NO_DATA = "Not measured: give labelled frames in the SPARK format with --data DIR"
 
@@ -65,7 +68,7 @@ class Draft:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Run a step whose failure must not take with it what was measured before.
+        """Run a step whose failure must not take with it what was measured before, not even a bug's.
 
         Args:
             name: Of the step, in the results.
@@ -74,3 +77,11 @@ class Draft:
             yield
         except SpacecompileError as error:
             self.failed[name] = error
+        except Exception as error:  # noqa: BLE001  hours of measurements are worth more than to stop at once
+            _log.exception("the step %s stopped at a bug", name)
+            lines = str(error).strip().splitlines() or [""]
+            bug = SpacecompileError(
+                f"{type(error).__name__}: {lines[0]}. This is a bug; please report it with the lines on stderr."
+            )
+            bug.__cause__ = error
+            self.failed[name] = bug

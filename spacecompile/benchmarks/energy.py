@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from spacecompile.benchmarks.records import Energy
+from spacecompile.errors import DeviceError
 
 POWERCAP = Path("/sys/class/powercap")
 
@@ -47,8 +48,15 @@ class RaplCounter:
         self._total_uj = 0
 
     def joules(self) -> float:
-        """Since it was made; the kernel's counter starts again at zero now and then."""
-        now_uj = int(self._path.read_text())
+        """Since it was made; the kernel's counter starts again at zero now and then.
+
+        Raises:
+            DeviceError: If it can't be read any more.
+        """
+        try:
+            now_uj = int(self._path.read_text())
+        except (OSError, ValueError) as error:
+            raise _unreadable(self.name, error) from error
         self._total_uj += (now_uj - self._last_uj) % self._range_uj
         self._last_uj = now_uj
         return self._total_uj / 1e6
@@ -70,8 +78,19 @@ class NvmlCounter:
         self.joules()
 
     def joules(self) -> float:
-        """Since the driver was loaded."""
-        return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
+        """Since the driver was loaded.
+
+        Raises:
+            DeviceError: If it can't be read, as on GPUs older than Volta.
+        """
+        try:
+            return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
+        except self._nvml.NVMLError as error:
+            raise _unreadable(self.name, error) from error
+
+
+def _unreadable(counter: str, error: Exception) -> DeviceError:
+    return DeviceError(f"the energy counter {counter} can't be read: {error}. Leave it out with --no-energy.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,13 +151,14 @@ def _nvml_counters() -> list[EnergyCounter]:
 
     try:
         pynvml.nvmlInit()
+        num_gpus = pynvml.nvmlDeviceGetCount()
     except pynvml.NVMLError:
         return []
     counters: list[EnergyCounter] = []
-    for index in range(pynvml.nvmlDeviceGetCount()):
+    for index in range(num_gpus):
         try:
             counters.append(NvmlCounter(pynvml, index))
-        except pynvml.NVMLError:
+        except (pynvml.NVMLError, DeviceError):
             continue  # older than Volta: it has no such counter
     return counters
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from spacecompile.benchmarks.records import GraphCost
 from spacecompile.benchmarks.variants import no_onnx
-from spacecompile.contract import Progress, Tta, Variant, no_progress
+from spacecompile.contract import Precision, Progress, Tta, Variant, no_progress
 from spacecompile.export.graph_facts import GraphFacts, graph_facts
 from spacecompile.metrics import FORWARD_PASSES
 from spacecompile.runtime.bundle import Bundle
@@ -34,18 +34,21 @@ def graph_costs(
     countable = [variant for variant in variants if no_onnx(variant) is None]
     for done, variant in enumerate(countable, start=1):
         model_bytes = bundle.read(variant.path)
-        costs[variant.name] = cost_from_facts(graph_facts(model_bytes), variant.tta, len(model_bytes))
+        costs[variant.name] = cost_from_facts(
+            graph_facts(model_bytes), variant.tta, len(model_bytes), precision=variant.precision
+        )
         progress("count graphs", done, len(countable))
     return costs
 
 
-def cost_from_facts(facts: GraphFacts, tta: Tta, file_bytes: int) -> GraphCost:
+def cost_from_facts(facts: GraphFacts, tta: Tta, file_bytes: int, *, precision: Precision) -> GraphCost:
     """The cost of one graph.
 
     Args:
         facts: Of its file.
         tta: Inside the graph.
         file_bytes: Of its file.
+        precision: Of the variant.
     """
     by_op: Counter[str] = Counter()
     by_type: Counter[str] = Counter()
@@ -61,6 +64,7 @@ def cost_from_facts(facts: GraphFacts, tta: Tta, file_bytes: int) -> GraphCost:
         file_bytes=file_bytes,
         weight_bytes=sum(facts.weight_bytes.values()),
         uncounted=len(facts.uncounted),
+        precision=precision,
     )
 
 

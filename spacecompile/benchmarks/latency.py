@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,15 @@ class Contestant(Protocol):
 
     def engine_ms(self) -> float | None:
         """The share of the last call that the bare engine took, scope `engine`; None when it can't be told apart."""
+
+
+Drop: TypeAlias = Callable[[Contestant, Exception], bool]
+"""Told of a contestant that raises: whether the run goes on without it."""
+
+
+def drop_nobody(_: Contestant, __: Exception) -> bool:
+    """The error of any contestant ends the run."""
+    return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +135,37 @@ class Recording:
         if engine_ms is not None:
             self.engine_ms.setdefault(contestant.name, {})[index] = engine_ms
 
+    def forget(self, name: str) -> None:
+        """Take the samples of one contestant out."""
+        self.app_ms.pop(name, None)
+        self.engine_ms.pop(name, None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Field:
+    """Who runs, in the end without those that raised and were dropped.
+
+    Attributes:
+        running: By their places in the balanced order.
+        drop: See `Drop`.
+        recording: That forgets who is dropped: half a run is no measure beside whole ones.
+    """
+
+    running: list[Contestant]
+    drop: Drop
+    recording: Recording
+
+    @contextmanager
+    def guarding(self, contestant: Contestant) -> Iterator[None]:
+        """Run a contestant's calls; the error of the last one left is everybody's."""
+        try:
+            yield
+        except Exception as error:
+            if len(self.running) == 1 or not self.drop(contestant, error):
+                raise
+            self.running.remove(contestant)
+            self.recording.forget(contestant.name)
+
 
 def balanced_order(num_contestants: int, round_index: int) -> list[int]:
     """In which order the contestants run in a round.
@@ -147,6 +187,7 @@ def measure(
     settings: LatencySettings,
     recording: Recording,
     *,
+    drop: Drop = drop_nobody,
     progress: Progress = no_progress,
 ) -> None:
     """Warm up, then measure rounds into `recording`.
@@ -158,20 +199,23 @@ def measure(
         frames_HWC: In turn; see `frame_turn`.
         settings: How long.
         recording: Is filled round by round; still valid after a KeyboardInterrupt, which is passed on.
+        drop: Decides on a contestant that raises; one that is dropped loses its samples too.
         progress: Told the percent done.
 
     Raises:
         UsageError: If there is no contestant or no frame.
+        Exception: Whatever a contestant raises that is not dropped.
     """
     if not contestants or not frames_HWC:
         raise UsageError(f"nothing to measure: {len(contestants)} contestants and {len(frames_HWC)} frames.")
-    _warm_up(contestants, frames_HWC, settings, progress)
+    starters = _Field(running=list(contestants), drop=drop, recording=recording)
+    _warm_up(starters, frames_HWC, settings, progress)
     with _collector_kept_away() as collect:
-        _rounds(contestants, frames_HWC, settings, recording, collect=collect, progress=progress)
+        _rounds(starters, frames_HWC, settings, recording, collect=collect, progress=progress)
 
 
 def _rounds(
-    contestants: Sequence[Contestant],
+    starters: _Field,
     frames_HWC: Sequence[NDArray[np.uint8]],
     settings: LatencySettings,
     recording: Recording,
@@ -182,7 +226,7 @@ def _rounds(
     start_s = time.perf_counter()
     while recording.rounds < settings.rounds_min or time.perf_counter() - start_s < settings.duration_s:
         collect()
-        _round(contestants, frames_HWC, settings, recording)
+        _round(starters, frames_HWC, settings, recording)
         elapsed = (time.perf_counter() - start_s) / settings.duration_s if settings.duration_s else 1.0
         progress("latency", int(100 * min(elapsed, recording.rounds / settings.rounds_min, 1.0)), 100)
     # The clock went on after the last report.
@@ -190,7 +234,7 @@ def _rounds(
 
 
 def _warm_up(
-    contestants: Sequence[Contestant],
+    starters: _Field,
     frames_HWC: Sequence[NDArray[np.uint8]],
     settings: LatencySettings,
     progress: Progress,
@@ -198,26 +242,29 @@ def _warm_up(
     start_s = time.perf_counter()
     done = 0
     while done < settings.warmup_rounds or time.perf_counter() - start_s < settings.warmup_s:
-        for contestant in contestants:
-            contestant.run(frames_HWC[done % len(frames_HWC)])
+        for contestant in tuple(starters.running):
+            with starters.guarding(contestant):
+                contestant.run(frames_HWC[done % len(frames_HWC)])
         done += 1
         progress("warm-up", min(done, settings.warmup_rounds), settings.warmup_rounds)
 
 
 def _round(
-    contestants: Sequence[Contestant],
+    starters: _Field,
     frames_HWC: Sequence[NDArray[np.uint8]],
     settings: LatencySettings,
     recording: Recording,
 ) -> None:
     """Measure one round. A contestant that is interrupted keeps the samples before; ratios use what both have."""
     index = recording.rounds
+    contestants = tuple(starters.running)
     slowest = max(contestant.every for contestant in contestants)
     first_frame = frame_turn(index, slowest) * settings.block_calls
     for place in balanced_order(len(contestants), index):
         if index % contestants[place].every == 0:
             settle(settings.settle_max_ms)
-            _block(contestants[place], frames_HWC, settings, recording, first_frame=first_frame)
+            with starters.guarding(contestants[place]):
+                _block(contestants[place], frames_HWC, settings, recording, first_frame=first_frame)
     recording.rounds += 1
 
 

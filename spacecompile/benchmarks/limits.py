@@ -22,7 +22,7 @@ from spacecompile.benchmarks.ceilings import (
     measure_ceilings,
 )
 from spacecompile.benchmarks.latency import NS_PER_MS
-from spacecompile.benchmarks.limit_records import LimitReport
+from spacecompile.benchmarks.limit_records import Bandwidth, Ceiling, LimitReport
 from spacecompile.benchmarks.roofline import (
     Machine,
     machine_from,
@@ -119,17 +119,7 @@ def measure_limits(
         for entrant in asked
         if entrant.name in engines and no_onnx(entrant.variant) is None
     ]
-    needed = {kind for subject in subjects for kind in subject.macs()}
-    how = CeilingSettings(
-        threads=settings.threads,
-        spinning=settings.spinning,
-        seconds=settings.ceiling_s,
-        matrix_side=settings.matrix_side,
-        working_sets_bytes=settings.working_sets_bytes,
-    )
-    wanted = [precision for precision in _PRECISIONS if precision in needed | {"fp32"}]
-    ceilings = measure_ceilings(wanted, how, progress=progress)
-    bandwidths = measure_bandwidths(how, progress=progress)
+    ceilings, bandwidths = _ceilings(subjects, settings, progress)
     report = LimitReport(threads=settings.threads, ceilings=ceilings, bandwidths=bandwidths, variants={})
     report.missing.update({entrant.name: reason for entrant in asked if (reason := no_onnx(entrant.variant))})
     machine = machine_from(ceilings, bandwidths)
@@ -172,6 +162,22 @@ class _Subject:
             spinning=settings.spinning,
             profile=profile,
         )
+
+
+def _ceilings(
+    subjects: Sequence[_Subject], settings: LimitSettings, progress: Progress
+) -> tuple[tuple[Ceiling, ...], tuple[Bandwidth, ...]]:
+    """Peaks in fp32 and in every type that a variant multiplies in, and the memory's bandwidths."""
+    how = CeilingSettings(
+        threads=settings.threads,
+        spinning=settings.spinning,
+        seconds=settings.ceiling_s,
+        matrix_side=settings.matrix_side,
+        working_sets_bytes=settings.working_sets_bytes,
+    )
+    needed = {kind for subject in subjects for kind in subject.macs()}
+    wanted = [precision for precision in _PRECISIONS if precision in needed | {"fp32"}]
+    return measure_ceilings(wanted, how, progress=progress), measure_bandwidths(how, progress=progress)
 
 
 def _measure(

@@ -1,12 +1,48 @@
-"""How much of a box rule the peers follow, in NumPy and independent of the sealed graph's."""
+"""How much of a box rule the peers follow, in a few lines and independent of the sealed graph's.
+
+Layout legend: H, W frame rows and columns; K parts.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spacecompile.box_rule import BoxRule
 from spacecompile.contract import ModelSpec, Tta
+
+
+def box_of_parts(
+    probs_KHW: Any, parts_KHW: Any, spec: ModelSpec, tta: Tta, *, to_numpy: Callable[[Any], NDArray[np.bool_]]
+) -> NDArray[np.float32]:
+    """The box around part pixels, in whatever array library the peer computes in.
+
+    Args:
+        probs_KHW: Of the parts, an array of NumPy or a tensor of torch: both have the few methods used here.
+        parts_KHW: Likewise, above their own thresholds.
+        spec: Of the bundle.
+        tta: Of the peer.
+        to_numpy: From its library, on its device.
+
+    Returns:
+        xyxy in frame pixels; all zero where nothing is found.
+    """
+    rule = spec.box_of(tta)
+    shared = all(threshold == rule.threshold for threshold in spec.part_thresholds)
+    any_HW = (parts_KHW if shared else probs_KHW > rule.threshold).any(0)
+    rows, columns = (np.flatnonzero(to_numpy(_counting(any_HW, axis, rule.support_px))) for axis in (1, 0))
+    if not len(rows) or not len(columns):
+        return np.zeros(4, np.float32)
+    edges = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    return with_margins(edges, rule, spec.frame_size_px)
+
+
+def _counting(any_HW: Any, axis: int, support_px: int) -> Any:
+    """Which rows (`axis` 1) or columns (0) have the pixels that the rule asks for."""
+    return any_HW.any(axis) if support_px == 1 else any_HW.sum(axis) >= support_px
 
 
 def with_margins(

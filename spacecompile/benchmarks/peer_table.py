@@ -222,7 +222,7 @@ def open_peers(
     opened: list[PeerContestant] = []
     missing: dict[str, str] = {}
     try:
-        loaded = import_module("spacecompile.benchmarks.source").load_source(checkpoint, spec)
+        loaded = import_module("spacecompile.network.checkpoint").load_source(checkpoint, spec)
     except ModuleNotFoundError as error:
         return [], {entry.name: not_installed(error, "compile") for entry in entries}
     except SpacecompileError as error:

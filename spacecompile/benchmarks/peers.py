@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional
 
 from spacecompile.benchmarks.latency import NS_PER_MS
-from spacecompile.benchmarks.peer_box import with_margins
+from spacecompile.benchmarks.peer_box import box_of_parts
 from spacecompile.benchmarks.peer_table import PeerAnswer
 from spacecompile.benchmarks.variants import SLOW_EVERY
 from spacecompile.contract import PARTS, Tta
@@ -143,7 +143,7 @@ class EagerPeer:
             part_probs_NKhw, class_probs_L = self._probabilities(input_Nchw)
         probs_KHW = functional.interpolate(part_probs_NKhw, frame_HWC.shape[:2], mode="bilinear")[0]
         parts_KHW = probs_KHW > self._thresholds_K11
-        box_xyxy = self._box(probs_KHW, parts_KHW)
+        box_xyxy = box_of_parts(probs_KHW, parts_KHW, self._spec, self.tta, to_numpy=lambda any_: any_.cpu().numpy())
         return class_probs_L.cpu().numpy(), parts_KHW.cpu().numpy(), box_xyxy
 
     def _probabilities(self, input_Nchw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -158,21 +158,6 @@ class EagerPeer:
         halves = frame_HWC.shape[:2] == (2 * size_px[0], 2 * size_px[1])
         resized_NChw = functional.interpolate(frame_NCHW, size_px, mode="bilinear", antialias=not halves)
         return ((resized_NChw - self._mean_NC11) / self._std_NC11).to(self._dtype)
-
-    def _box(self, probs_KHW: torch.Tensor, parts_KHW: torch.Tensor) -> NDArray[np.float32]:
-        rule = self._spec.box_of(self.tta)
-        shared = all(threshold == rule.threshold for threshold in self._spec.part_thresholds)
-        any_HW = (parts_KHW if shared else probs_KHW > rule.threshold).any(dim=0)
-        rows, columns = (self._counting(any_HW, dim).nonzero() for dim in (1, 0))
-        if not len(rows) or not len(columns):
-            return np.zeros(4, np.float32)
-        edges = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-        return with_margins(edges, rule, self._spec.frame_size_px)
-
-    def _counting(self, any_HW: torch.Tensor, dim: int) -> torch.Tensor:
-        """Which rows (`dim` 1) or columns (0) have the pixels that the rule asks for."""
-        support_px = self._spec.box_of(self.tta).support_px
-        return any_HW.any(dim=dim) if support_px == 1 else any_HW.sum(dim=dim) >= support_px
 
 
 class CompiledPeer(EagerPeer):

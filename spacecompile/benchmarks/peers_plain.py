@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spacecompile.benchmarks.latency import NS_PER_MS
-from spacecompile.benchmarks.peer_box import with_margins
+from spacecompile.benchmarks.peer_box import box_of_parts
 from spacecompile.benchmarks.peer_table import PeerAnswer
 from spacecompile.benchmarks.peers import plain_smp_network
 from spacecompile.contract import Tta
@@ -166,22 +166,8 @@ class PlainExportPeer:
         probs_KHW = np.stack([np.asarray(image) for image in resized])
         parts_KHW = probs_KHW > self._thresholds_K11
         exponents_L = np.exp(class_logits_NL[0] - class_logits_NL[0].max())
-        return exponents_L / exponents_L.sum(), parts_KHW, self._box(probs_KHW, parts_KHW)
-
-    def _box(self, probs_KHW: NDArray[np.float32], parts_KHW: NDArray[np.bool_]) -> NDArray[np.float32]:
-        rule = self._spec.box
-        shared = all(threshold == rule.threshold for threshold in self._spec.part_thresholds)
-        any_HW: NDArray[np.bool_] = np.any(parts_KHW if shared else probs_KHW > rule.threshold, axis=0)
-        rows, columns = (np.flatnonzero(self._counting(any_HW, axis)) for axis in (1, 0))
-        if not len(rows) or not len(columns):
-            return np.zeros(4, np.float32)
-        edges = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-        return with_margins(edges, rule, self._spec.frame_size_px)
-
-    def _counting(self, any_HW: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
-        """Which rows (`axis` 1) or columns (0) have the pixels that the rule asks for."""
-        support_px = self._spec.box.support_px
-        return np.asarray(any_HW.any(axis=axis) if support_px == 1 else any_HW.sum(axis=axis) >= support_px)
+        box_xyxy = box_of_parts(probs_KHW, parts_KHW, self._spec, self.tta, to_numpy=np.asarray)
+        return exponents_L / exponents_L.sum(), parts_KHW, box_xyxy
 
 
 @lru_cache(maxsize=1)  # one export serves every engine

@@ -11,16 +11,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.answers import compare, tolerance_for
+from spacecompile.benchmarks.answers import tolerance_for
 from spacecompile.benchmarks.environment import load_average, read_environment
 from spacecompile.benchmarks.latency import LatencySettings, Recording, measure
-from spacecompile.benchmarks.peer_table import PeerContestant, answered_from_peer
+from spacecompile.benchmarks.peer_guard import answering, dropping
+from spacecompile.benchmarks.peer_table import PeerContestant
 from spacecompile.benchmarks.proof_contestants import DeviceContestant, HostContestant, Proven
 from spacecompile.benchmarks.proof_limits import DeviceCeilingSettings, proof_limits
 from spacecompile.benchmarks.proof_records import Memory, Proof, ProofLimits, ProvenParity, Soak
@@ -98,6 +100,7 @@ class _Draft:
     recording: Recording = field(default_factory=Recording)
     proven: list[Proven] = field(default_factory=list)
     unproven: list[str] = field(default_factory=list)
+    missing_peers: dict[str, str] = field(default_factory=dict)
     partial: bool = False
     stopped_by: str = ""
 
@@ -147,7 +150,7 @@ def prove(given: ProofInput, settings: ProofSettings, *, progress: Progress = no
     """
     load_average_start = load_average()
     runs, unproven = runs_on_gpu(given.bundle)
-    draft = _Draft(unproven=unproven)
+    draft = _Draft(unproven=unproven, missing_peers=dict(given.missing_peers))
     with ExitStack() as stack:
         try:
             _open(given, runs, draft, stack)
@@ -230,7 +233,7 @@ def answers_on_gpu(
     """What the same network answers in PyTorch on the GPU, in float32 without TF32.
 
     Args:
-        checkpoint: Weights and spec; its network is on the CPU again afterwards.
+        checkpoint: Weights and spec; its network stays where it is.
         tta: Test-time augmentation.
         on_cpu: The CPU's answers; the box band around the threshold is theirs.
         device: Of PyTorch.
@@ -240,9 +243,10 @@ def answers_on_gpu(
     """
     tf32_before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    graph = SealedGraph(checkpoint.network, checkpoint.spec, tta).to(device)
     answers = []
     try:
+        # A copy: after an error that sticks a network could not be moved back, and whoever runs it next would fail.
+        graph = SealedGraph(deepcopy(checkpoint.network), checkpoint.spec, tta).to(device)
         for case in on_cpu:
             # The graph makes small constants as it goes, which have to be where the rest is.
             with torch.device(device):
@@ -251,10 +255,10 @@ def answers_on_gpu(
             answer = RawAnswer(class_probs_L=class_probs_L, parts_HW=parts_HW, box_xyxy=box_xyxy, health=health)
             boxes_B4 = np.concatenate([case.boxes_B4, box_xyxy[None]])
             answers.append(replace(case, answer=answer, boxes_B4=boxes_B4))
-    except RuntimeError as error:
-        raise DeviceError(f"PyTorch failed on the GPU: {str(error).splitlines()[0]}.") from error
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts that there is one
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise DeviceError(f"PyTorch failed on the GPU: {reason}.") from error
     finally:
-        checkpoint.network.cpu()
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32_before
     return tuple(answers)
 
@@ -271,15 +275,28 @@ def _raced(given: ProofInput, settings: ProofSettings, draft: _Draft, progress: 
     frames_HWC = [frame.frame_HWC for frame in given.frames]
     reference = next((it for it in draft.proven if it.variant.tta == "none"), draft.proven[0])
     expected = [answered_from_answer(reference.answer(frame_HWC)) for frame_HWC in frames_HWC]
-    for peer in given.peers:
-        answers = [answered_from_peer(peer.run(frame_HWC)) for frame_HWC in frames_HWC]
-        draft.agreement[peer.name] = compare(answers, expected, tolerance_for(given.checkpoint.spec))
+    peers = answering(
+        given.peers,
+        frames_HWC,
+        lambda _: expected,
+        tolerance_for(given.checkpoint.spec),
+        agreements=draft.agreement,
+        missing=draft.missing_peers,
+        progress=progress,
+    )
     with ExitStack() as stack:
         hosts = [HostContestant(proven) for proven in draft.proven]
         on_device = [DeviceContestant(proven, given.device, frames_HWC) for proven in draft.proven]
         for contestant in on_device:
             stack.callback(contestant.close)
-        measure([*hosts, *on_device, *given.peers], frames_HWC, settings.latency, draft.recording, progress=progress)
+        measure(
+            [*hosts, *on_device, *peers],
+            frames_HWC,
+            settings.latency,
+            draft.recording,
+            drop=dropping(peers, draft.missing_peers),
+            progress=progress,
+        )
 
 
 def _limit(given: ProofInput, settings: ProofSettings, draft: _Draft, progress: Progress) -> None:
@@ -356,7 +373,7 @@ def _proof(given: ProofInput, settings: ProofSettings, draft: _Draft, load_avera
         for name in names
     }
     unproven = list(draft.unproven)
-    unproven += [f"the race against {peer}: {reason}" for peer, reason in given.missing_peers.items()]
+    unproven += [f"the race against {peer}: {reason}" for peer, reason in draft.missing_peers.items()]
     if given.gpu is None:
         unproven.append("everything: this was a rehearsal without a GPU, whose numbers mean nothing")
     return Proof(
@@ -369,7 +386,7 @@ def _proof(given: ProofInput, settings: ProofSettings, draft: _Draft, load_avera
         latency=latency,
         ratios=ratios,
         agreement=draft.agreement,
-        missing_peers=dict(given.missing_peers),
+        missing_peers=draft.missing_peers,
         memory=draft.memory,
         soak=draft.soak,
         targets=targets_of(

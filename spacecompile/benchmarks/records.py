@@ -222,6 +222,7 @@ class GraphCost(Record):
         macs_by_type: Per type that they are done in.
         file_bytes, weight_bytes: Of the file, and of the weights in it.
         uncounted: Nodes that multiply and add but whose shapes are unknown.
+        precision: Of the variant; a file in fp32 may be run in bf16. Empty in older files.
     """
 
     params: int
@@ -232,6 +233,7 @@ class GraphCost(Record):
     file_bytes: int
     weight_bytes: int
     uncounted: int = 0
+    precision: str = ""
 
 
 class BudgetReport(Record):
@@ -322,7 +324,7 @@ class BenchResult(Record, kw_only=True):
         roofline: Limits of the machine and the share of them that each variant reaches.
         roofline_note: Why it is absent.
         scaling: Cost against sizes, batch, threads and test-time augmentation; absent without `--scaling`.
-        failed_steps: Why a step after the latency run failed, by its name; absent when none did.
+        failed_steps: Why a step of the run failed, by its name; absent when none did.
         parity: `reports/parity.json` of the bundle; absent when the bundle holds none.
         warnings: What the reader must know before using the numbers.
         error: An exceeded budget, a failed step or an interrupt; absent when the command succeeded.

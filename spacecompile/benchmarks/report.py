@@ -25,7 +25,8 @@ from spacecompile.benchmarks.records import BenchResult
 from spacecompile.benchmarks.report_facts import (
     SCOPES,
     certificate_of,
-    failure_of,
+    computed_in,
+    ending_of,
     key_figures,
     machine_lines,
     peer_names,
@@ -84,7 +85,7 @@ def render_report(result: BenchResult, samples: Sequence[tuple[NDArray[np.uint8]
     figures = {name: Markup(markup) for name, markup in _figures(result).items()}
     return environment.get_template("report.html.j2").render(
         result=_without_unset(result),
-        failure=failure_of(result),
+        ending=ending_of(result),
         ratios=ratios_of(result),
         peer_names=peer_names(result),
         key_figures=key_figures(result),
@@ -97,6 +98,7 @@ def render_report(result: BenchResult, samples: Sequence[tuple[NDArray[np.uint8]
         training=json.dumps(result.subject.checkpoint_training, indent=2),
         pictures=[_picture(frame_HWC, answer) for frame_HWC, answer in samples],
         cell=percentile_text,
+        computed_in=computed_in,
         percentile_keys=percentile_keys,
         used_percent=used_percent,
         scopes=SCOPES,

@@ -10,8 +10,9 @@ import msgspec
 from msgspec import UnsetType
 
 from spacecompile.benchmarks.budget import budget_error
-from spacecompile.benchmarks.records import BenchResult, BudgetLine, Latency, MachineFacts, Ratio
+from spacecompile.benchmarks.records import BenchResult, BudgetLine, GraphCost, Latency, MachineFacts, Ratio
 from spacecompile.benchmarks.summary import CORE_PERCENTILES, percentile_key, percentile_of
+from spacecompile.errors import EXIT_OK, InterruptedRunError
 
 SCOPES = ("engine", "device", "app", "file")
 """From the inside out."""
@@ -58,13 +59,52 @@ def certificate_of(result: BenchResult) -> Certificate | None:
         return None
 
 
-def failure_of(result: BenchResult) -> str:
-    """Why the command ends with another exit code than 0; empty when it does not, or was only interrupted."""
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How the command ends.
+
+    Attributes:
+        interrupted: Whether the user stopped it.
+        steps: That failed, each with its reason.
+        failure: What else it fails with; empty when nothing.
+        exit_code: Of the command.
+    """
+
+    interrupted: bool
+    steps: Mapping[str, str]
+    failure: str
+    exit_code: int
+
+
+def ending_of(result: BenchResult) -> Ending:
+    """How the command ends, by its own error; without one, by what the result holds."""
+    steps: Mapping[str, str] = {} if isinstance(result.failed_steps, UnsetType) else result.failed_steps
     if not isinstance(result.error, UnsetType):
-        # An interrupt has a banner of its own.
-        return "" if result.partial and result.error.kind == "InterruptedRunError" else result.error.message
+        interrupted = result.error.kind == InterruptedRunError.__name__
+        told = interrupted or result.error.message in steps.values()
+        return Ending(
+            interrupted=interrupted,
+            steps=steps,
+            failure="" if told else result.error.message,
+            exit_code=result.error.exit_code,
+        )
+    if result.partial:
+        # What a stopped run did not come to is no broken limit.
+        return Ending(interrupted=not steps, steps=steps, failure="", exit_code=InterruptedRunError.exit_code)
     error = budget_error(result.budget)
-    return str(error) if error else ""
+    return Ending(
+        interrupted=False,
+        steps={},
+        failure=str(error or ""),
+        exit_code=error.exit_code if error else EXIT_OK,
+    )
+
+
+def computed_in(graph: GraphCost) -> str:
+    """The types that a graph's multiply-adds are done in; bf16 is the engine's, of a file that is in fp32."""
+    shares = [f"{macs / graph.macs:.0%} {kind}" for kind, macs in graph.macs_by_type.items() if graph.macs]
+    text = ", ".join(share for share in shares if not share.startswith("0%"))
+    return f"{text}, run in bf16" if graph.precision == "bf16" else text
 
 
 def peer_names(result: BenchResult) -> frozenset[str]:

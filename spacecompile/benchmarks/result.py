@@ -11,6 +11,7 @@ from msgspec import UNSET
 
 from spacecompile._version import __version__
 from spacecompile.benchmarks.budget import Measured, check_budget
+from spacecompile.benchmarks.contest import INTERRUPTED
 from spacecompile.benchmarks.draft import NO_DATA, Draft
 from spacecompile.benchmarks.environment import read_environment
 from spacecompile.benchmarks.machine import machine_warnings
@@ -79,10 +80,10 @@ def result_of(bundle: Bundle, settings: BenchSettings, asked: Sequence[Entrant],
         paced=contest.paced(rate_hz, settings.contest.percentiles) or UNSET if rate_hz is not None else UNSET,
         throughput=draft.throughput or UNSET,
         energy=contest.energy or UNSET,
-        energy_note=contest.energy_note or UNSET,
+        energy_note=contest.energy_note or _failure(draft, "energy") or UNSET,
         missing_backends=draft.missing_backends or UNSET,
         skipped=contest.skipped or UNSET,
-        peers=contest.peers(asked) if measured else UNSET,
+        peers=contest.peers(asked, unreached=_why_unreached(draft)) if measured else UNSET,
         roofline=draft.further.roofline,
         roofline_note=draft.further.roofline_note or _failure(draft, "roofline") or UNSET,
         scaling=draft.further.scaling,
@@ -95,6 +96,13 @@ def result_of(bundle: Bundle, settings: BenchSettings, asked: Sequence[Entrant],
 def _failure(draft: Draft, step: str) -> str:
     """Why a step failed; empty where it did not."""
     return str(draft.failed.get(step, ""))
+
+
+def _why_unreached(draft: Draft) -> str:
+    """Why the latency run ended before everybody was measured, for those that it did not reach."""
+    if failure := _failure(draft, "latency"):
+        return f"the latency run failed before it was measured: {failure}"
+    return INTERRUPTED
 
 
 def _subject(manifest: Manifest, asked: Sequence[Entrant]) -> Subject:
@@ -196,7 +204,10 @@ def _budget(
 def _warnings(draft: Draft) -> list[str]:
     """What a reader must know before using the numbers."""
     warnings = ["interrupted: sections that are not there were not measured"] if draft.interrupted else []
-    warnings += [f"the step {name} failed, and what it measures is not there: {e}" for name, e in draft.failed.items()]
+    warnings += [
+        f"the step {name} failed, and what it had not measured by then is not there: {error}"
+        for name, error in draft.failed.items()
+    ]
     warnings += [f"variant {name} was left out: {reason}" for name, reason in draft.contest.skipped.items()]
     warnings += [
         f"variant {name} could not be started in a process of its own: {start.problem}"

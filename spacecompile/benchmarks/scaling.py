@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from spacecompile.benchmarks.fits import fitted
 from spacecompile.benchmarks.latency import NS_PER_MS
 from spacecompile.benchmarks.scaling_records import Axis, ScalingCurve, ScalingPoint, ScalingReport
-from spacecompile.benchmarks.source import load_source
 from spacecompile.contract import INPUT_NAME, ModelSpec, Precision, Progress, Tta, Variant, no_progress
 from spacecompile.errors import SpacecompileError
 from spacecompile.export.graph_facts import graph_facts
 from spacecompile.export.rewrite import rewrite_network
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.export.to_onnx import export_onnx
+from spacecompile.network.checkpoint import load_source
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.runtime.backends.raw import RawGraph, open_raw
 
@@ -135,7 +135,8 @@ def measure_scaling(
             except SpacecompileError as error:
                 report.skipped[f"{axis} {build.value:g}"] = str(error)
             done += 1
-        points = workshop.measured(graphs)
+        points, failures = workshop.measured(graphs)
+        report.skipped.update({f"{axis} {value:g}": reason for value, reason in failures.items()})
         curve = ScalingCurve(axis=axis, fixed=fixed, points=points, fit=fitted(axis, points, aspect))
         report = replace(report, curves=(*report.curves, curve))
         keep(report)
@@ -220,20 +221,31 @@ class _Workshop:
             self.exported[key] = export_onnx(graph, build.spec.frame_size_px, facts={})
         return self.exported[key]
 
-    def measured(self, graphs: Mapping[float, tuple[RawGraph, ModelSpec, int]]) -> tuple[ScalingPoint, ...]:
-        """The points of one curve, run in turn; the first round warms up and is not recorded."""
+    def measured(
+        self, graphs: Mapping[float, tuple[RawGraph, ModelSpec, int]]
+    ) -> tuple[tuple[ScalingPoint, ...], dict[float, str]]:
+        """The points of one curve, run in turn; the first round warms up and is not recorded.
+
+        Returns:
+            The points, and of each that its engine fails on the reason.
+        """
         rng = np.random.default_rng(0)
         runs: dict[float, Callable[[], None]] = {
             value: _run(graph, rng.integers(0, 256, (*spec.frame_size_px, 3), dtype=np.uint8))
             for value, (graph, spec, _) in graphs.items()
         }
         times_ms: dict[float, list[float]] = {value: [] for value in runs}
+        failures: dict[float, str] = {}
         for _ in range(self.settings.rounds + 1):
-            for value, run in runs.items():
+            for value in [value for value in runs if value not in failures]:
                 start_ns = time.perf_counter_ns()
-                run()
+                try:
+                    runs[value]()
+                except SpacecompileError as error:
+                    failures[value] = str(error)
                 times_ms[value].append((time.perf_counter_ns() - start_ns) / NS_PER_MS)
-        return tuple(_point(value, times_ms[value][1:], graphs[value][2]) for value in sorted(graphs))
+        able = [value for value in sorted(graphs) if value not in failures]
+        return tuple(_point(value, times_ms[value][1:], graphs[value][2]) for value in able), failures
 
 
 def _run(graph: RawGraph, frame_HWC: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Callable[[], None]:

@@ -14,9 +14,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from spacecompile.benchmarks.records import StageCost
-from spacecompile.benchmarks.source import load_source
 from spacecompile.contract import Cost, ModelSpec, Progress, no_progress
 from spacecompile.export.rewrite.pipeline import rewrite_network
+from spacecompile.network.checkpoint import load_source
 from spacecompile.network.count import cost_of
 from spacecompile.network.model import MultiTaskNetwork
 

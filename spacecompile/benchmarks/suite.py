@@ -147,7 +147,7 @@ def _race(
     draft: Draft,
     progress: Progress,
 ) -> None:
-    """The latency run. What follows it inside, pace and energy, may fail without taking the samples with it.
+    """The latency run, then pace and energy, each a step of its own.
 
     Raises:
         SpacecompileError: If nothing was measured yet.
@@ -160,6 +160,7 @@ def _race(
             checkpoint,
             settings=settings.contest,
             contest=draft.contest,
+            step=draft.step,
             progress=progress,
         )
     except SpacecompileError as error:

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spacecompile.benchmarks.score import evaluate
-from spacecompile.benchmarks.source import load_source
 from spacecompile.benchmarks.torch_reference import TorchReference
 from spacecompile.contract import ModelSpec, Progress, Tta, no_progress
 from spacecompile.data.spark import LabelledFrame
 from spacecompile.metrics import Scores
+from spacecompile.network.checkpoint import load_source
 
 
 def torch_scores(

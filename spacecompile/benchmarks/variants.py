@@ -38,7 +38,7 @@ def no_onnx(variant: Variant) -> str | None:
     """
     if PurePosixPath(variant.path).suffix == ".onnx":
         return None
-    return f"{variant.path} is no ONNX file; the graph that it was compiled from is counted under its own variant"
+    return f"{variant.path} is no ONNX file: its nodes are the engine's own"
 
 
 class VariantContestant:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from rich.markup import escape
 
 from spacecompile.cli import console
 from spacecompile.cli.bench_compare import compare_results
+from spacecompile.cli.bench_flags import BenchFlags, bench_settings, latency_settings, percentiles_from_text
 from spacecompile.cli.openmp import run_in_own_process
 from spacecompile.errors import InterruptedRunError, SpacecompileError, UsageError
 from spacecompile.extras import require_extra
@@ -89,7 +91,12 @@ def bench(
         str | None, typer.Option(help="With --compare: exit with 6 when something got worse by this, such as 5%.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write one offline HTML file.")] = None,
-    json: Annotated[str | None, typer.Option("--json", help="Write the result to FILE, or - for stdout.")] = None,
+    json: Annotated[
+        str | None,
+        typer.Option(
+            "--json", help="Write the result to FILE, - for stdout, or a folder, under model, device and day."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the report and the JSON file.")] = False,
     device: Annotated[str, typer.Option(help="cpu; cuda or cuda:N with --prove.")] = "cpu",
     prove: Annotated[bool, typer.Option("--prove", help="Show on a GPU all that is promised of it.")] = False,
@@ -101,65 +108,37 @@ def bench(
 
     Example: spacecompile bench net.spacepkg --data frames --report bench.html --json bench.json
     """
+    run_bench_command(BenchFlags(**locals()))
+
+
+def run_bench_command(flags: BenchFlags) -> None:
+    """What `bench` does: compare two files, prove a GPU, or measure a bundle."""
     from spacecompile.cli.prove import device_index, prove_bundle
 
-    if compare is not None or fail_on is not None:
-        compare_results(compare, fail_on, json=json, force=force)
+    if flags.compare is not None or flags.fail_on is not None:
+        compare_results(flags.compare, flags.fail_on, json=flags.json, force=flags.force)
         return
-    gpu_index = device_index(device, prove=prove)
+    gpu_index = device_index(flags.device, prove=flags.prove)
     if gpu_index is not None:
-        rounds = {"samples": samples, "duration_s": duration, "warmup_rounds": warmup, "warmup_s": warmup_seconds}
-        prove_bundle(bundle, index=gpu_index, data=data, checkpoint=checkpoint, rounds=rounds, json=json, force=force)
-        return
-    from spacecompile.benchmarks.budget import read_budget
-    from spacecompile.benchmarks.contest import ContestSettings
-    from spacecompile.benchmarks.further import FurtherSettings
-    from spacecompile.benchmarks.latency import LatencySettings
-    from spacecompile.benchmarks.suite import BenchSettings
-    from spacecompile.benchmarks.variants import LoadSettings
-    from spacecompile.contract import Budget
-    from spacecompile.runtime.threads import usable_cores
-
-    require_extra("bench", "bench")
-    backends = tuple(dict.fromkeys(name.strip() for name in backend.split(",")))
-    how = LoadSettings(backend=backends[0], threads=usable_cores() if threads is None else threads, spinning=spinning)
-    asked = _percentiles(percentiles)
-    settings = BenchSettings(
-        contest=ContestSettings(
-            how=how,
-            latency=LatencySettings.for_samples(
-                samples, duration_s=duration, warmup_rounds=warmup, warmup_s=warmup_seconds
-            ),
-            percentiles=asked,
-            peers=tuple(peer or ()),
-            from_file=from_file,
-            rate_hz=rate,
-            paced_s=paced_seconds,
-            energy=energy,
-        ),
-        budget=Budget() if budget is None else read_budget(budget),
-        variants=tuple(variant or ()),
-        backends=backends,
-        data=data,
-        split=split,
-        score_limit=limit,
-        peers=peers,
-        checkpoint=checkpoint,
-        starts=starts,
-        torch_scores=torch_scores,
-        throughput=throughput,
-        limits=FurtherSettings(
-            duration_s=duration,
-            threads=how.threads,
-            spinning=spinning,
-            roofline=roofline,
-            profile=profile,
-            scaling=scaling,
+        prove_bundle(
+            flags.bundle,
+            index=gpu_index,
+            data=flags.data,
+            checkpoint=flags.checkpoint,
+            latency=latency_settings(flags),
+            json=flags.json,
+            force=flags.force,
         )
-        if roofline or profile or scaling
-        else None,
+        return
+    require_extra("bench", "bench")
+    bench_bundle(
+        flags.bundle,
+        bench_settings(flags),
+        report=flags.report,
+        json=flags.json,
+        force=flags.force,
+        percentiles=percentiles_from_text(flags.percentiles),
     )
-    bench_bundle(bundle, settings, report=report, json=json, force=force, percentiles=asked)
 
 
 def bench_bundle(
@@ -177,7 +156,7 @@ def bench_bundle(
         bundle: To measure; None for a bundle of the reference checkpoint.
         settings: What and how.
         report: HTML file to write, if any.
-        json: JSON file to write, if any, or `-`.
+        json: JSON file to write, if any, or `-`; in a folder it is named after model, device and day.
         force: Replace files that are there.
         percentiles: Columns of the table.
 
@@ -197,19 +176,15 @@ def bench_bundle(
     root = bundle or _reference_bundle()
     with console.progress_bar() as progress:
         run = run_bench(open_bundle(root), settings, progress=progress)
-    result = run.result
-    error: SpacecompileError | None = run.failure or budget_error(result.budget)
-    if result.partial and run.failure is None:
+    json = _file_in_folder(json, run.result, force=force)
+    error: SpacecompileError | None = run.failure or budget_error(run.result.budget)
+    if run.result.partial and run.failure is None:
         error = InterruptedRunError(
             f"stopped; what was measured until then stands above, marked as partial{_where(report, json)}."
         )
+    result = _with_error(run.result, error)
     say_result(result, percentiles)
-    if json not in (None, "-"):  # first: a report that can't be made must not cost the numbers
-        console.emit_json(_with_error(result, error), str(json))
-    if report is not None:
-        _write_report(report, run)
-    if json == "-":  # last: once stdout holds the document, nothing that fails may add another
-        console.emit_json(_with_error(result, error), json)
+    _write(replace(run, result=result), report, json)
     console.say(f"measured in {time.perf_counter() - start_s:.0f} s" + _where(report, json))
     if error:
         error.has_document = json == "-"
@@ -230,33 +205,46 @@ def _reference_bundle() -> Path:
     return REFERENCE_BUNDLE
 
 
-def _percentiles(text: str) -> tuple[float, ...]:
-    """Parse and check --percentiles before anything is measured."""
-    from spacecompile.benchmarks.summary import sample_floor
-
-    try:
-        values = tuple(float(value) for value in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"percentiles are {text!r}; give numbers with commas, for example 50,90,99.") from error
-    for value in values:
-        sample_floor(value)
-    return values
-
-
 def _check_destinations(report: Path | None, json: str | None, *, force: bool) -> None:
     """Refuse before minutes of work what could not be written after them."""
     if report is not None:
         require_extra("report", "the report")
         check_destination(report, flag="--report", force=force)
-    console.check_json(json, force=force)
+    folder = _folder(json)
+    if folder is None:
+        console.check_json(json, force=force)
+    else:  # the file's name is known after the run; that it can be written is all that can be checked
+        console.check_json(str(folder / "results.json"), force=True)
     if report is not None and json not in (None, "-") and report.resolve() == Path(json).resolve():
         raise UsageError(f"--report and --json both name {report}. Give them different files.")
 
 
-def _write_report(path: Path, run: BenchRun) -> None:
-    from spacecompile.benchmarks.report import render_report
+def _folder(json: str | None) -> Path | None:
+    """The folder that `--json` names, if it does."""
+    return Path(json) if json not in (None, "-") and Path(str(json)).is_dir() else None
 
-    write_file(path, render_report(run.result, run.samples), remedy="Choose another file with --report.")
+
+def _file_in_folder(json: str | None, result: BenchResult, *, force: bool) -> str | None:
+    """`--json` with the name of the results file in place of a folder's."""
+    from spacecompile.benchmarks.result_file import file_of_result
+
+    folder = _folder(json)
+    return json if folder is None else str(file_of_result(folder, result, force=force))
+
+
+def _write(run: BenchRun, report: Path | None, json: str | None) -> None:
+    """The JSON file first: a report that can't be made must not cost the numbers. Stdout last.
+
+    Once stdout holds the document, nothing that fails may add another.
+    """
+    if json not in (None, "-"):
+        console.emit_json(run.result, str(json))
+    if report is not None:
+        from spacecompile.benchmarks.report import render_report
+
+        write_file(report, render_report(run.result, run.samples), remedy="Choose another file with --report.")
+    if json == "-":
+        console.emit_json(run.result, json)
 
 
 def _with_error(result: BenchResult, error: SpacecompileError | None) -> BenchResult:

@@ -81,7 +81,11 @@ def _say(comparison: Comparison) -> None:
         which = ", ".join(change.what for change in comparison.changes if change.note == note)
         console.say(f"[yellow]not judged[/] {escape(which)}: {escape(note)}")
     if any(change.over_peers is not None for change in comparison.changes):
-        console.say("[dim]changes of latency are over those of the peers, which say how far the machine moved[/]")
+        console.say("[dim]changes of latency are over those of the peers, which did the same work in both files[/]")
+    elif comparison.drift_note and any(change.group == "latency" for change in comparison.changes):
+        console.say(
+            f"[dim]how far the machine moved is unknown: {comparison.drift_note}; latencies are compared as they are[/]"
+        )
     for peer, drift in comparison.drift.items():
         console.say(f"[dim]the machine: peer {escape(peer)} took {drift:+.1%} time in the new file[/]")
     for name, where in [(name, "old") for name in comparison.only_old] + [(n, "new") for n in comparison.only_new]:

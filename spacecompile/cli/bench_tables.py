@@ -8,6 +8,7 @@ from msgspec import UnsetType
 from rich.markup import escape
 
 from spacecompile.benchmarks.records import BenchResult, BudgetReport, Latency
+from spacecompile.benchmarks.report_facts import computed_in
 from spacecompile.benchmarks.summary import percentile_key, percentile_of
 from spacecompile.cli import console
 from spacecompile.cli.bench_limits import say_limits, say_scaling
@@ -83,14 +84,13 @@ def _say_graphs(budget: BudgetReport) -> None:
         "Graphs, counted in the ONNX files", "", "GMAC per frame", "views", "M weights", "file, MB", "types"
     )
     for name, graph in budget.graphs.items():
-        types = ", ".join(f"{kind} {share / graph.macs:.0%}" for kind, share in graph.macs_by_type.items())
         table.add_row(
             name,
             f"{graph.macs / 1e9:.4f}",
             str(graph.views),
             f"{graph.params / 1e6:.4f}",
             f"{graph.file_bytes / 1e6:.2f}",
-            types,
+            computed_in(graph),
         )
     console.stderr.print(table)
     console.say("")

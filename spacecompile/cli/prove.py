@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
@@ -65,7 +63,7 @@ def prove_bundle(
     index: int,
     data: Path | None,
     checkpoint: Path | None,
-    rounds: Mapping[str, Any],
+    latency: LatencySettings,
     json: str | None,
     force: bool,
 ) -> Proof:
@@ -76,8 +74,8 @@ def prove_bundle(
         index: Of the GPU.
         data: Frames to compare and time on; rendered ones if None.
         checkpoint: That the bundle was built from; looked for if None.
-        rounds: Arguments of `LatencySettings.for_samples` for the race.
-        json: File to write, or `-`; one in `benchmarks/results` if None.
+        latency: Of the race.
+        json: File to write, or `-`; in a folder, `benchmarks/results` if None, one named after the GPU and the day.
         force: Replace a file that is there.
 
     Raises:
@@ -86,8 +84,6 @@ def prove_bundle(
         ParityError: If an answer is not PyTorch's, or not the same every time; the document was written before.
         InterruptedRunError: After an interrupt; what was shown until then was written.
     """
-    from spacecompile.benchmarks.checkpoints import check_checkpoint, find_checkpoint
-    from spacecompile.benchmarks.latency import LatencySettings
     from spacecompile.benchmarks.prove import runs_on_gpu
     from spacecompile.runtime.bundle import open_bundle
     from spacecompile.runtime.cuda.bindings import open_device
@@ -99,23 +95,11 @@ def prove_bundle(
     gpu = _gpu()
     runs_on_gpu(opened)
     device = open_device(index)
-    source = opened.manifest.source_sha256
-    found = (
-        check_checkpoint(checkpoint, source)
-        if checkpoint is not None
-        else find_checkpoint(source, bundle_root=opened.root, working_folder=Path())
-    )
-    if found is None:
-        raise UsageError(
-            f"the checkpoint with SHA-256 {source[:12]} is neither in checkpoints/ nor beside the bundle: without it "
-            "there is no PyTorch to compare with. Name it with --checkpoint."
-        )
-    destination = json or str(default_destination(gpu))
-    if json is None:
-        RESULTS.mkdir(parents=True, exist_ok=True)
+    source = _source(opened, checkpoint)
+    destination = _destination(json, gpu, force=force)
     console.check_json(destination, force=force, bundle=bundle)
     started_s = time.perf_counter()
-    proof = _run(opened, found, gpu, device, data=data, latency=LatencySettings.for_samples(**rounds))
+    proof = _run(opened, source, gpu, device, data=data, latency=latency)
     say_proof(proof)
     console.emit_json(proof, destination)
     console.say_line(f"proven in {time.perf_counter() - started_s:.0f} s; written: {escape(destination)}")
@@ -126,10 +110,35 @@ def prove_bundle(
     return proof
 
 
-def default_destination(gpu: GpuFacts) -> Path:
-    """Where a proof goes: named after the GPU and the day."""
-    slug = re.sub(r"[^a-z0-9]+", "-", gpu.gpu.lower()).strip("-")
-    return RESULTS / f"cuda_{slug}_{datetime.now(UTC).date()}.json"
+def _source(bundle: Bundle, checkpoint: Path | None) -> Path:
+    """The checkpoint that the bundle was built from.
+
+    Raises:
+        UsageError: If it is not there, or the one that is named is another.
+    """
+    from spacecompile.benchmarks.checkpoints import check_checkpoint, find_checkpoint
+
+    sha256 = bundle.manifest.source_sha256
+    if checkpoint is not None:
+        return check_checkpoint(checkpoint, sha256)
+    found = find_checkpoint(sha256, bundle_root=bundle.root, working_folder=Path())
+    if found is None:
+        raise UsageError(
+            f"the checkpoint with SHA-256 {sha256[:12]} is neither in checkpoints/ nor beside the bundle: without it "
+            "there is no PyTorch to compare with. Name it with --checkpoint."
+        )
+    return found
+
+
+def _destination(json: str | None, gpu: GpuFacts, *, force: bool) -> str:
+    """Where a proof goes; in a folder it is named after the GPU and the day."""
+    from spacecompile.benchmarks.result_file import dated_file
+
+    if json is None:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+    elif json == "-" or not Path(json).is_dir():
+        return json
+    return str(dated_file(Path(json or RESULTS), "cuda", gpu.gpu, force=force))
 
 
 def _gpu() -> GpuFacts:
@@ -166,8 +175,8 @@ def _run(
 ) -> Proof:
     from spacecompile.benchmarks.peer_table import PEERS, open_peers
     from spacecompile.benchmarks.prove import ProofInput, ProofSettings, prove
-    from spacecompile.benchmarks.source import load_source
     from spacecompile.export.frames import parity_frames
+    from spacecompile.network.checkpoint import load_source
     from spacecompile.runtime.threads import usable_cores
 
     threads = usable_cores()

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import torch
 
 from spacecompile.contract import Manifest, Progress, Tta, Variant, no_progress
@@ -22,7 +21,7 @@ from spacecompile.export.parity import VariantParity
 from spacecompile.export.reference import REFERENCE_THREADS, ExpectedAnswer, ViewByView, expected_answers
 from spacecompile.export.score_drop import Scoring
 from spacecompile.export.sealed import SealedGraph
-from spacecompile.network.checkpoint import load_checkpoint
+from spacecompile.network.checkpoint import load_source
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.record import Record
 from spacecompile.runtime.backends.registry import BACKENDS, BackendEntry, choose_backend
@@ -193,12 +192,4 @@ def _network_of(bundle: Bundle, checkpoint: Path) -> MultiTaskNetwork:
             f"{checkpoint} has SHA-256 {sha256}; {bundle.root} was built from a checkpoint with "
             f"{manifest.source_sha256}. Name that checkpoint with --checkpoint, or build a bundle from this one."
         )
-    loaded = load_checkpoint(checkpoint, given=msgspec.structs.asdict(manifest.spec))
-    if len(loaded.spec.classes) != len(manifest.spec.classes):
-        raise IntegrityError(
-            f"{bundle.root} names {len(manifest.spec.classes)} classes, its checkpoint has {len(loaded.spec.classes)}. "
-            "The manifest was changed: build the bundle again."
-        )
-    # Flags of the build may have changed sizes, normalisation and names: the files are made for the bundle's spec.
-    loaded.network.spec = manifest.spec
-    return loaded.network
+    return load_source(checkpoint, manifest.spec).network

@@ -11,7 +11,7 @@ import json
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spacecompile.contract import CHECKPOINT_FORMAT, ModelSpec
-from spacecompile.errors import CheckpointError, UsageError
+from spacecompile.errors import CheckpointError, IntegrityError, UsageError
 from spacecompile.files import flush_to_disk, replacing
 from spacecompile.network.adopt import adopt
 from spacecompile.network.foreign import foreign_weights
@@ -129,6 +129,31 @@ def load_checkpoint(path: Path, *, given: Mapping[str, Any] | None = None) -> Lo
         format=kind,
         assumed=assumed,
     )
+
+
+def load_source(path: Path, spec: ModelSpec) -> LoadedCheckpoint:
+    """Read the checkpoint of a bundle, under the bundle's own spec.
+
+    Flags of the build may have changed sizes, normalisation and names: whatever is set beside the bundle's files has to
+    do the bundle's task, not the one that the checkpoint was trained for.
+
+    Args:
+        path: Of the file that the bundle was built from, as its hash says.
+        spec: From the bundle's manifest.
+
+    Raises:
+        CheckpointError: As `load_checkpoint`.
+        UsageError: If it is another network than the spec says.
+        IntegrityError: If it has another number of classes.
+    """
+    loaded = load_checkpoint(path, given=msgspec.structs.asdict(spec))
+    if len(loaded.spec.classes) != len(spec.classes):
+        raise IntegrityError(
+            f"the manifest names {len(spec.classes)} classes, its checkpoint has {len(loaded.spec.classes)}: the "
+            "manifest was changed. Build the bundle again."
+        )
+    loaded.network.spec = spec
+    return replace(loaded, spec=spec)
 
 
 def _ours(content: Mapping[str, Any], path: Path, given: Mapping[str, Any]) -> tuple[MultiTaskNetwork, dict[str, Any]]:

@@ -273,6 +273,17 @@ def whole_result() -> BenchResult:
     )
 
 
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six labelled frames of the tiny checkpoint's size."""
+    from spacecompile.data.render.dataset import render_dataset
+    from spacecompile.data.render.settings import RenderSettings
+
+    root = tmp_path_factory.mktemp("frames")
+    render_dataset(root, RenderSettings(num_frames=6, seed=11, split="val", frame_size_px=128))
+    return root
+
+
 @pytest.fixture
 def installed_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Put the metadata of a package where this process finds it before any other of that name, as an installer does."""

@@ -180,6 +180,22 @@ def test_a_variant_on_several_engines_is_judged_on_each() -> None:
     assert [line.label for line in report.lines[2:]] == ["Graph file, fp32@onnxruntime", "Graph file, fp32@openvino"]
 
 
+@pytest.mark.parametrize(
+    ("left_out", "reason"),
+    [
+        ({"int8@openvino": "it is not certified"}, "it is not certified"),
+        ({"int8@openvino": "no CPU", "int8@tensorrt": "no GPU"}, "no CPU; no GPU"),
+        ({"int8@openvino": "no CPU", "int8@other": "no CPU"}, "no CPU"),
+        ({"int8-d4@openvino": "no CPU"}, "no variant of that name takes part"),
+    ],
+    ids=["one engine", "two engines", "one reason", "another variant"],
+)
+def test_a_variant_that_was_left_out_on_its_engines_says_why(left_out: dict[str, str], reason: str) -> None:
+    budget = Budget(file_mb_max=1, variants=("int8",))
+    report = check_budget(manifest_of(REWRITTEN), budget, Measured(left_out=left_out), ("fp32@openvino",))
+    assert report.unjudged == {"file_mb_max of int8": reason}
+
+
 def test_without_any_variant_a_limit_is_not_shown_to_hold() -> None:
     report = check_budget(manifest_of(REWRITTEN), Budget(p50_ms_max=1), Measured(), ())
     assert report.unjudged == {"p50_ms_max": "no variant takes part"}

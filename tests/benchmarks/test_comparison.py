@@ -150,6 +150,61 @@ def test_a_peer_of_another_version_is_no_measure_of_the_machine(whole_result: Be
     assert change.over_peers is None
 
 
+SHRUNK = {"input_size_px": (384, 384)}
+OTHER_WEIGHTS = {"source_sha256": "f" * 64}
+
+
+@pytest.mark.parametrize(
+    "subject", [OTHER_WEIGHTS, SHRUNK, {"frame_size_px": (768, 768)}], ids=["checkpoint", "input", "frame"]
+)
+def test_peers_that_ran_another_network_do_not_hide_that_it_is_slower(
+    whole_result: BenchResult, subject: dict[str, object]
+) -> None:
+    old = with_app(whole_result, fp32=around(100), plain_export=around(120))
+    # The peers run the bundle's own network: a slower one slows them too, on a machine that did not move.
+    new = with_app(whole_result, fp32=around(150, seed=4), plain_export=around(180, seed=5))
+    new = replace(new, subject=replace(new.subject, **subject))
+    comparison = compared(old, new, fail_on=0.05)
+    change = change_of(comparison, "fp32, app, median")
+    assert (change.verdict, change.over_peers) == ("worse", None)
+    assert change.worse_by == pytest.approx(0.5, abs=0.05)
+    assert "fp32, app, median" in comparison.failed
+    assert comparison.drift == {}
+    assert comparison.drift_note == "their peers ran different networks"
+
+
+def test_the_note_about_peers_is_true_of_them(whole_result: BenchResult) -> None:
+    moved = replace(whole_result, environment=replace(whole_result.environment, cpu="Ground Processor 1"))
+    other = replace(moved, subject=replace(moved.subject, **OTHER_WEIGHTS))
+    assert isinstance(moved.peers, dict)
+    newer = replace(moved, peers={name: replace(peer, versions="9") for name, peer in moved.peers.items()})
+    few = with_app(moved, plain_export=around(120, 5))
+    notes = [
+        change_of(compared(whole_result, new), "fp32, app, median").note
+        for new in (moved, other, newer, few, replace(moved, peers=UNSET))
+    ]
+    assert notes[0] == ""
+    for note, said in zip(
+        notes[1:],
+        ("ran different networks", "by the same versions", "in 11 samples", "no peer is in both"),
+        strict=True,
+    ):
+        assert note.startswith("not comparable: the files differ in processor, and ")
+        assert said in note
+
+
+def test_drift_is_told_of_the_peers_that_were_judged_by(whole_result: BenchResult) -> None:
+    assert isinstance(whole_result.peers, dict)
+    eager = replace(whole_result.peers["plain-export"], versions="torch 2.15")
+    peers = {**whole_result.peers, "pytorch-eager": eager}
+    old = with_app(replace(whole_result, peers=peers), plain_export=around(120), pytorch_eager=around(200))
+    newer = {**peers, "pytorch-eager": replace(eager, versions="torch 3.0")}
+    new = with_app(replace(whole_result, peers=newer), plain_export=around(120), pytorch_eager=around(400))
+    comparison = compared(old, new)
+    assert list(comparison.drift) == ["plain-export"]
+    assert comparison.drift_note == ""
+
+
 def test_scope_device_counts_only_where_it_is_not_engine_once_more(whole_result: BenchResult) -> None:
     assert isinstance(whole_result.latency, dict)
     engine = whole_result.latency["engine"]

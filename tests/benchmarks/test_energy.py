@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("pynvml")
 
 from spacecompile.benchmarks.energy import Counters, RaplCounter, measure_energy, open_counters
+from spacecompile.errors import DeviceError
 
 
 @pytest.fixture
@@ -33,6 +34,14 @@ def test_a_counter_that_starts_again_at_zero_goes_on(zone: Callable[..., Path]) 
     (folder / "energy_uj").write_text("400000")
     assert counter.joules() == pytest.approx(0.5)
     assert counter.name == "RAPL package-0"
+
+
+def test_a_counter_that_can_not_be_read_any_more_says_how_to_go_without(zone: Callable[..., Path]) -> None:
+    folder = zone("intel-rapl:0", "package-0", 1)
+    counter = RaplCounter(folder)
+    (folder / "energy_uj").unlink()
+    with pytest.raises(DeviceError, match=r"RAPL package-0 can't be read.*--no-energy"):
+        measure_energy(lambda _: None, [counter], frames_s=0, idle_s=0)
 
 
 def test_packages_are_counted_and_neither_their_parts_nor_the_whole_machine_are_counted_twice(

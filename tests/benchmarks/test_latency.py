@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.latency import LatencySettings, Recording, balanced_order, measure
+from spacecompile.benchmarks.latency import Contestant, LatencySettings, Recording, balanced_order, drop_nobody, measure
 from spacecompile.errors import UsageError
 
 FRAMES_HWC = [np.full((4, 4, 3), value, np.uint8) for value in range(3)]
@@ -115,6 +115,44 @@ def test_a_slow_contestant_meets_every_frame_equally_often_and_shares_them_with_
     # Samples at the same key, of which ratios are made, are of the same frame.
     frame_of = {name: dict(zip(recording.app_ms[name], seen[name], strict=True)) for name in ("quick", "slow")}
     assert all(frame_of["quick"][key] == frame for key, frame in frame_of["slow"].items())
+
+
+class Broken(Witness):
+    """A contestant that raises at one of its calls."""
+
+    def run(self, frame_HWC: NDArray[np.uint8]) -> None:
+        if len(self.collector_was_on) == self._stop_at:
+            raise MemoryError
+        super().run(frame_HWC)
+
+
+@pytest.mark.parametrize("fails_at", [0, 1, 4], ids=["warming up", "first round", "later round"])
+def test_a_contestant_that_is_dropped_takes_its_samples_along_and_the_others_go_on(fails_at: int) -> None:
+    calls: list[tuple[str, int]] = []
+    dropped: list[tuple[str, type[Exception]]] = []
+
+    def drop(contestant: Contestant, error: Exception) -> bool:
+        dropped.append((contestant.name, type(error)))
+        return True
+
+    recording = Recording()
+    contestants = [Witness("a", calls), Broken("with-engine", calls, stop_at=fails_at), Witness("c", calls)]
+    measure(contestants, FRAMES_HWC, quick(8, warmup_rounds=1), recording, drop=drop)
+    assert dropped == [("with-engine", MemoryError)]
+    assert {name: list(samples) for name, samples in recording.app_ms.items()} == {
+        name: list(range(8)) for name in ("a", "c")
+    }
+    assert recording.engine_ms == {}
+    assert [name for name, _ in calls].count("with-engine") == fails_at
+
+
+def test_an_error_that_nobody_drops_ends_the_run_and_so_does_the_last_contestant_s() -> None:
+    for drop in (drop_nobody, lambda *_: True):
+        recording = Recording()
+        with pytest.raises(MemoryError):
+            measure([Broken("a", [], stop_at=2)], FRAMES_HWC, quick(8), recording, drop=drop)
+        assert list(recording.app_ms["a"]) == [0, 1]
+    assert gc.isenabled()
 
 
 def test_warm_up_calls_everyone_and_records_nothing() -> None:

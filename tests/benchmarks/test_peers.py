@@ -32,7 +32,7 @@ from spacecompile.benchmarks.peers_plain import cuda_onnxruntime, cuda_tensorrt,
 from spacecompile.benchmarks.torch_reference import TorchReference
 from spacecompile.box_rule import BoxHead, BoxRule
 from spacecompile.errors import MissingPartError, UsageError
-from spacecompile.network.checkpoint import LoadedCheckpoint, load_checkpoint, save_checkpoint
+from spacecompile.network.checkpoint import LoadedCheckpoint, load_checkpoint, load_source, save_checkpoint
 from spacecompile.network.model import MultiTaskNetwork
 
 QUICK = [entry for entry in PEERS if not entry.cuda and entry.name != "torch-compile"]
@@ -198,7 +198,7 @@ def test_a_broken_checkpoint_makes_the_peers_missing_not_the_run_fail(tmp_path: 
 def test_without_the_compiler_the_command_that_adds_it_is_named(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "spacecompile.benchmarks.source", None)
+    monkeypatch.setitem(sys.modules, "spacecompile.network.checkpoint", None)
     opened, missing = open_peers(tiny_checkpoint, TINY_SPEC, threads=1, entries=QUICK)
     assert opened == []
     assert all("pip install 'spacecompile[compile]'" in reason for reason in missing.values())
@@ -312,20 +312,38 @@ def test_a_network_that_smp_does_not_have_still_has_its_peers(
         peer.close()
 
 
+@pytest.mark.parametrize("able", ["plain-export", "pytorch-eager"])
 def test_a_peer_that_can_not_be_opened_is_missing_with_its_reason_and_the_others_run(
-    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_checkpoint: Path, able: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("unexpected key\nand more")
 
     before = torch.get_num_threads()
-    monkeypatch.setattr("spacecompile.benchmarks.peers_plain.export_plain", refuse)
+    # The plain export has a name of its own for it: only the other peer fails by that.
+    fails = {"plain-export": "peers.plain_smp_network", "pytorch-eager": "peers_plain.export_plain"}[able]
+    monkeypatch.setattr(f"spacecompile.benchmarks.{fails}", refuse)
     entries = [entry for entry in PEERS if entry.name in ("plain-export", "pytorch-eager")]
     opened, missing = open_peers(tiny_checkpoint, TINY_SPEC, threads=before + 1, entries=entries)
-    assert [peer.name for peer in opened] == ["pytorch-eager"]
-    assert missing == {"plain-export": "it fails here: RuntimeError: unexpected key"}
+    assert [peer.name for peer in opened] == [able]
+    assert list(missing.values()) == ["it fails here: RuntimeError: unexpected key"]
+    # A peer that is not there can't be closed, so it must have left torch's threads alone.
+    assert torch.get_num_threads() == (before + 1 if able == "pytorch-eager" else before)
     opened[0].close()
     assert torch.get_num_threads() == before
+
+
+def test_peers_do_the_bundle_s_task_and_not_the_checkpoint_s(tiny_checkpoint: Path) -> None:
+    spec = msgspec.structs.replace(TINY_SPEC, input_size_px=(96, 96), frame_size_px=(192, 192), mean=(0.4, 0.4, 0.4))
+    opened, missing = open_peers(tiny_checkpoint, spec, threads=1, entries=PEERS[:1])
+    assert missing == {}
+    frame_HWC = np.zeros((192, 192, 3), np.uint8)
+    frame_HWC[60:120, 60:120] = (255, 60, 90)
+    reference = TorchReference(load_source(tiny_checkpoint, spec), "none")
+    given = [answered_from_peer(opened[0].run(frame_HWC))]
+    assert compare(given, [reference(frame_HWC)]).class_probs_max <= 0.1
+    own = TorchReference(load_checkpoint(tiny_checkpoint), "none")
+    assert own.cost().macs_fvcore < reference.cost().macs_fvcore
 
 
 @pytest.mark.slow

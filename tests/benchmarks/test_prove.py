@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +17,17 @@ from fake_cuda import FakeDevice
 from fake_tensorrt import install
 
 from spacecompile.benchmarks.latency import LatencySettings
+from spacecompile.benchmarks.peer_table import PeerAnswer
 from spacecompile.benchmarks.peers import EagerPeer
 from spacecompile.benchmarks.proof_contestants import Proven
 from spacecompile.benchmarks.proof_limits import DeviceCeilingSettings
 from spacecompile.benchmarks.proof_records import Memory, Proof, Soak
 from spacecompile.benchmarks.proof_targets import Findings, targets_of
-from spacecompile.benchmarks.prove import ProofInput, ProofSettings, prove, runs_on_gpu
+from spacecompile.benchmarks.prove import ProofInput, ProofSettings, answers_on_gpu, prove, runs_on_gpu
 from spacecompile.benchmarks.records import Ratio
 from spacecompile.benchmarks.summary import summarise
 from spacecompile.cli.main import main
-from spacecompile.cli.prove import default_destination, error_of, say_proof
+from spacecompile.cli.prove import error_of, say_proof
 from spacecompile.contract import ModelSpec, Tta
 from spacecompile.errors import (
     DeviceError,
@@ -34,10 +38,11 @@ from spacecompile.errors import (
     ParityError,
 )
 from spacecompile.export.frames import adversarial_frames
+from spacecompile.export.reference import ExpectedAnswer, expected_answers
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.network.checkpoint import load_checkpoint
 from spacecompile.runtime.bundle import open_bundle
-from spacecompile.runtime.cuda.driver import GpuFacts, probe_cuda
+from spacecompile.runtime.cuda.driver import probe_cuda
 
 SETTINGS = ProofSettings(
     latency=LatencySettings(
@@ -48,6 +53,11 @@ SETTINGS = ProofSettings(
     ceilings=DeviceCeilingSettings(matrix_side=64, working_sets_bytes=(1 << 16, 1 << 20), seconds=0),
 )
 without_gpu = pytest.mark.skipif(probe_cuda().device is not None, reason="there is a GPU")
+
+
+def on_cpu(given: ProofInput) -> tuple[ExpectedAnswer, ...]:
+    graph = SealedGraph(given.checkpoint.network, given.checkpoint.spec, "none")
+    return expected_answers(graph, given.frames, workers=1)
 
 
 @pytest.fixture
@@ -222,6 +232,62 @@ def test_a_gpu_that_is_lost_ends_the_proof_with_what_was_shown(
     assert "marked as partial" in str(error)
 
 
+@pytest.mark.parametrize("at_call", [1, 6], ids=["comparing answers", "in the race"])
+def test_a_peer_that_raises_is_a_gap_and_the_proof_goes_on(
+    given: ProofInput, at_call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, calls = EagerPeer.run, count(1)
+
+    def run_or_fail(peer: EagerPeer, frame_HWC: Any) -> PeerAnswer:
+        if next(calls) == at_call:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmore")
+        return run(peer, frame_HWC)
+
+    monkeypatch.setattr(EagerPeer, "run", run_or_fail)
+    proof = prove(given, SETTINGS)
+    reason = "it fails here: OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB."
+    assert proof.missing_peers == {"cuda-onnxruntime": "no GPU", "pytorch-eager": reason}
+    assert f"the race against pytorch-eager: {reason}" in proof.unproven
+    assert "pytorch-eager" not in proof.latency["app"]
+    assert proof.latency["app"]["fp32@onnxruntime-cuda"].samples == 12
+    assert proof.soak
+    assert not proof.partial
+    assert error_of(proof) is None
+
+
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """Both switches of TF32 on, as a user may have them."""
+    before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.usefixtures("tf32")
+def test_a_gpu_that_pytorch_can_not_use_is_a_gap_and_leaves_pytorch_as_it_was(given: ProofInput) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("PyTorch can use the GPU")
+    proof = prove(given, dataclasses.replace(SETTINGS, torch_device="cuda"))
+    assert torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cudnn.allow_tf32
+    assert {it.against for it in proof.parity} == {"pytorch-cpu"}
+    assert all(it.verdict.passed for it in proof.parity)
+    gaps = [gap for gap in proof.unproven if gap.startswith("parity with PyTorch on the GPU")]
+    assert [gap.split(":")[0] for gap in gaps] == [
+        f"parity with PyTorch on the GPU, tta {tta}"
+        for tta in dict.fromkeys(variant.tta for variant in given.bundle.manifest.variants)
+    ]
+    assert all("PyTorch failed on the GPU" in gap for gap in gaps)
+
+
+def test_the_network_stays_where_it_is_when_it_is_asked_on_another_device(given: ProofInput) -> None:
+    with pytest.raises(DeviceError, match="PyTorch failed on the GPU"):
+        # Nothing comes back from the meta device: as after an error that sticks, there is no way home for the weights.
+        answers_on_gpu(given.checkpoint, "none", on_cpu(given), device="meta")
+    assert {parameter.device.type for parameter in given.checkpoint.network.parameters()} == {"cpu"}
+
+
 @pytest.mark.parametrize("tta", ["none", "d4", "d4-median"])
 def test_the_reference_makes_nothing_on_another_device(tta: Tta) -> None:
     # The meta device refuses to mix with the CPU as CUDA does, and needs no GPU.
@@ -270,12 +336,6 @@ def test_targets_are_those_of_the_issue(numbers: tuple[float, ...], held: tuple[
         findings(plain_ms=plain_ms, d4_ms=d4_ms, device_ms=device_ms, ratio=ratio, grown_bytes=int(grown_bytes))
     )
     assert tuple(target.held for target in judged) == held
-
-
-def test_a_result_is_named_after_the_gpu() -> None:
-    path = default_destination(GpuFacts(gpu="NVIDIA H200 (SXM)", compute_capability="9.0", cuda="13.1"))
-    assert path.parent == Path("benchmarks/results")
-    assert path.name.startswith("cuda_nvidia-h200-sxm_20")
 
 
 @without_gpu

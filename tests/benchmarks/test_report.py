@@ -1,19 +1,18 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import msgspec
 import numpy as np
 import pytest
 from msgspec import UNSET, UnsetType
+from page_outline import outline_of, row_of
 
 from spacecompile import extras
 from spacecompile.benchmarks import plots
-from spacecompile.benchmarks.records import BenchResult, Failure, Peer
+from spacecompile.benchmarks.records import BenchResult
 from spacecompile.benchmarks.report import render_report
-from spacecompile.benchmarks.report_facts import key_figures
 from spacecompile.errors import MissingPartError
 from spacecompile.runtime.answer import Answer
 
@@ -40,64 +39,6 @@ FIGURES = (
     "figure-ratios",
     "figure-pareto",
 )
-
-
-class Outline(HTMLParser):
-    """Ids, text and addresses of a page; fails on a tag that is not closed."""
-
-    VOID = frozenset({"meta", "img", "br", "link", "path", "use"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ids: list[str] = []
-        self.addresses: list[str] = []
-        self.text: list[str] = []
-        self.scripts = 0
-        self.rows: dict[str, list[list[str]]] = {}
-        self._section = ""
-        self._open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.scripts += tag == "script"
-        if tag == "section":
-            self._section = str(dict(attrs)["id"])
-        if tag == "tr":
-            self.rows.setdefault(self._section, []).append([])
-        if tag in ("td", "th"):
-            self.rows[self._section][-1].append("")
-        for name, value in attrs:
-            if name == "id":
-                self.ids.append(str(value))
-            if name in ("src", "href", "srcset", "action"):
-                self.addresses.append(str(value))
-        if tag not in self.VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in self.VOID:
-            self._open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.VOID:
-            assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if {"td", "th"} & set(self._open[-4:]):
-            self.rows[self._section][-1][-1] = f"{self.rows[self._section][-1][-1]} {data}".strip()
-        if data.strip():
-            self.text.append(" ".join(data.split()))
-
-    def close(self) -> None:
-        super().close()
-        assert not self._open
-
-
-def outline_of(html: str) -> Outline:
-    outline = Outline()
-    outline.feed(html)
-    outline.close()
-    return outline
 
 
 def an_answer() -> Answer:
@@ -165,12 +106,6 @@ def test_the_numbers_of_the_result_are_on_the_page(page: str, whole_result: Benc
         assert name in text, name
 
 
-def row_of(page: str, section: str, *starts: str) -> list[str]:
-    """The first row of a section's tables that begins with these cells."""
-    rows = outline_of(page).rows[section]
-    return next(row for row in rows if row[: len(starts)] == list(starts))
-
-
 @pytest.mark.parametrize(
     ("section", "cells"),
     [
@@ -178,7 +113,7 @@ def row_of(page: str, section: str, *starts: str) -> list[str]:
         ("throughput", ["fp32", "2", "1", "45", "3.0", "15.00"]),
         ("energy", ["fp32", "1.90", "24.0", "9.0", "50", "RAPL package-0"]),
         ("cost", ["encoder", "4.4827", "3.3963", "100.0 %", "4.4116", "3.3379", "3.4541", "3.3879"]),
-        ("cost", ["fp32", "3.4000", "1", "3.3900", "13.53", "13.50", "fp32 100 %", "MatMul 59 %, Conv 41 %"]),
+        ("cost", ["fp32", "3.4000", "1", "3.3900", "13.53", "13.50", "100% fp32", "MatMul 59 %, Conv 41 %"]),
         ("budget", ["Drop of s_final, fp32", "-0.0021", "0", "0.0021", "", "holds"]),
         ("peers", ["ttach-d4", "PyTorch eager with ttach", "torch 2.15", "d4"]),
         ("peers", ["variant", "peer", "ratio", "quartiles", "pairs"]),
@@ -251,63 +186,6 @@ def test_a_machine_that_tells_nothing_is_said_to(whole_result: BenchResult) -> N
     assert "stolen by a hypervisor: not told by the system" in text
 
 
-def test_a_limit_that_could_not_be_judged_is_in_the_table_and_at_the_top(whole_result: BenchResult) -> None:
-    budget = msgspec.structs.replace(
-        whole_result.budget,
-        passed=False,
-        unjudged={"memory_mb_max of fp32": "no process was started"},
-        notes={"stages": "the checkpoint is not here"},
-    )
-    html = render_report(msgspec.structs.replace(whole_result, budget=budget))
-    assert row_of(html, "budget", "memory_mb_max of fp32") == [
-        "memory_mb_max of fp32",
-        "no process was started",
-        "not judged",
-    ]
-    assert "No stages: the checkpoint is not here" in html
-    assert "Every limit holds" not in html
-    assert "memory_mb_max of fp32 can&#39;t be judged" in html[: html.index("<nav")]
-
-
-def test_the_error_of_a_result_stands_at_the_top(whole_result: BenchResult) -> None:
-    failed = Failure(kind="BudgetError", message="budget exceeded: too slow", exit_code=6)
-    html = render_report(msgspec.structs.replace(whole_result, error=failed))
-    assert "budget exceeded: too slow" in html[: html.index("<nav")]
-    assert "failed" not in render_report(whole_result).split("</style>")[1].split("<nav")[0]
-
-
-@pytest.mark.parametrize("names", [("fp32@openvino", "fp32@onnxruntime"), ("fp32-d4",)], ids=["engines", "only d4"])
-def test_the_key_figures_are_of_the_first_variant_that_was_measured(
-    whole_result: BenchResult, names: tuple[str, ...]
-) -> None:
-    assert isinstance(whole_result.latency, dict)
-    assert not isinstance(whole_result.peers, UnsetType)
-    app = whole_result.latency["app"]
-    measured = dict.fromkeys(names, app["fp32"]) | {"plain-export": app["plain-export"]}
-    ratio = whole_result.peers["plain-export"].ratios["fp32"]
-    peers = {
-        f"peer-{index}": Peer(
-            label="",
-            ratios=dict.fromkeys(names, msgspec.structs.replace(ratio, ratio=0.1 + index)),
-        )
-        for index in range(7)
-    } | {"plain-export": whole_result.peers["plain-export"]}
-    result = msgspec.structs.replace(whole_result, latency={"engine": {}, "app": measured}, peers=peers)
-    figures = key_figures(result)
-    assert figures[0].label == f"median, {names[0]}, frame to answer"
-    assert [figure.value for figure in figures if figure.unit == "x"] == ["6.10", "0.10"]
-    assert len(figures) <= 7
-
-
-def test_a_variant_that_augments_is_set_against_peers_that_do(whole_result: BenchResult) -> None:
-    assert isinstance(whole_result.latency, dict)
-    app = {name: latency for name, latency in whole_result.latency["app"].items() if name != "fp32"}
-    result = msgspec.structs.replace(whole_result, latency={"engine": {}, "app": app})
-    assert [(one.value, one.label) for one in key_figures(result) if one.unit == "x"] == [
-        ("0.44", "the time of ttach-d4, its peer")
-    ]
-
-
 def test_eleven_contestants_are_all_named_in_every_figure(crowded_result: BenchResult) -> None:
     page = render_report(crowded_result)
     assert isinstance(crowded_result.latency, dict)
@@ -363,9 +241,32 @@ def test_an_absent_section_is_left_out_or_says_why(
             assert str(note) in html
 
 
-def test_a_partial_result_says_so_at_the_top(whole_result: BenchResult) -> None:
-    assert "interrupted" not in render_report(whole_result)
-    assert "interrupted" in render_report(msgspec.structs.replace(whole_result, partial=True))
+def test_what_a_peer_does_otherwise_and_why_one_left_the_race_are_on_the_page(whole_result: BenchResult) -> None:
+    assert isinstance(whole_result.peers, dict)
+    noted = msgspec.structs.replace(whole_result.peers["ttach-d4"], note="the box head is not run")
+    gone = msgspec.structs.replace(whole_result.peers["plain-export"], ratios={}, missing="it fails here: MemoryError")
+    peers = {**whole_result.peers, "ttach-d4": noted, "plain-export": gone}
+    html = render_report(msgspec.structs.replace(whole_result, peers=peers))
+    rows = outline_of(html).rows["peers"]
+    assert [
+        "ttach-d4",
+        "PyTorch eager with ttach; unlike the variants: the box head is not run",
+        "torch 2.15",
+        "d4",
+    ] in (rows)
+    assert ["plain-export", "missing: it fails here: MemoryError"] in rows
+    assert ["plain-export", "plain smp export", "onnxruntime 1.20", "none"] in rows
+    assert "same task" in next(row for row in rows if row[0] == "plain-export")
+
+
+def test_a_note_beside_counted_graphs_says_what_was_not_counted(whole_result: BenchResult) -> None:
+    notes = {"graphs": "plan: model.plan is no ONNX file"}
+    noted = msgspec.structs.replace(whole_result.budget, notes=notes)
+    html = render_report(msgspec.structs.replace(whole_result, budget=noted))
+    assert "Not counted: plan: model.plan is no ONNX file" in html
+    assert "No graphs" not in html
+    without = msgspec.structs.replace(noted, graphs={})
+    assert "No graphs: plan" in render_report(msgspec.structs.replace(whole_result, budget=without))
 
 
 def test_names_from_a_bundle_are_text_never_markup(whole_result: BenchResult) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,12 @@ from spacecompile.benchmarks.fits import fitted, variable_of
 from spacecompile.benchmarks.scaling import ScalingSettings, measure_scaling
 from spacecompile.benchmarks.scaling_records import Axis, ScalingPoint, ScalingReport
 from spacecompile.box_rule import BoxHead, BoxRule
-from spacecompile.contract import FP32_TOLERANCE, ModelSpec, Variant
+from spacecompile.contract import FP32_TOLERANCE, INPUT_NAME, ModelSpec, Variant
+from spacecompile.errors import IntegrityError
 from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
 from spacecompile.network.model import MultiTaskNetwork
+from spacecompile.runtime.backends.onnxruntime_raw import OnnxRuntimeGraph
+from spacecompile.runtime.backends.raw import Feeds
 
 FP32 = Variant(
     name="fp32", precision="fp32", tta="none", path="variants/fp32/model.onnx", opset=20, tolerance=FP32_TOLERANCE
@@ -105,6 +109,30 @@ def test_a_size_that_can_not_be_built_is_named_and_the_rest_is_measured(
     report = measure_scaling(quick_checkpoint, spec, FP32, backend="tensorrt", settings=settings)
     assert "tells no times" in report.skipped["input 64"]
     assert all(curve.points == () for curve in report.curves)
+
+
+@pytest.mark.parametrize("at_run", [1, 2], ids=["warming up", "recorded"])
+def test_a_point_whose_engine_gives_up_is_named_and_the_others_of_its_curve_are_measured(
+    quick_checkpoint: Path, at_run: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = load_checkpoint(quick_checkpoint).spec
+    settings = ScalingSettings(
+        threads=1, spinning=False, input_sides_px=(64,), frame_multiples=(1, 2, 3), batches=(1,), rounds=2
+    )
+    run, calls = OnnxRuntimeGraph.run, count(1)
+
+    def run_or_fail(graph: OnnxRuntimeGraph, feeds: Feeds) -> None:
+        height_px = feeds[INPUT_NAME].shape[0]
+        if height_px == 192 and next(calls) == at_run:
+            raise IntegrityError("ONNX Runtime failed on the graph: out of memory.")
+        run(graph, feeds)
+
+    monkeypatch.setattr(OnnxRuntimeGraph, "run", run_or_fail)
+    report = measure_scaling(quick_checkpoint, spec, FP32, backend="onnxruntime", settings=settings)
+    assert report.skipped == {"frame 192": "ONNX Runtime failed on the graph: out of memory."}
+    points = {curve.axis: [(point.value, point.runs) for point in curve.points] for curve in report.curves}
+    assert points["frame"] == [(64, 2), (128, 2)]
+    assert points["augmentation"] == [(1, 2), (8, 2)]
 
 
 def test_a_network_with_a_box_head_scales_and_every_curve_is_kept_as_it_is_done(tmp_path: Path) -> None:

@@ -4,61 +4,22 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from importlib.util import find_spec
-from itertools import count
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 from msgspec import UNSET
-from numpy.typing import NDArray
+from quick_bench import ROUNDS, certified_on, settings
 
-from spacecompile.benchmarks import suite, variants
-from spacecompile.benchmarks.contest import ContestSettings
-from spacecompile.benchmarks.further import FurtherSettings
-from spacecompile.benchmarks.latency import LatencySettings
-from spacecompile.benchmarks.limit_records import LimitReport
-from spacecompile.benchmarks.records import Agreement, BenchResult, Configuration, ScoreReport, read_result
-from spacecompile.benchmarks.suite import BenchRun, BenchSettings, run_bench
-from spacecompile.benchmarks.variants import LoadSettings, VariantContestant
+from spacecompile.benchmarks.records import Agreement, ScoreReport, read_result
+from spacecompile.benchmarks.suite import BenchRun, run_bench
 from spacecompile.contract import FileFact, Manifest
-from spacecompile.data.render.dataset import render_dataset
-from spacecompile.data.render.settings import RenderSettings
-from spacecompile.errors import CheckpointError, DataError, MissingPartError, UsageError
+from spacecompile.errors import CheckpointError, DataError, UsageError
 from spacecompile.export.build import build
 from spacecompile.export.plan import BuildOptions
-from spacecompile.runtime.answer import Answer
-from spacecompile.runtime.backends import openvino_cache, registry
 from spacecompile.runtime.bundle import open_bundle
 from spacecompile.runtime.session import load
-
-ROUNDS = 12
-
-
-def settings(*, rounds: int = ROUNDS, **changes: object) -> BenchSettings:
-    contest = ContestSettings(
-        how=LoadSettings(backend="auto", threads=1, spinning=False),
-        latency=LatencySettings(
-            rounds_min=rounds,
-            duration_s=0,
-            warmup_rounds=1,
-            warmup_s=0,
-            settle_max_ms=0,
-            priming_calls=0,
-            block_calls=1,
-        ),
-        peers=("plain-export", "pytorch-eager"),
-        from_file=False,
-    )
-    return BenchSettings(contest=contest, **changes)  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("frames")
-    render_dataset(root, RenderSettings(num_frames=6, seed=11, split="val", frame_size_px=128))
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -175,116 +136,6 @@ def test_a_checkpoint_that_is_nowhere_leaves_the_peers_missing_with_the_command(
         assert peer.ratios == {}
 
 
-def interrupted(bundle: Path, at_call: int, monkeypatch: pytest.MonkeyPatch, data: Path | None = None) -> BenchResult:
-    """A run of one real variant in which Ctrl-C is pressed at one of its calls."""
-    run, calls = VariantContestant.run, count(1)
-
-    def run_or_interrupt(contestant: VariantContestant, frame_HWC: NDArray[np.uint8]) -> Answer:
-        if next(calls) == at_call:
-            raise KeyboardInterrupt
-        return run(contestant, frame_HWC)
-
-    monkeypatch.setattr(VariantContestant, "run", run_or_interrupt)
-    return run_bench(open_bundle(bundle), settings(peers=False, variants=("fp32",), data=data)).result
-
-
-def test_an_interrupt_during_the_latency_run_keeps_its_samples(
-    tiny_bundle: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Six calls to compare answers, one to warm up, then the fifth round.
-    result = interrupted(tiny_bundle, 6 + 1 + 5, monkeypatch, data)
-    assert result.partial
-    assert isinstance(result.latency, dict)
-    assert result.latency["app"]["fp32"].samples == 4
-    assert result.score is UNSET
-    assert any("interrupted" in warning for warning in result.warnings)
-    assert read_result(msgspec.json.encode(result)) == result
-
-
-def test_an_interrupt_before_the_latency_run_leaves_its_section_out(
-    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    result = interrupted(tiny_bundle, 1, monkeypatch)
-    assert result.partial
-    assert result.latency is UNSET
-    assert result.peers is UNSET
-    assert result.budget.passed
-    assert read_result(msgspec.json.encode(result)) == result
-
-
-def test_an_interrupt_during_the_scores_keeps_the_latency(
-    tiny_bundle: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def evaluate(*_arguments: object, **_options: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(suite, "evaluate", evaluate)
-    result = run_bench(open_bundle(tiny_bundle), settings(peers=False, variants=("fp32",), data=data, rounds=1)).result
-    assert result.partial
-    assert isinstance(result.latency, dict)
-    assert result.latency["app"]["fp32"].samples == 1
-
-
-LIMITS = FurtherSettings(duration_s=0, threads=1, spinning=False)
-
-
-def test_an_interrupt_during_the_limits_keeps_the_variants_that_are_done(tiny_bundle: Path) -> None:
-    def progress(step: str, done: int, _: int) -> None:
-        if step == "limits of the variants" and done == 1:
-            raise KeyboardInterrupt
-
-    run = run_bench(open_bundle(tiny_bundle), settings(peers=False, rounds=1, limits=LIMITS), progress=progress)
-    assert run.result.partial
-    assert isinstance(run.result.roofline, LimitReport)
-    assert list(run.result.roofline.variants) == ["fp32"]
-    assert run.failure is None
-    assert read_result(msgspec.json.encode(run.result)) == run.result
-
-
-def test_a_step_that_fails_after_the_latency_run_costs_only_itself(
-    tiny_bundle: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_arguments: object, **_options: object) -> None:
-        raise UsageError("sessions side by side failed: out of memory")
-
-    monkeypatch.setattr(suite, "measure_throughput", fail)
-    asked = settings(peers=False, variants=("fp32",), rounds=1, data=data, score_limit=1, throughput=True)
-    run = run_bench(open_bundle(tiny_bundle), asked)
-    result = run.result
-    assert result.partial
-    assert result.failed_steps == {"throughput": "sessions side by side failed: out of memory"}
-    assert any("the step throughput failed" in warning for warning in result.warnings)
-    assert isinstance(run.failure, UsageError)
-    assert isinstance(result.latency, dict)
-    assert isinstance(result.score, ScoreReport)
-    assert list(result.budget.graphs) == ["fp32"]
-    assert result.throughput is UNSET
-    assert read_result(msgspec.json.encode(result)) == result
-
-
-def test_a_failure_before_anything_was_measured_ends_the_run(
-    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_arguments: object, **_options: object) -> None:
-        raise MissingPartError("no engine")
-
-    monkeypatch.setattr("spacecompile.benchmarks.contest.measure", fail)
-    with pytest.raises(MissingPartError, match="no engine"):
-        run_bench(open_bundle(tiny_bundle), settings(peers=False, variants=("fp32",), rounds=1))
-
-
-def test_a_step_inside_the_latency_run_that_fails_keeps_its_samples(
-    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_arguments: object, **_options: object) -> None:
-        raise UsageError("the counter stopped")
-
-    monkeypatch.setattr("spacecompile.benchmarks.contest.open_counters", fail)
-    run = run_bench(open_bundle(tiny_bundle), settings(peers=False, variants=("fp32",), rounds=1))
-    assert run.result.failed_steps == {"latency": "the counter stopped"}
-    assert isinstance(run.result.latency, dict)
-
-
 def test_a_plan_is_not_counted_as_an_onnx_file_and_the_rest_is(tiny_bundle: Path, tmp_path: Path) -> None:
     bundle = certified_on(tiny_bundle, tmp_path / "b.spacepkg", fp32=("onnxruntime",), fp32_d4=("onnxruntime",))
     content = b"a plan of an engine"
@@ -301,6 +152,7 @@ def test_a_plan_is_not_counted_as_an_onnx_file_and_the_rest_is(tiny_bundle: Path
     budget = run.result.budget
     assert list(budget.graphs) == ["fp32", "fp32-d4"]
     assert budget.notes["graphs"].startswith("fp32-plan: variants/fp32/model.plan is no ONNX file")
+    assert {name: graph.precision for name, graph in budget.graphs.items()} == {"fp32": "fp32", "fp32-d4": "fp32"}
     assert not run.result.partial
 
 
@@ -322,113 +174,6 @@ def test_pytorch_beside_a_bundle_of_another_size_does_the_bundle_s_task(quick_ch
         # At the checkpoint's own mean the probabilities would be far off, and the frames would not even fit.
         assert peer.agreement.class_probs_max <= 0.02
     assert sum(stage.before.macs_fvcore for stage in run.result.budget.stages) == built.cost_source.macs_fvcore
-
-
-def certified_on(bundle: Path, target: Path, **certified: tuple[str, ...]) -> Path:
-    """A copy of a bundle whose variants are certified on other backends; `bf16` is a variant of the fp32 file."""
-    shutil.copytree(bundle, target)
-    manifest = msgspec.json.decode((target / "manifest.json").read_bytes(), type=Manifest)
-    fp32, d4 = manifest.variants
-    variants = {"fp32": fp32, "fp32_d4": d4, "bf16": msgspec.structs.replace(fp32, name="bf16", precision="bf16")}
-    chosen = tuple(msgspec.structs.replace(variants[name], certified=names) for name, names in certified.items())
-    manifest = msgspec.structs.replace(manifest, variants=chosen)
-    (target / "manifest.json").write_bytes(msgspec.json.encode(manifest))
-    return target
-
-
-@pytest.fixture
-def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that lacks OpenVINO."""
-    lacking = [
-        dataclasses.replace(entry, missing=lambda: "the package openvino is not installed")
-        if entry.name == "openvino"
-        else entry
-        for entry in registry.BACKENDS
-    ]
-    monkeypatch.setitem(registry.choose_backend.__kwdefaults__, "backends", lacking)
-    monkeypatch.setattr(variants, "BACKENDS", lacking)
-
-
-needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
-
-
-@needs_openvino
-def test_every_variant_carries_the_engine_that_ran_it(tiny_bundle: Path, tmp_path: Path) -> None:
-    bundle = certified_on(tiny_bundle, tmp_path / "b.spacepkg", fp32=("openvino",), fp32_d4=("onnxruntime",))
-    result = run_bench(open_bundle(bundle), settings(peers=False, rounds=1)).result
-    assert isinstance(result.configuration, Configuration)
-    engines = result.configuration.engines
-    assert {name: engine.name for name, engine in engines.items()} == {"fp32": "openvino", "fp32-d4": "onnxruntime"}
-    assert engines["fp32"].version in result.configuration.backend
-    assert engines["fp32-d4"].version in result.configuration.backend
-    assert "certified for fp32" in engines["fp32"].reason
-    assert read_result(msgspec.json.encode(result)) == result
-
-
-@pytest.mark.usefixtures("without_openvino")
-def test_a_variant_whose_engine_is_missing_is_listed_with_the_command_and_the_others_are_measured(
-    tiny_bundle: Path, tmp_path: Path, data: Path
-) -> None:
-    bundle = certified_on(tiny_bundle, tmp_path / "b.spacepkg", bf16=("openvino",), fp32=("onnxruntime",))
-    result = run_bench(open_bundle(bundle), settings(peers=False, rounds=1, data=data, score_limit=1)).result
-    assert isinstance(result.latency, dict)
-    assert list(result.latency["app"]) == ["fp32"]
-    assert isinstance(result.skipped, dict)
-    assert "pip install 'spacecompile[openvino]'" in result.skipped["bf16"]
-    assert any("variant bf16 was left out" in warning for warning in result.warnings)
-    assert result.missing_backends == {
-        "openvino": "the package openvino is not installed; add it with: pip install 'spacecompile[openvino]'"
-    }
-    assert isinstance(result.score, ScoreReport)
-    assert list(result.score.variants) == ["fp32"]
-
-
-@needs_openvino
-def test_all_certified_backends_are_interleaved_and_named(tiny_bundle: Path, tmp_path: Path) -> None:
-    certified = {"fp32": ("onnxruntime", "openvino"), "fp32_d4": ("onnxruntime",)}
-    bundle = certified_on(tiny_bundle, tmp_path / "b.spacepkg", **certified)
-    result = run_bench(open_bundle(bundle), settings(peers=False, rounds=4, backends=("all",))).result
-    assert isinstance(result.latency, dict)
-    names = ["fp32@onnxruntime", "fp32@openvino", "fp32-d4@onnxruntime"]
-    assert list(result.latency["app"]) == names
-    assert isinstance(result.configuration, Configuration)
-    assert [result.configuration.engines[name].name for name in names] == ["onnxruntime", "openvino", "onnxruntime"]
-    assert set(names) <= result.subject.variant_bytes.keys()
-    assert read_result(msgspec.json.encode(result)) == result
-
-
-@pytest.mark.usefixtures("without_openvino")
-def test_no_variant_that_can_run_is_a_missing_part(tiny_bundle: Path, tmp_path: Path) -> None:
-    bundle = certified_on(tiny_bundle, tmp_path / "b.spacepkg", bf16=("openvino",))
-    with pytest.raises(MissingPartError, match="pip install"):
-        run_bench(open_bundle(bundle), settings(peers=False, rounds=1))
-
-
-def test_a_named_backend_runs_only_what_is_certified_on_it(tiny_bundle: Path, tmp_path: Path) -> None:
-    certified = {"fp32": ("onnxruntime",), "fp32_d4": ("openvino",), "bf16": ("openvino",)}
-    bundle = open_bundle(certified_on(tiny_bundle, tmp_path / "b.spacepkg", **certified))
-    asked = settings(peers=False, rounds=1)
-    how = dataclasses.replace(asked.contest.how, backend="onnxruntime")
-    asked = dataclasses.replace(asked, contest=dataclasses.replace(asked.contest, how=how), backends=("onnxruntime",))
-    result = run_bench(bundle, asked).result
-    assert isinstance(result.latency, dict)
-    assert list(result.latency["app"]) == ["fp32"]
-    assert isinstance(result.skipped, dict)
-    assert "not certified on onnxruntime, only on openvino" in result.skipped["fp32-d4"]
-    assert "does not run" in result.skipped["bf16"]
-    with pytest.raises(UsageError, match="not certified on onnxruntime"):
-        run_bench(bundle, dataclasses.replace(asked, variants=("fp32-d4",)))
-
-
-@needs_openvino
-def test_no_start_takes_a_compiled_model_from_the_users_cache(
-    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "cache"
-    monkeypatch.setattr(openvino_cache, "user_cache_folder", lambda: folder)
-    bundle = certified_on(tiny_bundle, tmp_path / "b.spacepkg", fp32=("openvino",))
-    run_bench(open_bundle(bundle), settings(peers=False, rounds=1))
-    assert not folder.exists()
 
 
 @pytest.mark.parametrize(

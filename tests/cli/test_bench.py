@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,20 @@ def test_a_file_that_is_there_is_replaced_only_by_force(
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
+def test_json_in_a_folder_is_named_after_model_device_and_day_and_replaces_no_other_run(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        assert main(["bench", str(tiny_bundle), *QUICK, "--json", str(tmp_path)]) == 0
+    first, second = sorted(tmp_path.iterdir(), key=lambda path: len(path.name))
+    assert re.fullmatch(rf"{tiny_bundle.stem}_cpu_20\d\d-\d\d-\d\d\.json", first.name)
+    assert second.name == f"{first.stem}_2.json"
+    assert read_result(first.read_bytes()).created <= read_result(second.read_bytes()).created
+    said = "".join(capsys.readouterr().err.split())
+    assert f"written:{first}" in said
+    assert f"written:{second}" in said
+
+
 def test_report_and_json_can_not_be_one_file(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -322,8 +337,12 @@ def test_a_failed_step_keeps_its_exit_code_and_everything_else_is_written(
         raise MissingPartError("no such engine. Add it with: pip install engine")
 
     monkeypatch.setattr(suite, "measure_throughput", fail)
-    results = tmp_path / "bench.json"
-    assert main(["bench", str(tiny_bundle), *QUICK, "--throughput", "--json", str(results)]) == 3
+    results, page = tmp_path / "bench.json", tmp_path / "bench.html"
+    arguments = [*QUICK, "--throughput", "--json", str(results), "--report", str(page)]
+    assert main(["bench", str(tiny_bundle), *arguments]) == 3
+    html = page.read_text(encoding="utf-8")
+    assert "throughput: no such engine. Add it with: pip install engine" in html[: html.index("<nav")]
+    assert "interrupted" not in html
     result = read_result(results.read_bytes())
     assert result.partial
     assert result.latency["app"]["fp32"].samples == 12  # type: ignore[index]

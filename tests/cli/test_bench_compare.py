@@ -33,6 +33,22 @@ def test_the_other_way_round_it_exits_6_with_one_document(capsys: pytest.Capture
     assert json.loads((tmp_path / "c.json").read_bytes())["fail_on"] == 0.05
 
 
+def test_peers_of_another_network_are_no_measure_of_the_machine_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = json.loads(Path(NEW).read_bytes())
+    document["subject"]["source_sha256"] = "f" * 64
+    (tmp_path / "other.json").write_text(json.dumps(document))
+    assert main(["bench", "--compare", NEW, str(tmp_path / "other.json"), "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["drift"] == {}
+    said = " ".join(captured.err.split())
+    assert "how far the machine moved is unknown: their peers ran different networks" in said
+    assert "the machine: peer" not in said
+    assert main(["bench", "--compare", NEW, NEW]) == 0
+    assert "the machine: peer plain-export took +0.0% time" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_file_equals_itself(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--compare", NEW, NEW, "--fail-on", "0.1%", "--json", "-"]) == 0
     assert {change["verdict"] for change in json.loads(capsys.readouterr().out)["changes"]} == {"same"}

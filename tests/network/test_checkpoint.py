@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from msgspec.structs import replace
 
-from spacecompile.errors import CheckpointError, OutputError
-from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
+from spacecompile.errors import CheckpointError, IntegrityError, OutputError, UsageError
+from spacecompile.network.checkpoint import load_checkpoint, load_source, save_checkpoint
 
 
 def test_the_same_weights_give_the_same_bytes_in_any_process_and_under_any_name(
@@ -24,6 +25,21 @@ def test_the_same_weights_give_the_same_bytes_in_any_process_and_under_any_name(
         save_checkpoint(path, network, training={"epoch": 1})
         contents.add(path.read_bytes())
     assert len(contents) == 1
+
+
+def test_a_bundle_of_another_network_than_its_checkpoint_s_is_refused(quick_checkpoint: Path) -> None:
+    spec = load_checkpoint(quick_checkpoint).spec
+    with pytest.raises(UsageError, match="architecture is given as 'Segformer'"):
+        load_source(quick_checkpoint, replace(spec, architecture="Segformer"))
+    with pytest.raises(IntegrityError, match="names 2 classes, its checkpoint has 3"):
+        load_source(quick_checkpoint, replace(spec, classes=("a", "b")))
+
+
+def test_the_source_of_a_bundle_has_the_bundle_s_spec(quick_checkpoint: Path) -> None:
+    own = load_checkpoint(quick_checkpoint).spec
+    spec = replace(own, input_size_px=(96, 96), frame_size_px=(192, 192), mean=(0.4, 0.4, 0.4), classes=("a", "b", "c"))
+    loaded = load_source(quick_checkpoint, spec)
+    assert (loaded.spec, loaded.network.spec) == (spec, spec)
 
 
 @pytest.mark.parametrize("name", ["net.pt", "net.safetensors"])

@@ -101,16 +101,25 @@ class OnnxRuntimeBackend:
                 f"ONNX Runtime refuses the frame: {first_line(error)} Check its shape and dtype."
             ) from error
         except ORT_ERRORS as error:
-            raise IntegrityError(
-                f"ONNX Runtime {ort.__version__} failed on the graph: {first_line(error)} Check the free memory; "
-                "if that is not it, verify the bundle with `spacecompile verify`."
-            ) from error
+            raise failed_run(error) from error
         class_probs_L, parts_HW, box_xyxy, health = outputs
         return RawAnswer(class_probs_L=class_probs_L, parts_HW=parts_HW, box_xyxy=box_xyxy, health=health)
 
     def close(self) -> None:
         """Free the session's memory and threads. Closing twice is harmless."""
         self._session = None
+
+
+def failed_run(error: Exception) -> IntegrityError:
+    """What a run that ONNX Runtime gave up is to a user.
+
+    Args:
+        error: One of `ORT_ERRORS`.
+    """
+    return IntegrityError(
+        f"ONNX Runtime {ort.__version__} failed on the graph: {first_line(error)} Check the free memory; "
+        "if that is not it, verify the bundle with `spacecompile verify`."
+    )
 
 
 def session_options(threads: int, spinning: bool) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 from spacecompile.contract import Precision
 from spacecompile.errors import IntegrityError, UsageError
-from spacecompile.runtime.backends.onnxruntime_ import ORT_ERRORS, first_line, ort, session_options
+from spacecompile.runtime.backends.onnxruntime_ import ORT_ERRORS, failed_run, first_line, ort, session_options
 from spacecompile.runtime.backends.raw import Feeds, LayerTime
 
 _US_PER_MS = 1000.0
@@ -52,8 +52,11 @@ class OnnxRuntimeGraph:
             raise IntegrityError(f"ONNX Runtime {ort.__version__} refuses the graph: {first_line(error)}") from error
 
     def run(self, feeds: Feeds) -> None:
-        """Compute every output once."""
-        self._session.run(None, dict(feeds))
+        """Compute every output once; see `raw.RawGraph`."""
+        try:
+            self._session.run(None, dict(feeds))
+        except ORT_ERRORS as error:
+            raise failed_run(error) from error
 
     def layers(self) -> tuple[tuple[LayerTime, ...], ...]:
         """The layers of every run; see `raw.RawGraph`."""

@@ -112,16 +112,25 @@ class OpenVinoBackend:
             self._request.infer()
             outputs = [self._request.get_tensor(name).data.copy() for name in OUTPUT_NAMES]
         except RuntimeError as error:
-            raise IntegrityError(
-                f"OpenVINO {self.version} failed on the graph: {_last_line(error)} Check the free memory; "
-                "if that is not it, verify the bundle with `spacecompile verify`."
-            ) from error
+            raise failed_run(error) from error
         class_probs_L, parts_HW, box_xyxy, health = outputs
         return RawAnswer(class_probs_L=class_probs_L, parts_HW=parts_HW, box_xyxy=box_xyxy, health=health)
 
     def close(self) -> None:
         """Free the model's memory. Closing twice is harmless."""
         self._request = None
+
+
+def failed_run(error: RuntimeError) -> IntegrityError:
+    """What a run that OpenVINO gave up is to a user.
+
+    Args:
+        error: Of OpenVINO.
+    """
+    return IntegrityError(
+        f"OpenVINO {OpenVinoBackend.version} failed on the graph: {_last_line(error)} Check the free memory; "
+        "if that is not it, verify the bundle with `spacecompile verify`."
+    )
 
 
 def require_bf16(capabilities: list[str]) -> None:

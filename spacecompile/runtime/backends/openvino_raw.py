@@ -6,7 +6,7 @@ from typing import Any
 
 from spacecompile.contract import Precision
 from spacecompile.errors import UsageError
-from spacecompile.runtime.backends.openvino_ import compile_config, compile_graph, require_bf16
+from spacecompile.runtime.backends.openvino_ import compile_config, compile_graph, failed_run, require_bf16
 from spacecompile.runtime.backends.openvino_import import openvino_core
 from spacecompile.runtime.backends.raw import Feeds, LayerTime
 
@@ -41,10 +41,13 @@ class OpenVinoGraph:
         self._runs: list[tuple[LayerTime, ...]] = []
 
     def run(self, feeds: Feeds) -> None:
-        """Compute every output once."""
-        for name, value in feeds.items():
-            self._request.get_tensor(name).data[:] = value
-        self._request.infer()
+        """Compute every output once; see `raw.RawGraph`."""
+        try:
+            for name, value in feeds.items():
+                self._request.get_tensor(name).data[:] = value
+            self._request.infer()
+        except RuntimeError as error:
+            raise failed_run(error) from error
         if self._facts is not None:
             self._runs.append(layers_from_counters(self._request.get_profiling_info(), self._facts))
 

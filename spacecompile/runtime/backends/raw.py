@@ -49,6 +49,9 @@ class RawGraph(Protocol):
 
         Args:
             feeds: Of the shapes and types that the graph takes.
+
+        Raises:
+            IntegrityError: If the engine fails on the graph, for want of memory for example.
         """
 
     def layers(self) -> tuple[tuple[LayerTime, ...], ...]:
