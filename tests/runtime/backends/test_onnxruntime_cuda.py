@@ -201,4 +201,4 @@ def test_every_operator_of_a_bundle_has_a_kernel_on_cuda(tiny_bundle: Path) -> N
         (opset,) = (entry.version for entry in model.opset_import if entry.domain == "")
         used |= {(it.op_type, onnx.defs.get_schema(it.op_type, opset, "").since_version) for it in model.graph.node}
     assert {name for name, _ in used} <= CUDA_KERNELS.keys()
-    assert [] == [f"{name}-{since}" for name, since in sorted(used) if not is_covered(name, since)]
+    assert [f"{name}-{since}" for name, since in sorted(used) if not is_covered(name, since)] == []
