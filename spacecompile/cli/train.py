@@ -35,7 +35,7 @@ RECIPE_FLAGS = (*NUMBER_FLAGS, "teacher")
 SPEC_FLAGS = ("imgsz", "frame", "mean", "std", "dropout", "classes")
 FRAMES_FLAGS = ("val_frames", "limit_frames")
 JOB_FLAGS = (
-    *("data", "output", "init", "resume", "force", "device", "cache", "workers"),
+    *("data", "output", "init", "transfer", "resume", "force", "device", "cache", "workers"),
     *("val_frames", "limit_frames", "teacher", "tensorboard"),
 )
 CHOICES = {"augment": ("none", "light", "medium", "heavy"), "cache": ("auto", "ram", "none")}
@@ -94,6 +94,9 @@ def train(
     amp: Annotated[bool, typer.Option("--amp/--no-amp", help="Mixed precision where the device has it.")] = True,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for torch's choice.")] = 0,
     init: Annotated[Path | None, typer.Option(help="Checkpoint to take weights and network from.")] = None,
+    transfer: Annotated[
+        bool, typer.Option("--transfer", help="Take what fits of --init's weights; it may be of another network.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output, with its recipe.")] = False,
     val_frames: Annotated[int, typer.Option(min=0, help="Frames to validate on per epoch; 0 for all.")] = 0,
     limit_frames: Annotated[int, typer.Option(min=0, help="Training frames to use; 0 for all.")] = 0,

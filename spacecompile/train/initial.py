@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,20 @@ from spacecompile.network.checkpoint import CHECKPOINT_FORMAT_PREFIX, LoadedChec
 from spacecompile.network.identify import NETWORK_FIELDS
 from spacecompile.network.model import MultiTaskNetwork
 
+_log = logging.getLogger(__name__)
 
-def initial_network(init: Path | None, spec_changes: Mapping[str, Any]) -> MultiTaskNetwork:
+
+def initial_network(init: Path | None, spec_changes: Mapping[str, Any], *, transfer: bool = False) -> MultiTaskNetwork:
     """A new network, or the one of a checkpoint with its weights.
 
     Args:
         init: The checkpoint; None for a new network.
         spec_changes: Fields of `ModelSpec` that differ from the reference network's, or from those of `init`.
+        transfer: Take what fits of another network: weights of the same name and shape. The others are new.
 
     Raises:
-        CheckpointError: If `init` can't be read, or its weights don't fit the network asked for.
+        CheckpointError: If `init` can't be read, or its weights don't fit the network asked for; with `transfer`, if
+            none does.
         UsageError: If the classes asked for don't fit `init`, or a field makes no sense.
     """
     if init is None:
@@ -35,8 +40,11 @@ def initial_network(init: Path | None, spec_changes: Mapping[str, Any]) -> Multi
     ours = {"box": BoxRule(), "box_d4": None, "box_head": None, "mask_upsampling": "half_pixel"}
     loaded.network.box_head = None
     spec = msgspec.structs.replace(loaded.spec, **{**ours, **spec_changes})
+    if not transfer or len(spec.classes) == len(loaded.spec.classes):  # a classifier of another size is a new one
+        _require_same_classes(loaded, spec, init)
+    if transfer:
+        return _transferred(loaded, spec, init)
     _require_same_network(loaded, spec, init)
-    _require_same_classes(loaded, spec, init)
     network = MultiTaskNetwork(spec)
     try:
         network.load_state_dict(loaded.network.state_dict())
@@ -44,6 +52,28 @@ def initial_network(init: Path | None, spec_changes: Mapping[str, Any]) -> Multi
         raise CheckpointError(
             f"the weights of {init} don't fit the network asked for. Leave out --recipe, or start without --init."
         ) from error
+    return network
+
+
+def _transferred(loaded: LoadedCheckpoint, spec: ModelSpec, init: Path) -> MultiTaskNetwork:
+    network = MultiTaskNetwork(spec)
+    known, new = loaded.network.state_dict(), network.state_dict()
+    fitting = {name: known[name] for name, value in new.items() if name in known and known[name].shape == value.shape}
+    if not any(value.is_floating_point() for value in fitting.values()):
+        raise CheckpointError(f"no weight of {init} fits the network asked for. Start without --init and --transfer.")
+    network.load_state_dict({**new, **fitting})
+    total = sum(value.numel() for value in new.values())
+    taken = sum(value.numel() for value in fitting.values())
+    _log.warning(
+        "%d of %d tensors (%.1f %% of the values) are from %s; new are: %s",
+        *(
+            len(fitting),
+            len(new),
+            100 * taken / total,
+            init,
+            ", ".join(name for name in new if name not in fitting) or "none",
+        ),
+    )
     return network
 
 
@@ -56,7 +86,7 @@ def _require_same_network(loaded: LoadedCheckpoint, spec: ModelSpec, init: Path)
     if differing:
         raise CheckpointError(
             f"the weights of {init} don't fit the network of the recipe: they are of {'; '.join(differing)}. Leave out "
-            "--recipe, or start without --init."
+            "--recipe, take what fits with --transfer, or start without --init."
         )
 
 

@@ -60,6 +60,7 @@ class TrainJob:
         recipe: Ignored when resuming: the run's own is used.
         spec_changes: Fields of `ModelSpec` that differ from the reference network's, or from those of `init`.
         init: Checkpoint whose weights and spec to start from.
+        transfer: Take what fits of `init`, whose network is another; see `initial_network`.
         resume: Go on from `output/last.pt`.
         force: Overwrite an earlier run.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -78,6 +79,7 @@ class TrainJob:
     recipe: Recipe
     spec_changes: dict[str, Any] = field(default_factory=dict)
     init: Path | None = None
+    transfer: bool = False
     resume: bool = False
     force: bool = False
     device: str = "auto"
@@ -213,10 +215,12 @@ def _validation_frames(frames: Sequence[LabelledFrame], spec: ModelSpec, cache: 
 
 
 def _prepared_state(job: TrainJob, world: World) -> tuple[TrainingState, DevicePlan]:
-    if job.resume and (job.force or job.init or job.teacher):
+    if job.resume and (job.force or job.init or job.transfer or job.teacher):
         raise UsageError(
-            "--resume goes on with a run as it is; it can't be combined with --force, --init or --teacher."
+            "--resume goes on with a run as it is; it can't be combined with --force, --init, --transfer or --teacher."
         )
+    if job.transfer and job.init is None:
+        raise UsageError("--transfer takes weights of a checkpoint, and none is named. Name one with --init.")
     device = world.device_of(job.device)
     if job.resume:
         # The run's own recipe says whether mixed precision is wanted.
@@ -226,7 +230,7 @@ def _prepared_state(job: TrainJob, world: World) -> tuple[TrainingState, DeviceP
     _refuse_existing(job)
     plan = plan_device(device, amp=job.recipe.amp)
     torch.manual_seed(job.recipe.seed)
-    state = new_state(initial_network(job.init, job.spec_changes), job.recipe, plan)
+    state = new_state(initial_network(job.init, job.spec_changes, transfer=job.transfer), job.recipe, plan)
     state.command, state.limit_frames, state.val_frames = job.command, job.limit_frames, job.val_frames
     state.teacher = str(job.teacher.resolve()) if job.teacher else ""
     return state, plan

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from spacecompile.contract import SPARK_CLASSES
 from spacecompile.errors import CheckpointError, UsageError
 from spacecompile.network.checkpoint import load_checkpoint
+from spacecompile.train import initial
 from spacecompile.train.initial import initial_network
 
 
@@ -51,3 +53,33 @@ def test_other_names_for_as_many_classes_are_a_new_start(still_checkpoint: Path)
     network = initial_network(still_checkpoint, {"classes": names})
     assert network.spec.classes == names
     assert network.spec.input_size_px == load_checkpoint(still_checkpoint).spec.input_size_px
+
+
+def test_what_fits_is_transferred_to_another_network(still_checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    known = load_checkpoint(still_checkpoint).network.state_dict()
+    network = initial_network(
+        still_checkpoint,
+        {"decoder_options": {"decoder_channels": [32, 16, 16, 4]}, "classes": SPARK_CLASSES[:-1]},
+        transfer=True,
+    )
+    new = network.state_dict()
+    fitting = {name for name in new if name in known and known[name].shape == new[name].shape}
+    assert all(torch.equal(new[name], known[name]) for name in fitting)
+    assert any(name.startswith("encoder.") for name in fitting)
+    assert {"classification_head.3.weight", "segmentation_head.0.weight"} <= new.keys() - fitting
+    assert f"{len(fitting)} of {len(new)} tensors" in caplog.text
+    assert "classification_head.3.weight" in caplog.text
+
+
+def test_a_network_that_nothing_fits_is_refused(still_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_checkpoint(still_checkpoint)
+    for parameter in [*loaded.network.parameters(), *loaded.network.buffers()]:
+        parameter.data = parameter.data[None]
+    monkeypatch.setattr(initial, "load_checkpoint", lambda _: loaded)
+    with pytest.raises(CheckpointError, match=r"no weight of .* fits the network asked for"):
+        initial_network(still_checkpoint, {}, transfer=True)
+
+
+def test_classes_of_another_order_are_refused_in_a_transfer_too(still_checkpoint: Path) -> None:
+    with pytest.raises(UsageError, match="in the order"):
+        initial_network(still_checkpoint, {"classes": SPARK_CLASSES[::-1]}, transfer=True)
