@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 _EXTREMA = {"ReduceMax", "ReduceMin"}
 _POOLED_TYPES = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
 
-_Step = tuple[str, list[str], dict[str, Sequence[int]]]
+_Step = tuple[str, list[str], dict[str, Any]]
 """Operator, further inputs by name, attributes."""
 
 
