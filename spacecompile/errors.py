@@ -117,3 +117,23 @@ class PlanMismatchError(IntegrityError):
 
 class AnswerError(IntegrityError):
     """Outputs that no sound graph gives for any frame: NaN, infinity, or out of range."""
+
+
+def first_line_of(error: BaseException) -> str:
+    """What an error of another library says, in one line without its full stop; its type where it says nothing.
+
+    Some of torch's messages go on with a whole graph.
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def from_unexpected(error: Exception) -> SpacecompileError:
+    """What no code foresaw, as a sentence: the machine's own troubles, or a bug of ours.
+
+    Args:
+        error: To be logged by the caller, with its traceback.
+    """
+    what = ": ".join(dict.fromkeys((type(error).__name__, first_line_of(error))))
+    if isinstance(error, OSError | MemoryError):
+        return SpacecompileError(f"{what}. Check the free memory and the disk.")
+    return SpacecompileError(f"{what}. This is a bug; please report it with the lines on stderr.")

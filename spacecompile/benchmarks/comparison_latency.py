@@ -20,11 +20,6 @@ _SAMPLES_MIN = 11
 """The sample floor of a median; below it nothing is judged."""
 
 
-def peer_names(result: BenchResult) -> frozenset[str]:
-    """Of every peer that was to take part."""
-    return frozenset() if isinstance(result.peers, UnsetType) else frozenset(result.peers)
-
-
 def ratio_interval(
     old_ms: Sequence[float], new_ms: Sequence[float], *, confidence: float = CONFIDENCE, seed: int = 0
 ) -> tuple[float, float]:
@@ -100,8 +95,9 @@ def why_no_drift(old: BenchResult, new: BenchResult) -> str:
     """
     if _unchanged_latencies(old, new, "app"):
         return ""
-    if not peer_names(old) & peer_names(new):
-        return "no peer is in both"
+    both = old.peer_names & new.peer_names
+    if not any(_latency_of(old, "app", name) and _latency_of(new, "app", name) for name in both):
+        return "no peer ran in both"
     if not _same_network(old, new):
         return "their peers ran different networks"
     return f"no peer was measured by the same versions and in {_SAMPLES_MIN} samples in both"
@@ -149,7 +145,7 @@ def latency_changes(old: BenchResult, new: BenchResult) -> Iterator[Change]:
     """
     if isinstance(old.latency, UnsetType) or isinstance(new.latency, UnsetType):
         return
-    peers = peer_names(old) | peer_names(new)
+    peers = old.peer_names | new.peer_names
     of_app = _drift(old, new, "app")
     for scope in filter(new.latency.__contains__, old.latency):
         drift = _drift(old, new, scope) or of_app

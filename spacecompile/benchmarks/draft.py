@@ -13,7 +13,7 @@ from spacecompile.benchmarks.frames import FrameStream
 from spacecompile.benchmarks.further import Further
 from spacecompile.benchmarks.machine import MachineWatch
 from spacecompile.benchmarks.records import GraphCost, ProcessStart, StageCost, Throughput
-from spacecompile.errors import SpacecompileError
+from spacecompile.errors import SpacecompileError, from_unexpected
 from spacecompile.metrics import Scores
 
 _log = logging.getLogger(__name__)
@@ -78,10 +78,17 @@ class Draft:
         except SpacecompileError as error:
             self.failed[name] = error
         except Exception as error:  # noqa: BLE001  hours of measurements are worth more than to stop at once
-            _log.exception("the step %s stopped at a bug", name)
-            lines = str(error).strip().splitlines() or [""]
-            bug = SpacecompileError(
-                f"{type(error).__name__}: {lines[0]}. This is a bug; please report it with the lines on stderr."
-            )
-            bug.__cause__ = error
-            self.failed[name] = bug
+            self.failed[name] = unforeseen(name, error)
+
+
+def unforeseen(step: str, error: Exception) -> SpacecompileError:
+    """What stopped a step that no code foresaw; the log gets the traceback.
+
+    Args:
+        step: Its name in the results.
+        error: What was raised.
+    """
+    _log.error("the step %s stopped", step, exc_info=error)
+    failure = from_unexpected(error)
+    failure.__cause__ = error
+    return failure

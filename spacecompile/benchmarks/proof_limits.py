@@ -6,8 +6,8 @@ PyTorch is there for the reference anyway, and its matrix product is the vendor'
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -19,8 +19,9 @@ from spacecompile.benchmarks.proof_contestants import DeviceContestant, Proven
 from spacecompile.benchmarks.proof_records import ProofLimits
 from spacecompile.benchmarks.roofline import Machine, machine_from, variant_limit
 from spacecompile.benchmarks.summary import sample_floor
+from spacecompile.benchmarks.torch_gpu import torch_on_gpu
 from spacecompile.contract import Progress, Variant, no_progress
-from spacecompile.errors import DeviceError, UsageError
+from spacecompile.errors import UsageError
 from spacecompile.export.graph_traffic import GraphTraffic, graph_traffic
 from spacecompile.runtime.bundle import Bundle
 from spacecompile.runtime.cuda.compatibility import SIDECAR_SUFFIX, facts_from_sidecar
@@ -79,7 +80,7 @@ def proof_limits(
         with gap_for(f"the limit of {it.name}"):
             graphs[it.name] = graph_traffic(onnx_of(bundle, it.variant))
     types = [kind for kind in _DTYPES if any(kind in graph.macs_by_type for graph in graphs.values())]
-    with _translated(), _without_tf32():
+    with torch_on_gpu():
         ceilings, bandwidths = _measured(types, torch.device(device), settings, progress)
     machine = machine_from(ceilings, bandwidths)
     scopes: dict[str, dict[str, VariantLimit]] = {"app": {}, "device": {}}
@@ -185,23 +186,3 @@ def _best(call: Callable[[], object], device: torch.device, seconds: float) -> t
         best_s = min(best_s, timed_s())
         runs += 1
     return best_s, runs
-
-
-@contextmanager
-def _without_tf32() -> Iterator[None]:
-    """float32 is float32, as in the sessions."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts that there is one
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise DeviceError(f"PyTorch failed on the GPU: {reason}.") from error

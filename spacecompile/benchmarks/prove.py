@@ -9,6 +9,7 @@ Layout legend: H, W frame rows and columns; C channels (RGB).
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
@@ -29,9 +30,10 @@ from spacecompile.benchmarks.proof_records import Memory, Proof, ProofLimits, Pr
 from spacecompile.benchmarks.proof_targets import Findings, targets_of
 from spacecompile.benchmarks.records import Agreement
 from spacecompile.benchmarks.summary import paired_ratio, summarise
+from spacecompile.benchmarks.torch_gpu import torch_on_gpu
 from spacecompile.benchmarks.variants import answered_from_answer
 from spacecompile.contract import Progress, Tta, Variant, no_progress
-from spacecompile.errors import DeviceError, DeviceLostError, MissingPartError, SpacecompileError
+from spacecompile.errors import DeviceLostError, MissingPartError, SpacecompileError, from_unexpected
 from spacecompile.export.frames import ParityFrame
 from spacecompile.export.parity import verdict_on
 from spacecompile.export.reference import ExpectedAnswer, ViewByView, expected_answers
@@ -44,6 +46,8 @@ from spacecompile.runtime.cuda.device import CudaDevice
 from spacecompile.runtime.cuda.driver import GpuFacts
 
 SOAK_FRAMES = 10_000
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +110,7 @@ class _Draft:
 
     @contextmanager
     def gap_for(self, what: str) -> Iterator[None]:
-        """An error in the block is a gap of the proof, which goes on.
+        """An error in the block, even a bug, is a gap of the proof, which goes on.
 
         Raises:
             DeviceLostError: After which nothing can go on.
@@ -117,6 +121,9 @@ class _Draft:
             raise
         except SpacecompileError as error:
             self.unproven.append(f"{what}: {error}")
+        except Exception as error:  # noqa: BLE001  what was shown before is worth more than to stop at once
+            _log.exception("the proof of %s stopped", what)
+            self.unproven.append(f"{what}: {from_unexpected(error)}")
 
 
 def runs_on_gpu(
@@ -156,8 +163,8 @@ def prove(given: ProofInput, settings: ProofSettings, *, progress: Progress = no
             _open(given, runs, draft, stack)
             _compare(given, settings, draft, progress)
             _race(given, settings, draft, progress)
-            _limit(given, settings, draft, progress)
             _soak(given, settings, draft, progress)
+            _limit(given, settings, draft, progress)
         except KeyboardInterrupt:
             draft.partial = True
         except DeviceLostError as error:
@@ -241,10 +248,8 @@ def answers_on_gpu(
     Raises:
         DeviceError: If PyTorch fails on the GPU.
     """
-    tf32_before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     answers = []
-    try:
+    with torch_on_gpu():
         # A copy: after an error that sticks a network could not be moved back, and whoever runs it next would fail.
         graph = SealedGraph(deepcopy(checkpoint.network), checkpoint.spec, tta).to(device)
         for case in on_cpu:
@@ -255,11 +260,6 @@ def answers_on_gpu(
             answer = RawAnswer(class_probs_L=class_probs_L, parts_HW=parts_HW, box_xyxy=box_xyxy, health=health)
             boxes_B4 = np.concatenate([case.boxes_B4, box_xyxy[None]])
             answers.append(replace(case, answer=answer, boxes_B4=boxes_B4))
-    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts that there is one
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise DeviceError(f"PyTorch failed on the GPU: {reason}.") from error
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32_before
     return tuple(answers)
 
 

@@ -358,6 +358,11 @@ class BenchResult(Record, kw_only=True):
     warnings: tuple[str, ...] = ()
     error: Failure | UnsetType = UNSET
 
+    @property
+    def peer_names(self) -> frozenset[str]:
+        """Contestants that are no variants of the bundle, those that took no part too."""
+        return frozenset() if isinstance(self.peers, UnsetType) else frozenset(self.peers)
+
 
 def read_result(content: bytes) -> BenchResult:
     """Read a results file strictly.

@@ -29,7 +29,6 @@ from spacecompile.benchmarks.report_facts import (
     ending_of,
     key_figures,
     machine_lines,
-    peer_names,
     percentile_keys,
     percentile_text,
     ratios_of,
@@ -87,7 +86,7 @@ def render_report(result: BenchResult, samples: Sequence[tuple[NDArray[np.uint8]
         result=_without_unset(result),
         ending=ending_of(result),
         ratios=ratios_of(result),
-        peer_names=peer_names(result),
+        peer_names=result.peer_names,
         key_figures=key_figures(result),
         figures=figures,
         offers=trade_offs(result),
@@ -135,7 +134,7 @@ def _time_figures(result: BenchResult) -> dict[str, str]:
 
     figures = {}
     if not isinstance(result.latency, UnsetType) and result.latency.get("app"):
-        app, peers = result.latency["app"], peer_names(result)
+        app, peers = result.latency["app"], result.peer_names
         figures["distribution"] = plots.latency_distribution(app, peers)
         figures["over_time"] = plots.latency_over_time(app, peers)
     if not isinstance(result.paced, UnsetType) and result.paced:

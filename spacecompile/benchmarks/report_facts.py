@@ -107,11 +107,6 @@ def computed_in(graph: GraphCost) -> str:
     return f"{text}, run in bf16" if graph.precision == "bf16" else text
 
 
-def peer_names(result: BenchResult) -> frozenset[str]:
-    """Contestants that are no variants of the bundle."""
-    return frozenset() if isinstance(result.peers, UnsetType) else frozenset(result.peers)
-
-
 def ratios_of(result: BenchResult) -> list[tuple[str, str, Ratio]]:
     """Variant, peer and ratio of every pair that was measured, by variant."""
     if isinstance(result.peers, UnsetType):
@@ -187,7 +182,7 @@ def _first_variant(result: BenchResult) -> tuple[str, Latency | None]:
     """The first that was measured; a name may tell its engine too, as `fp32@openvino` does."""
     app = {} if isinstance(result.latency, UnsetType) else result.latency.get("app", {})
     for name, latency in app.items():
-        if name not in peer_names(result):
+        if name not in result.peer_names:
             return name, latency
     skipped: Collection[str] = () if isinstance(result.skipped, UnsetType) else result.skipped
     names = list(result.subject.variant_bytes)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from spacecompile.benchmarks.checkpoints import check_checkpoint, find_checkpoint
 from spacecompile.benchmarks.contest import INTERRUPTED, ContestSettings, run_contest
-from spacecompile.benchmarks.draft import NO_DATA, Draft
+from spacecompile.benchmarks.draft import NO_DATA, Draft, unforeseen
 from spacecompile.benchmarks.environment import load_average
 from spacecompile.benchmarks.frames import FrameStream, labelled_frames, stream_from_bundle, stream_from_data
 from spacecompile.benchmarks.further import FurtherSettings, measure_roofline, measure_sizes
@@ -150,7 +150,7 @@ def _race(
     """The latency run, then pace and energy, each a step of its own.
 
     Raises:
-        SpacecompileError: If nothing was measured yet.
+        Exception: What stopped it, if nothing was measured yet.
     """
     try:
         run_contest(
@@ -163,10 +163,10 @@ def _race(
             step=draft.step,
             progress=progress,
         )
-    except SpacecompileError as error:
+    except Exception as error:
         if not draft.contest.recording.app_ms:
             raise
-        draft.failed["latency"] = error
+        draft.failed["latency"] = error if isinstance(error, SpacecompileError) else unforeseen("latency", error)
 
 
 def _further(

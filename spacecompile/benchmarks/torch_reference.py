@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from spacecompile.benchmarks.answers import Answered
 from spacecompile.contract import Cost, Tta
-from spacecompile.errors import CheckpointError
+from spacecompile.errors import CheckpointError, first_line_of
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.network.checkpoint import LoadedCheckpoint
 from spacecompile.network.count import cost_of
@@ -46,8 +46,8 @@ class TorchReference:
         try:
             class_probs_L, parts_HW, box_xyxy, _ = self._graph(torch.from_numpy(frame_HWC))
         except RuntimeError as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise CheckpointError(
-                f"PyTorch {torch.__version__} can't run the checkpoint's network: {reason}. Check the free memory."
+                f"PyTorch {torch.__version__} can't run the checkpoint's network: {first_line_of(error)}. "
+                "Check the free memory."
             ) from error
         return Answered(class_probs_L=class_probs_L.numpy(), parts_HW=parts_HW.numpy(), box_xyxy=box_xyxy.numpy())

@@ -14,6 +14,7 @@ from spacecompile.cli import console
 from spacecompile.cli.bench_compare import compare_results
 from spacecompile.cli.bench_flags import BenchFlags, bench_settings, latency_settings, percentiles_from_text
 from spacecompile.cli.openmp import run_in_own_process
+from spacecompile.cli.results_folder import check_results, results_folder
 from spacecompile.errors import InterruptedRunError, SpacecompileError, UsageError
 from spacecompile.extras import require_extra
 from spacecompile.files import check_destination, write_file
@@ -94,7 +95,7 @@ def bench(
     json: Annotated[
         str | None,
         typer.Option(
-            "--json", help="Write the result to FILE, - for stdout, or a folder, under model, device and day."
+            "--json", help="Write the result to FILE, - for stdout; a measurement's also into a folder, under its name."
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the report and the JSON file.")] = False,
@@ -171,7 +172,7 @@ def bench_bundle(
     from spacecompile.runtime.bundle import open_bundle
 
     check_settings(settings)
-    _check_destinations(report, json, force=force)
+    _check_destinations(report, json, force=force, bundle=bundle or REFERENCE_BUNDLE)
     start_s = time.perf_counter()
     root = bundle or _reference_bundle()
     with console.progress_bar() as progress:
@@ -205,30 +206,21 @@ def _reference_bundle() -> Path:
     return REFERENCE_BUNDLE
 
 
-def _check_destinations(report: Path | None, json: str | None, *, force: bool) -> None:
+def _check_destinations(report: Path | None, json: str | None, *, force: bool, bundle: Path) -> None:
     """Refuse before minutes of work what could not be written after them."""
     if report is not None:
         require_extra("report", "the report")
         check_destination(report, flag="--report", force=force)
-    folder = _folder(json)
-    if folder is None:
-        console.check_json(json, force=force)
-    else:  # the file's name is known after the run; that it can be written is all that can be checked
-        console.check_json(str(folder / "results.json"), force=True)
+    check_results(json, force=force, bundle=bundle)
     if report is not None and json not in (None, "-") and report.resolve() == Path(json).resolve():
         raise UsageError(f"--report and --json both name {report}. Give them different files.")
-
-
-def _folder(json: str | None) -> Path | None:
-    """The folder that `--json` names, if it does."""
-    return Path(json) if json not in (None, "-") and Path(str(json)).is_dir() else None
 
 
 def _file_in_folder(json: str | None, result: BenchResult, *, force: bool) -> str | None:
     """`--json` with the name of the results file in place of a folder's."""
     from spacecompile.benchmarks.result_file import file_of_result
 
-    folder = _folder(json)
+    folder = results_folder(json)
     return json if folder is None else str(file_of_result(folder, result, force=force))
 
 

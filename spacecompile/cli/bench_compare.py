@@ -82,7 +82,9 @@ def _say(comparison: Comparison) -> None:
         console.say(f"[yellow]not judged[/] {escape(which)}: {escape(note)}")
     if any(change.over_peers is not None for change in comparison.changes):
         console.say("[dim]changes of latency are over those of the peers, which did the same work in both files[/]")
-    elif comparison.drift_note and any(change.group == "latency" for change in comparison.changes):
+    elif comparison.drift_note and any(
+        change.group == "latency" and change.verdict != "not judged" for change in comparison.changes
+    ):
         console.say(
             f"[dim]how far the machine moved is unknown: {comparison.drift_note}; latencies are compared as they are[/]"
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from spacecompile.cli import console
+from spacecompile.cli.results_folder import check_results, results_folder
 from spacecompile.errors import (
     DeviceError,
     DeviceLostError,
@@ -96,11 +97,14 @@ def prove_bundle(
     runs_on_gpu(opened)
     device = open_device(index)
     source = _source(opened, checkpoint)
-    destination = _destination(json, gpu, force=force)
-    console.check_json(destination, force=force, bundle=bundle)
+    if json is None:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        json = str(RESULTS)
+    check_results(json, force=force, bundle=bundle)
     started_s = time.perf_counter()
     proof = _run(opened, source, gpu, device, data=data, latency=latency)
     say_proof(proof)
+    destination = destination_of(json, gpu, force=force)
     console.emit_json(proof, destination)
     console.say_line(f"proven in {time.perf_counter() - started_s:.0f} s; written: {escape(destination)}")
     error = error_of(proof)
@@ -130,15 +134,12 @@ def _source(bundle: Bundle, checkpoint: Path | None) -> Path:
     return found
 
 
-def _destination(json: str | None, gpu: GpuFacts, *, force: bool) -> str:
-    """Where a proof goes; in a folder it is named after the GPU and the day."""
+def destination_of(json: str, gpu: GpuFacts, *, force: bool) -> str:
+    """Where a proof goes; in a folder it is named after the GPU and the day, when it is done."""
     from spacecompile.benchmarks.result_file import dated_file
 
-    if json is None:
-        RESULTS.mkdir(parents=True, exist_ok=True)
-    elif json == "-" or not Path(json).is_dir():
-        return json
-    return str(dated_file(Path(json or RESULTS), "cuda", gpu.gpu, force=force))
+    folder = results_folder(json)
+    return json if folder is None else str(dated_file(folder, "cuda", gpu.gpu, force=force))
 
 
 def _gpu() -> GpuFacts:

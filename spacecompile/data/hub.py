@@ -28,7 +28,7 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progr
 
 from spacecompile.contract import Progress, no_progress
 from spacecompile.data.labels import SPLITS, scan_split
-from spacecompile.errors import DataError, OutputError
+from spacecompile.errors import DataError, OutputError, first_line_of
 from spacecompile.files import write_file
 
 SPARK_2026: Final = "CVI2-UniLU/SPARK-2026"
@@ -156,13 +156,9 @@ def _translated(repo: str, output: Path) -> Iterator[None]:
 
 def _unreachable(repo: str, error: BaseException) -> DataError:
     return DataError(
-        f"{repo} can't be fetched ({_first_line(error)}). Check the network and give the command again: what was "
+        f"{repo} can't be fetched ({first_line_of(error)}). Check the network and give the command again: what was "
         "fetched is kept."
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _unpack(archive: Path) -> None:

@@ -16,7 +16,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 _EXTREMA = {"ReduceMax", "ReduceMin"}
-_POOLED_TYPES = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
+_POOLED_TYPES = {TensorProto.FLOAT, TensorProto.FLOAT16}
 
 _Step = tuple[str, list[str], dict[str, Any]]
 """Operator, further inputs by name, attributes."""
@@ -25,7 +25,8 @@ _Step = tuple[str, list[str], dict[str, Any]]
 def pool_extrema(model: ModelProto) -> None:
     """Replace, in place, every ReduceMax and ReduceMin by a GlobalMaxPool of the same values, to the last bit.
 
-    Nodes on integers or of shapes that are not known stay.
+    Not of NaN, which ONNX Runtime's pooling passes over on a CPU (1.32): what shall tell of one has to be a sum. Nodes
+    on integers or doubles, or of shapes that are not known, stay.
 
     Args:
         model: With the types and shapes of all tensors inferred; those of the new tensors are not.

@@ -73,6 +73,8 @@ class SealedGraph(nn.Module):
         if self.tta != "none":
             input_NCHW = d4_views(input_NCHW)
         class_logits_NL, part_logits_NKhw, *residuals = self.network(input_NCHW)
+        # Engines may pass over a NaN where they clip or look for the largest value; a sum keeps it.
+        zero_or_nan = part_logits_NKhw.sum() * 0.0
         # A rule without residuals weighs them with 0 instead of leaving the head out: an fp16 plan is made on the plain
         # graph and serves the one with views by position, so both need the same network.
         residuals_N4 = residuals[0] * float(self.box_rule.residual) if residuals else None
@@ -85,7 +87,7 @@ class SealedGraph(nn.Module):
             disagreement = view_disagreement(part_logits_NKhw, self.threshold_logits_1K11)
             part_logits_NKhw = merged_part_logits(part_logits_NKhw, self.tta, offset=self.part_logit_offset)
         parts_HW, box_xyxy, parts_px, logit_max = self.to_parts(part_logits_NKhw, residuals_N4, view_logits_NKhw)
-        signals = [frame_mean, frame_max, *parts_px.unbind(), torch.sigmoid(logit_max)]
+        signals = [frame_mean, frame_max, *parts_px.unbind(), torch.sigmoid(logit_max + zero_or_nan)]
         return class_probs_L, parts_HW, box_xyxy, torch.stack([*signals, disagreement])
 
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from spacecompile._version import __version__
 from spacecompile.contract import INPUT_NAME, OUTPUT_NAMES
-from spacecompile.errors import BuildError
+from spacecompile.errors import BuildError, first_line_of
 from spacecompile.export.legality import illegal_nodes
 from spacecompile.export.pooling import pool_extrema
 
@@ -76,7 +76,7 @@ def model_bytes(model: ModelProto, facts: Mapping[str, str]) -> bytes:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise BuildError(f"onnx.checker refuses the exported graph: {_first_line(error)}") from error
+        raise BuildError(f"onnx.checker refuses the exported graph: {first_line_of(error)}.") from error
     content: bytes = model.SerializeToString(deterministic=True)
     return content
 
@@ -99,7 +99,7 @@ def _traced(graph: nn.Module, frame_size_px: tuple[int, int], opset: int) -> Mod
             )
     except torch.onnx.OnnxExporterError as error:
         raise BuildError(
-            f"torch's exporter can't trace this network: {_first_line(error)} Run with -vv for the whole report."
+            f"torch's exporter can't trace this network: {first_line_of(error)}. Run with -vv for the whole report."
         ) from error
     finally:
         logger.debug("exporter: %s", talk.getvalue())
@@ -114,7 +114,7 @@ def _simplified(model: ModelProto) -> ModelProto:
         simplified, same = onnxsim.simplify(model)
     except (RuntimeError, ValueError) as error:
         raise BuildError(
-            f"onnxsim can't simplify the graph: {_first_line(error)} Install the pinned onnxsim."
+            f"onnxsim can't simplify the graph: {first_line_of(error)}. Install the pinned onnxsim."
         ) from error
     if not same:
         raise BuildError("onnxsim changed what the graph computes. Install the pinned onnxsim.")
@@ -151,8 +151,3 @@ def _name_nodes(nodes: Sequence[NodeProto]) -> None:
         if not node.name or node.name in taken:
             node.name = f"{node.op_type} of {node.output[0]}"
         taken.add(node.name)
-
-
-def _first_line(error: Exception) -> str:
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return text if text.endswith(".") else text + "."

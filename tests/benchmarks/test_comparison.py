@@ -179,14 +179,22 @@ def test_the_note_about_peers_is_true_of_them(whole_result: BenchResult) -> None
     assert isinstance(moved.peers, dict)
     newer = replace(moved, peers={name: replace(peer, versions="9") for name, peer in moved.peers.items()})
     few = with_app(moved, plain_export=around(120, 5))
+    assert isinstance(moved.latency, dict)
+    alone = {scope: {"fp32": named["fp32"]} for scope, named in moved.latency.items()}
     notes = [
         change_of(compared(whole_result, new), "fp32, app, median").note
-        for new in (moved, other, newer, few, replace(moved, peers=UNSET))
+        for new in (moved, other, newer, few, replace(moved, peers=UNSET), replace(other, latency=alone))
     ]
     assert notes[0] == ""
     for note, said in zip(
         notes[1:],
-        ("ran different networks", "by the same versions", "in 11 samples", "no peer is in both"),
+        (
+            "ran different networks",
+            "by the same versions",
+            "in 11 samples",
+            "no peer ran in both",
+            "no peer ran in both",
+        ),
         strict=True,
     ):
         assert note.startswith("not comparable: the files differ in processor, and ")

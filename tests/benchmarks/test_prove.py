@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from fake_cuda import FakeDevice
-from fake_tensorrt import install
+from fake_tensorrt import GPU, install
 
 from spacecompile.benchmarks.latency import LatencySettings
 from spacecompile.benchmarks.peer_table import PeerAnswer
@@ -27,7 +27,7 @@ from spacecompile.benchmarks.prove import ProofInput, ProofSettings, answers_on_
 from spacecompile.benchmarks.records import Ratio
 from spacecompile.benchmarks.summary import summarise
 from spacecompile.cli.main import main
-from spacecompile.cli.prove import error_of, say_proof
+from spacecompile.cli.prove import destination_of, error_of, say_proof
 from spacecompile.contract import ModelSpec, Tta
 from spacecompile.errors import (
     DeviceError,
@@ -253,6 +253,27 @@ def test_a_peer_that_raises_is_a_gap_and_the_proof_goes_on(
     assert proof.soak
     assert not proof.partial
     assert error_of(proof) is None
+
+
+def test_a_bug_on_the_way_is_a_gap_and_keeps_what_was_shown(
+    given: ProofInput, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_arguments: Any, **_options: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("spacecompile.benchmarks.prove.proof_limits", fail)
+    proof = prove(given, SETTINGS)
+    assert any(gap.endswith("MemoryError. Check the free memory and the disk.") for gap in proof.unproven)
+    assert "Traceback" in caplog.text
+    assert proof.limits is None
+    assert proof.parity
+    assert proof.soak
+
+
+def test_two_proofs_at_once_get_files_of_their_own(tmp_path: Path, given: ProofInput) -> None:
+    first = Path(destination_of(str(tmp_path), GPU, force=False))
+    first.write_text("{}")  # of the one that ends first
+    assert destination_of(str(tmp_path), GPU, force=False) != str(first)
 
 
 @pytest.fixture

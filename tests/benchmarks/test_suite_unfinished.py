@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -130,6 +131,22 @@ def test_a_bug_in_a_step_costs_only_that_step_and_is_told_as_one(
     assert "Traceback" in caplog.text
     assert isinstance(run.result.latency, dict)
     assert list(run.result.budget.graphs) == ["fp32"]
+
+
+def test_a_bug_in_the_race_costs_what_was_not_measured_by_then(
+    tiny_bundle: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_contest = suite.run_contest
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        run_contest(*arguments, **options)
+        raise MemoryError
+
+    monkeypatch.setattr(suite, "run_contest", fail)
+    run = run_bench(open_bundle(tiny_bundle), settings(peers=False, variants=("fp32",), data=data, rounds=1))
+    assert run.result.failed_steps == {"latency": "MemoryError. Check the free memory and the disk."}
+    assert isinstance(run.result.latency, dict)
+    assert run.result.latency["app"]["fp32"].samples > 0
 
 
 def test_a_failure_before_anything_was_measured_ends_the_run(

@@ -251,6 +251,16 @@ def test_json_in_a_folder_is_named_after_model_device_and_day_and_replaces_no_ot
     assert f"written:{second}" in said
 
 
+def test_a_file_in_the_bundle_is_refused_before_anything_is_measured(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(tiny_bundle.rglob("*"))
+    for place in (tiny_bundle, tiny_bundle / "bench.json"):
+        assert main(["bench", str(tiny_bundle), "--json", str(place)]) == 1
+        assert "which it would spoil" in capsys.readouterr().err
+    assert sorted(tiny_bundle.rglob("*")) == before
+
+
 def test_report_and_json_can_not_be_one_file(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

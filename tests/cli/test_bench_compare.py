@@ -45,6 +45,12 @@ def test_peers_of_another_network_are_no_measure_of_the_machine_and_that_is_said
     said = " ".join(captured.err.split())
     assert "how far the machine moved is unknown: their peers ran different networks" in said
     assert "the machine: peer" not in said
+    document["environment"]["cpu"] = "Ground Processor 1"
+    (tmp_path / "elsewhere.json").write_text(json.dumps(document))
+    assert main(["bench", "--compare", NEW, str(tmp_path / "elsewhere.json")]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "not comparable" in said
+    assert "compared as they are" not in said
     assert main(["bench", "--compare", NEW, NEW]) == 0
     assert "the machine: peer plain-export took +0.0% time" in " ".join(capsys.readouterr().err.split())
 

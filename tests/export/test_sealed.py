@@ -98,6 +98,41 @@ def test_the_exported_file_answers_as_the_module_does(
     assert 0 < np.count_nonzero(answer(graph, frames[0])[1]) < frames[0][..., 0].size
 
 
+CONFIDENCE = HEALTH_SIGNALS.index("part_confidence")
+
+
+class Poisoned(nn.Module):
+    """A network of the tests with one part logit that is no number."""
+
+    def __init__(self, network: nn.Module, poison: float) -> None:
+        super().__init__()
+        self.network, self.poison = network, poison
+
+    def forward(self, input_NCHW: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        class_logits_NL, part_logits_NKhw, *rest = self.network(input_NCHW)
+        spot_hw = torch.zeros(part_logits_NKhw.shape[2:])
+        spot_hw[3, 2] = self.poison
+        return class_logits_NL, part_logits_NKhw + spot_hw, *rest
+
+
+@pytest.mark.parametrize("tta", ["none", "d4"])
+@pytest.mark.parametrize("frame_size_px", [(64, 64), (256, 256), (200, 168)])
+def test_a_part_logit_that_is_no_number_shows_in_the_health_signals(
+    small_network: nn.Module, tta: Tta, frame_size_px: tuple[int, int]
+) -> None:
+    spec = ModelSpec(input_size_px=INPUT_SIZE_PX, frame_size_px=frame_size_px)
+    frame_HWC = random_frame(frame_size_px)
+    for poison, is_sound in ((0.5, True), (float("nan"), False)):
+        graph = SealedGraph(Poisoned(small_network, poison), spec, tta)
+        model_bytes = export_onnx(graph, frame_size_px, facts={})
+        raw = OnnxRuntimeBackend(model_bytes, threads=1, spinning=False).run(frame_HWC)
+        health = openvino_model(model_bytes)(frame_HWC)["health"]
+        assert (bool(np.isfinite(raw.health[CONFIDENCE])), bool(np.isfinite(health[CONFIDENCE]))) == (
+            is_sound,
+            is_sound,
+        )
+
+
 class WithResiduals(nn.Module):
     """A network of the tests with a box head on the input itself."""
 

@@ -9,7 +9,7 @@ from typing import final
 import torch
 
 from spacecompile.contract import Cost, PassReport
-from spacecompile.errors import BuildError
+from spacecompile.errors import BuildError, first_line_of
 from spacecompile.export.rewrite.proof import ProofSettings, relative_errors
 from spacecompile.network.count import cost_of
 from spacecompile.network.model import MultiTaskNetwork
@@ -107,13 +107,8 @@ class Pass(ABC):
             after = cost_of_network(result)
         except _FAILURES as failure:
             where = f"{network.spec.architecture} with encoder {network.spec.encoder}"
-            raise UnprovenError(self.name, f"failed on {where}: {_first_line(failure)}") from failure
+            raise UnprovenError(self.name, f"failed on {where}: {first_line_of(failure)}") from failure
         return result, PassReport(name=self.name, changed=True, before=before, after=after, relative_error=error)
-
-
-def _first_line(failure: Exception) -> str:
-    """Some of torch's messages go on with a whole graph."""
-    return (str(failure).strip() or type(failure).__name__).splitlines()[0].rstrip(".")
 
 
 def in_float64(network: MultiTaskNetwork) -> MultiTaskNetwork:
