@@ -25,7 +25,7 @@ def fields_of_flags(given: Collection[str]) -> set[str]:
 
 
 def with_recipe(
-    text: str, *, recipe: Recipe, spec_changes: dict[str, Any], given: Collection[str]
+    text: str, *, recipe: Recipe, spec_changes: dict[str, Any], given: Collection[str], whole: Collection[str] = ()
 ) -> tuple[Recipe, dict[str, Any]]:
     """Lay the flags that the user gave over a named recipe.
 
@@ -34,6 +34,8 @@ def with_recipe(
         recipe: Made of all flags, given or not.
         spec_changes: Likewise.
         given: Names of the flags that were given.
+        whole: Fields of the spec that the recipe decides even where it has the published network's value, for when the
+            changes are laid over those of another network.
 
     Raises:
         UsageError: If there is no such recipe.
@@ -43,4 +45,5 @@ def with_recipe(
     numbers = {name: getattr(recipe, name) for name in recipe.__struct_fields__ if name in fields}
     network = {name: value for name, value in spec_changes.items() if name in fields}
     left_as_they_are = {name: value for name, value in spec_changes.items() if name not in named.spec}
-    return msgspec.structs.replace(named.recipe, **numbers), {**left_as_they_are, **named.spec_changes(), **network}
+    decided = {name: getattr(named.model_spec(), name) for name in whole} | named.spec_changes()
+    return msgspec.structs.replace(named.recipe, **numbers), {**left_as_they_are, **decided, **network}

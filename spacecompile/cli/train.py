@@ -154,6 +154,7 @@ def _check_flags(ctx: typer.Context) -> None:
 
 def _job(ctx: typer.Context, launch: Launch | None) -> TrainJob:
     from spacecompile.cli.named_recipe import field_of_flag, fields_of_flags, with_recipe
+    from spacecompile.train.initial import NETWORK_AND_HEAD
     from spacecompile.train.recipe import Recipe
     from spacecompile.train.run import TrainJob
 
@@ -164,7 +165,8 @@ def _job(ctx: typer.Context, launch: Launch | None) -> TrainJob:
     if given["init"] is not None:  # whose own values hold wherever no flag says otherwise
         changes = {name: value for name, value in changes.items() if name in fields_of_flags(typed)}
     if given["recipe"] is not None:
-        numbers, changes = with_recipe(given["recipe"], recipe=numbers, spec_changes=changes, given=typed)
+        whole = NETWORK_AND_HEAD if given["transfer"] else ()
+        numbers, changes = with_recipe(given["recipe"], recipe=numbers, spec_changes=changes, given=typed, whole=whole)
     return TrainJob(
         **{name: given[name] for name in JOB_FLAGS},
         recipe=numbers,

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from spacecompile.contract import SPARK_CLASSES
 from spacecompile.data.broken import BrokenFile, BrokenFiles
@@ -117,17 +117,28 @@ class Split:
     """What a split's csv holds.
 
     Attributes:
-        frames: Whose files are there, in the order of the csv.
+        rows: Every row, in the order of the csv, whether its files are there or not.
+        frames: Whose files are there.
         broken: Rows whose files are missing.
         format: That the csv has.
         rows_sha256: Of names, classes and boxes of all rows in order, whether their files are there or not: tells data
             sets apart, wherever their folders are.
     """
 
+    rows: tuple[LabelledFrame, ...]
     frames: tuple[LabelledFrame, ...]
     broken: tuple[BrokenFile, ...]
     format: LabelFormat
     rows_sha256: str
+
+    def spread(self, limit: int) -> list[LabelledFrame]:
+        """Frames spread over all rows, so that a lost file changes no other choice.
+
+        Args:
+            limit: At most so many; 0 for all.
+        """
+        there = {frame.image_path for frame in self.frames}
+        return [frame for frame in spread(self.rows, limit or None) if frame.image_path in there]
 
 
 def image_path(root: Path, class_name: str, split: str, image_name: str) -> Path:
@@ -176,6 +187,20 @@ SPARK_2022: Final = LabelFormat(
 FORMATS: Final = (SPARK_2024, SPARK_2022)
 
 
+T = TypeVar("T")
+
+
+def spread(items: Sequence[T], limit: int | None) -> list[T]:
+    """At most `limit` items, evenly spread and the first included: a split sorted by class keeps its classes.
+
+    Args:
+        items: In order.
+        limit: None for all.
+    """
+    count = len(items) if limit is None else min(limit, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
+
+
 def read_split(root: Path | str, split: str) -> list[LabelledFrame]:
     """Every usable labelled frame of a split, in the order of its csv; see `usable_split`."""
     return list(usable_split(root, split).frames)
@@ -212,6 +237,7 @@ def scan_split(root: Path | str, split: str) -> Split:
     """
     root = Path(root)
     csv_path = _csv_path(root, split)
+    rows: list[LabelledFrame] = []
     frames: list[LabelledFrame] = []
     broken: list[BrokenFile] = []
     digest = hashlib.sha256()
@@ -223,15 +249,22 @@ def scan_split(root: Path | str, split: str) -> Split:
             where = f"{csv_path}, line {reader.line_num}"
             fields = _checked(row, label_format, where)
             frame = _frame_from_row(root, split, fields, label_format, where)
+            rows.append(frame)
             digest.update(_digested(fields, frame))
             missing = next((path for path in (frame.image_path, frame.mask_path) if path and not path.is_file()), None)
             if missing is None:
                 frames.append(frame)
             else:
                 broken.append(BrokenFile(path=missing, reason=f"{where}: {missing} does not exist"))
-    if not frames and not broken:
+    if not rows:
         raise DataError(f"{csv_path} holds no frame. Render or copy at least one frame into the {split} split.")
-    return Split(frames=tuple(frames), broken=tuple(broken), format=label_format, rows_sha256=digest.hexdigest())
+    return Split(
+        rows=tuple(rows),
+        frames=tuple(frames),
+        broken=tuple(broken),
+        format=label_format,
+        rows_sha256=digest.hexdigest(),
+    )
 
 
 def _digested(fields: Mapping[str, str], frame: LabelledFrame) -> bytes:

@@ -14,10 +14,10 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from spacecompile.data.labels import (
     mask_path,
     num_rows,
     read_split,
+    spread,
 )
 from spacecompile.errors import DataError, FrameError
 from spacecompile.files import write_file
@@ -70,20 +71,6 @@ MASK_JPEG_QUALITY: Final = 95
 
 _BITS_OF_LEVEL: Final = tuple([bit * (level > MASK_THRESHOLD) for level in range(256)] for bit in (BODY_BIT, PANEL_BIT))
 """By grey level of the red and of the blue channel of a mask."""
-
-
-T = TypeVar("T")
-
-
-def spread(items: Sequence[T], limit: int | None) -> list[T]:
-    """At most `limit` items, evenly spread and the first included: a split sorted by class keeps its classes.
-
-    Args:
-        items: In order.
-        limit: None for all.
-    """
-    count = len(items) if limit is None else min(limit, len(items))
-    return [items[index * len(items) // count] for index in range(count)]
 
 
 def read_frame_HWC(path: Path | str) -> NDArray[np.uint8]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,24 @@ from spacecompile.network.model import MultiTaskNetwork
 
 _log = logging.getLogger(__name__)
 
+NETWORK_AND_HEAD = (*NETWORK_FIELDS, "part_head")
+"""Fields of the spec that say which network weights are of."""
 
-def initial_network(init: Path | None, spec_changes: Mapping[str, Any], *, transfer: bool = False) -> MultiTaskNetwork:
+
+def initial_network(
+    init: Path | None,
+    spec_changes: Mapping[str, Any],
+    *,
+    transfer: bool = False,
+    tell: Callable[[str], None] = _log.warning,
+) -> MultiTaskNetwork:
     """A new network, or the one of a checkpoint with its weights.
 
     Args:
         init: The checkpoint; None for a new network.
         spec_changes: Fields of `ModelSpec` that differ from the reference network's, or from those of `init`.
         transfer: Take what fits of another network: weights of the same name and shape. The others are new.
+        tell: Told how much that was.
 
     Raises:
         CheckpointError: If `init` can't be read, or its weights don't fit the network asked for; with `transfer`, if
@@ -43,7 +53,9 @@ def initial_network(init: Path | None, spec_changes: Mapping[str, Any], *, trans
     if not transfer or len(spec.classes) == len(loaded.spec.classes):  # a classifier of another size is a new one
         _require_same_classes(loaded, spec, init)
     if transfer:
-        return _transferred(loaded, spec, init)
+        network, told = _transferred(loaded, spec, init)
+        tell(told)
+        return network
     _require_same_network(loaded, spec, init)
     network = MultiTaskNetwork(spec)
     try:
@@ -55,32 +67,24 @@ def initial_network(init: Path | None, spec_changes: Mapping[str, Any], *, trans
     return network
 
 
-def _transferred(loaded: LoadedCheckpoint, spec: ModelSpec, init: Path) -> MultiTaskNetwork:
+def _transferred(loaded: LoadedCheckpoint, spec: ModelSpec, init: Path) -> tuple[MultiTaskNetwork, str]:
+    """The network, and what it took, in a sentence."""
     network = MultiTaskNetwork(spec)
     known, new = loaded.network.state_dict(), network.state_dict()
     fitting = {name: known[name] for name, value in new.items() if name in known and known[name].shape == value.shape}
-    if not any(value.is_floating_point() for value in fitting.values()):
+    if not any(value.ndim > 1 for value in fitting.values()):  # a bias or a norm says nothing without its weights
         raise CheckpointError(f"no weight of {init} fits the network asked for. Start without --init and --transfer.")
     network.load_state_dict({**new, **fitting})
-    total = sum(value.numel() for value in new.values())
-    taken = sum(value.numel() for value in fitting.values())
-    _log.warning(
-        "%d of %d tensors (%.1f %% of the values) are from %s; new are: %s",
-        *(
-            len(fitting),
-            len(new),
-            100 * taken / total,
-            init,
-            ", ".join(name for name in new if name not in fitting) or "none",
-        ),
-    )
-    return network
+    taken = sum(value.numel() for value in fitting.values()) / sum(value.numel() for value in new.values())
+    modules = sorted({".".join(name.split(".")[:2]) for name in new if name not in fitting})
+    what = f"new are tensors of {', '.join(modules)}" if modules else "none is new"
+    return network, f"{len(fitting)} of {len(new)} tensors ({taken:.1%} of the values) are from {init}; {what}"
 
 
 def _require_same_network(loaded: LoadedCheckpoint, spec: ModelSpec, init: Path) -> None:
     differing = [
         f"{name} {getattr(loaded.spec, name)!r}, not {getattr(spec, name)!r}"
-        for name in (*NETWORK_FIELDS, "part_head")
+        for name in NETWORK_AND_HEAD
         if getattr(loaded.spec, name) != getattr(spec, name)
     ]
     if differing:

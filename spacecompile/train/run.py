@@ -141,13 +141,12 @@ def train(job: TrainJob, *, callbacks: Callbacks | None = None, progress: Progre
 def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainReport:
     if job.tensorboard:
         require_extra("tensorboard", "train --tensorboard")
-    splits = [usable_split(job.data, split) for split in ("train", "val")]
-    all_train_frames, val_frames = (split.frames for split in splits)
+    splits = train_split, val_split = [usable_split(job.data, split) for split in ("train", "val")]
     world = join(job.launch, job.device)
-    state, plan = _prepared_state(_settled(job, all_train_frames), world)
+    state, plan = _prepared_state(_settled(job, train_split.frames), world)
     _require_same_data(state, job.data, " ".join(split.rows_sha256 for split in splits))
     state.note_broken([broken for split in splits for broken in split.broken])
-    train_frames = spread(all_train_frames, state.limit_frames or None)
+    train_frames = train_split.spread(state.limit_frames)
     spec = state.network.spec
     world.share_of(state.recipe.batch_size)  # refuses an uneven share before any folder is made
     inputs = LoopInputs(
@@ -159,7 +158,7 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
             cache=job.cache if world.size == 1 or job.cache != "auto" else "none",
             processes=job.workers,
         ),
-        val_frames=_validation_frames(spread(val_frames, state.val_frames or None), spec, job.cache),
+        val_frames=_validation_frames(val_split.spread(state.val_frames), spec, job.cache),
         plan=plan,
         cost=cost_of(MultiTaskNetwork(spec), spec.input_size_px),
         output=job.output,
@@ -167,7 +166,7 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
         teacher=_teacher(state, plan),
     )
     if world.is_first:
-        log.info("%d training and %d validation frames, on %s", len(train_frames), len(val_frames), plan.name)
+        log.info("%d training and %d validation frames, on %s", len(train_frames), len(val_split.frames), plan.name)
         if missing := set(spec.classes) - {frame.class_name for frame in train_frames}:
             log.warning("no training frame shows %s; these classes can't be learned", ", ".join(sorted(missing)))
     steps_per_epoch(len(train_frames), state.recipe.batch_size)  # refuses too few frames before any folder is made
@@ -176,7 +175,7 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
     with event_log(job.output / LOG_FOLDER if job.tensorboard and world.is_first else None, state.steps_done) as logged:
         run_epochs(state, inputs, logged(callbacks))
     facts = _facts(state, inputs, frames=len(train_frames))
-    finals = _Finals(plan=plan, cost=inputs.cost, train=train_frames, val=val_frames)
+    finals = _Finals(plan=plan, cost=inputs.cost, train=train_frames, val=val_split.frames)
     return world.from_first(lambda: _finish(job, state, facts, finals, progress))
 
 
@@ -230,7 +229,13 @@ def _prepared_state(job: TrainJob, world: World) -> tuple[TrainingState, DeviceP
     _refuse_existing(job)
     plan = plan_device(device, amp=job.recipe.amp)
     torch.manual_seed(job.recipe.seed)
-    state = new_state(initial_network(job.init, job.spec_changes, transfer=job.transfer), job.recipe, plan)
+    state = new_state(
+        initial_network(
+            job.init, job.spec_changes, transfer=job.transfer, tell=log.warning if world.is_first else log.debug
+        ),
+        job.recipe,
+        plan,
+    )
     state.command, state.limit_frames, state.val_frames = job.command, job.limit_frames, job.val_frames
     state.teacher = str(job.teacher.resolve()) if job.teacher else ""
     return state, plan
@@ -267,6 +272,10 @@ def _settled(job: TrainJob, frames: Sequence[LabelledFrame]) -> TrainJob:
     A new network has the class order of the data's format. Boxes are learned by themselves where nothing else teaches
     them.
     """
+    if job.init and job.transfer and "classes" not in job.spec_changes:
+        known = load_checkpoint(job.init).spec.classes
+        if not {frame.class_name for frame in frames} <= set(known):  # a new classifier, for what the data shows
+            job = replace(job, spec_changes={**job.spec_changes, "classes": classes_of(frames)})
     if not (job.init or job.resume):
         named = job.spec_changes.get("classes")
         classes = classes_of(frames) if named is None else _required(tuple(named), frames)

@@ -256,7 +256,7 @@ def test_a_file_in_the_bundle_is_refused_before_anything_is_measured(
 ) -> None:
     before = sorted(tiny_bundle.rglob("*"))
     for place in (tiny_bundle, tiny_bundle / "bench.json"):
-        assert main(["bench", str(tiny_bundle), "--json", str(place)]) == 1
+        assert main(["bench", str(tiny_bundle), "--json", str(place)]) == 2
         assert "which it would spoil" in capsys.readouterr().err
     assert sorted(tiny_bundle.rglob("*")) == before
 

@@ -124,3 +124,15 @@ def test_a_frame_without_a_mask_is_not_written_as_one_that_has_one(tmp_path: Pat
     with pytest.raises(DataError, match="no parts mask"):
         write_split_csv(tmp_path, "train", [labelled("Soho")])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lost_file_changes_no_other_choice(tmp_path: Path) -> None:
+    names = [f"img{index:06}.jpg" for index in range(40)]
+    write_2022(tmp_path, "\n".join(f'{name},soho,"[3, 7, 30, 50]"' for name in names), *names)
+    before = scan_split(tmp_path, "train").spread(8)
+    before[0].image_path.unlink()
+    (tmp_path / "train" / names[-1]).unlink()  # was not taken
+    split = scan_split(tmp_path, "train")
+    assert (len(split.rows), len(split.frames)) == (40, 38)
+    assert split.spread(8) == before[1:]
+    assert split.spread(0) == list(split.frames)

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 import torch
 
+from spacecompile.cli.named_recipe import with_recipe
 from spacecompile.contract import ModelSpec
 from spacecompile.errors import UsageError
 from spacecompile.network.count import cost_of
@@ -122,3 +123,12 @@ def test_a_file_that_is_no_recipe_is_refused(content: str | None, seen: str, tmp
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"no recipe is named 'best'.*post, post-shuffle, mit-b0-s16-512"):
         recipe_named("best")
+
+
+def test_a_recipe_decides_the_whole_network_where_it_is_laid_over_another() -> None:
+    _, changes = with_recipe(
+        "post-shuffle", recipe=Recipe(), spec_changes={}, given=(), whole=("architecture", "encoder", "part_head")
+    )
+    assert (changes["architecture"], changes["encoder"], changes["part_head"]) == ("Segformer", "mit_b0", "shuffle")
+    _, laid_over_itself = with_recipe("post-shuffle", recipe=Recipe(), spec_changes={}, given=())
+    assert "architecture" not in laid_over_itself

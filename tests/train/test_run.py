@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from spacecompile.box_rule import BoxHead, BoxRule
-from spacecompile.contract import ModelSpec
+from spacecompile.contract import SPARK_CLASSES, ModelSpec
 from spacecompile.data.broken import BrokenFile
 from spacecompile.data.spark import read_split
 from spacecompile.errors import CheckpointError, DataError, OutputError, UsageError
@@ -261,6 +261,17 @@ def test_a_run_is_resumed_wherever_its_data_lies(finished: Path, tiny_data: Path
     shutil.copytree(finished, tmp_path / "run")
     shutil.copytree(tiny_data, tmp_path / "moved")
     train(tiny_job(tmp_path / "moved", tmp_path / "run", resume=True))
+
+
+def test_a_transfer_makes_a_new_classifier_where_the_data_has_other_classes(
+    finished: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    foreign = load_checkpoint(finished / "model.pt")
+    foreign.network.spec = msgspec.structs.replace(foreign.spec, classes=tuple(f"craft {index}" for index in range(10)))
+    save_checkpoint(tmp_path / "foreign.pt", foreign.network, training={})
+    job = tiny_job(tiny_data, tmp_path / "run", init=tmp_path / "foreign.pt", transfer=True, spec_changes={})
+    report = train(job)
+    assert load_checkpoint(report.checkpoint).spec.classes == SPARK_CLASSES
 
 
 def test_a_file_that_is_lost_and_restored_hinders_no_run(tiny_data: Path, tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ import os
 import sys
 from functools import cache
 from importlib import import_module
+from threading import Lock
 from typing import Any
 
 _TELEMETRY = "openvino_telemetry"
+_lock = Lock()
 
 
 def import_openvino() -> Any:
@@ -41,8 +43,9 @@ def openvino_core() -> Any:
     Raises:
         ImportError: If OpenVINO is missing, or one of its libraries can't be loaded.
     """
-    # A forked process does not have the threads of the other's Core.
-    return _core_of(os.getpid())
+    with _lock:  # two threads that load at once would make two, and drop one
+        # A forked process does not have the threads of the other's Core.
+        return _core_of(os.getpid())
 
 
 @cache

@@ -131,7 +131,7 @@ class CudaTicket:
         self.failed_frame_HWC: NDArray[np.uint8] | None = None
 
     def is_done(self) -> bool:
-        """Whether `result` would return or raise at once. An error is left to `result`, which may have a way out."""
+        """Whether `result` would return or raise at once. True when the GPU can't say: `result` finds out."""
         if self._lease is None or self._lease.is_released:
             return True
         try:
@@ -356,7 +356,7 @@ class CudaBackend:
         except DeviceLostError:
             raise
         except DeviceError as error:
-            _log.warning("a frame failed whose answer nobody took: %s", error)
+            _log.warning("a frame that was given up failed: %s", error)
 
     def _check_host_frame(self, frame: NDArray[Any]) -> None:
         shape = (*self.signature.frame_size_px, 3)

@@ -6,7 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 pytest.importorskip("openvino", reason="the openvino extra is not installed", exc_type=ModuleNotFoundError)
 
 from spacecompile.errors import MissingPartError
+from spacecompile.runtime.backends import openvino_import
 from spacecompile.runtime.backends.openvino_ import OpenVinoBackend, _compiled, require_bf16, require_realised
 from spacecompile.runtime.backends.openvino_cache import BlobCache
 from spacecompile.runtime.backends.openvino_import import openvino_core
@@ -117,6 +121,20 @@ def test_a_signal_is_handled_after_two_models_are_dropped_in_the_order_of_their_
     )
     # Where OpenVINO gives threads a stack for signals (CPUs with AMX) this was a segmentation fault.
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
+def test_threads_that_load_at_once_share_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Module:
+        @staticmethod
+        def Core() -> object:
+            time.sleep(0.05)  # the other threads are here by now
+            return object()
+
+    monkeypatch.setattr(openvino_import, "import_openvino", Module)
+    monkeypatch.setattr(openvino_import, "_core_of", cache(openvino_import._core_of.__wrapped__))
+    with ThreadPoolExecutor(4) as pool:
+        cores = [pool.submit(openvino_core) for _ in range(4)]
+    assert len({id(core.result()) for core in cores}) == 1
 
 
 def test_a_model_that_can_not_be_exported_runs_uncached(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
