@@ -6,9 +6,11 @@ Python in between takes turns. Processes don't, and pay for it with seconds to s
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,10 +20,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from spacecompile.data.broken import BrokenFile
 from spacecompile.data.interrupts import interrupts_held
-from spacecompile.errors import UsageError
+from spacecompile.errors import UsageError, first_line_of
 from spacecompile.train.decode import DecodedFrame, ViewDecoder
 
 GROUPS_AHEAD = 2
+_NEWS_OF_DEATH_S = 2.0
 
 _Group = TypeVar("_Group")
 _Item = TypeVar("_Item")
@@ -113,6 +116,41 @@ def _collated(items: list[tuple[int, DecodedFrame]]) -> DecodedGroup:
     return group_of([index for index, _ in items], [decoded for _, decoded in items])
 
 
+@contextmanager
+def worker_deaths_told() -> Iterator[None]:
+    """Tell of a decoding process that died in a sentence.
+
+    Torch notices by a signal and raises from its handler, wherever the main thread is at that moment.
+
+    Raises:
+        UsageError: In place of torch's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker (pid" not in str(error):  # with "process" instead of "(pid": an error within a live one
+            raise
+        raise UsageError(
+            f"a decoding process died ({first_line_of(error)}). Check the free memory and the size of /dev/shm, take "
+            "fewer --workers, or decode in threads with --workers 0."
+        ) from error
+
+
+def received(groups: Iterator[DecodedGroup]) -> Iterator[DecodedGroup]:
+    """What processes send, with one error for their death: the connection may break before torch's signal comes.
+
+    Raises:
+        RuntimeError: As torch words it, if a process died.
+    """
+    try:
+        yield from groups
+    except (OSError, EOFError) as error:
+        if "DataLoader worker process" in str(error):  # raised by the decoder, and sent here
+            raise
+        time.sleep(_NEWS_OF_DEATH_S)  # the signal's error must not come while this one is handled
+        raise RuntimeError(f"DataLoader worker (pid unknown): {first_line_of(error)}") from error
+
+
 class ProcessDecoder:
     """Worker processes that live as long as this object, so that each epoch starts at once."""
 
@@ -142,14 +180,7 @@ class ProcessDecoder:
             UsageError: If a process died.
         """
         self._groups.groups, self._groups.wanted = groups, wanted
-        try:
+        with worker_deaths_told():
             with interrupts_held():
                 batches = iter(self._loader)
-            yield from batches
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise UsageError(
-                f"a decoding process died ({str(error).splitlines()[0]}). Check the free memory and the size of "
-                "/dev/shm, take fewer --workers, or decode in threads with --workers 0."
-            ) from error
+            yield from received(batches)

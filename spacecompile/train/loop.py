@@ -26,6 +26,7 @@ from spacecompile.train.dataset import Batch, TrainingFrames, ValidationFrames
 from spacecompile.train.device import DevicePlan
 from spacecompile.train.evaluate import score_rules
 from spacecompile.train.fused import TrainingForward
+from spacecompile.train.loader import worker_deaths_told
 from spacecompile.train.objective import Objective
 from spacecompile.train.optimise import lr_factor, set_lr
 from spacecompile.train.state import TrainingState, save_state
@@ -107,6 +108,7 @@ class LoopInputs:
     teacher: Teacher | None = None
 
 
+@worker_deaths_told()
 def run_epochs(state: TrainingState, inputs: LoopInputs, callbacks: Callbacks) -> None:
     """Train until the recipe's epochs or its time are used up, saving after every epoch.
 
@@ -114,6 +116,7 @@ def run_epochs(state: TrainingState, inputs: LoopInputs, callbacks: Callbacks) -
         DataError: If too many files are broken.
         DivergedError: If the training diverged; the files of the last good epoch are left as they are.
         OutputError: If a file can't be written.
+        UsageError: If a decoding process died.
     """
     recipe, is_first = state.recipe, inputs.world.is_first
     objective = Objective(

@@ -16,6 +16,7 @@ from spacecompile.errors import UsageError
 from spacecompile.record import Record
 from spacecompile.train.augment import SETTINGS, augmented_with_boxes
 from spacecompile.train.dataset import Batch, TrainingFrames
+from spacecompile.train.loader import worker_deaths_told
 from spacecompile.train.recipe import Augmentation
 
 _BATCHES_MAX = 4_000
@@ -53,6 +54,7 @@ class AugmentRate(Record):
     frames: int
 
 
+@worker_deaths_told()
 def decode_rate(
     frames: Sequence[LabelledFrame],
     *,

@@ -202,6 +202,7 @@ from spacecompile.contract import SPARK_CLASSES
 from spacecompile.data.spark import read_split
 from spacecompile.errors import UsageError
 from spacecompile.train.dataset import TrainingFrames
+from spacecompile.train.loader import worker_deaths_told
 
 if __name__ == "__main__":
     store = TrainingFrames(
@@ -216,8 +217,9 @@ if __name__ == "__main__":
     (worker,) = multiprocessing.active_children()
     threading.Timer(0.5, worker.kill).start()
     try:
-        for _ in batches:
-            pass
+        with worker_deaths_told():
+            for _ in batches:
+                pass
     except UsageError as error:
         print(error)
 """
