@@ -110,9 +110,12 @@ class Contest:
         """Summaries by scope and contestant; a scope that nobody was measured in is left out."""
         recorded = self.recording
         from_file = {self.of_files[name]: recorded.app_ms[name] for name in self.of_files if name in recorded.app_ms}
-        # An engine's call has its copies in it, if there are any: `result.scopes_of` says so.
-        on_device = {name: recorded.engine_ms[name] for name in self.engines if name in recorded.engine_ms}
-        scopes = {"engine": recorded.engine_ms, "device": on_device, "app": recorded.app_ms, "file": from_file}
+        scopes = {
+            "engine": recorded.engine_ms,
+            "device": recorded.device_ms,
+            "app": recorded.app_ms,
+            "file": from_file,
+        }
         summaries = {
             scope: {
                 name: summarise(list(by_name[name].values()), percentiles) for name in self.order if name in by_name

@@ -47,6 +47,9 @@ class Contestant(Protocol):
     def engine_ms(self) -> float | None:
         """The share of the last call that the bare engine took, scope `engine`; None when it can't be told apart."""
 
+    def device_ms(self) -> float | None:
+        """Likewise with the copies of frame and answer, scope `device`."""
+
 
 Drop: TypeAlias = Callable[[Contestant, Exception], bool]
 """Told of a contestant that raises: whether the run goes on without it."""
@@ -121,24 +124,26 @@ class Recording:
         app_ms: Scope `app`, by contestant's name, then by round times calls per block, plus the call's place in its
             block. The samples of two contestants at the same key are of the same frame.
         engine_ms: Scope `engine`, likewise.
+        device_ms: Scope `device`, likewise.
         rounds: Number of rounds that were finished.
     """
 
     app_ms: dict[str, dict[int, float]] = field(default_factory=dict)
     engine_ms: dict[str, dict[int, float]] = field(default_factory=dict)
+    device_ms: dict[str, dict[int, float]] = field(default_factory=dict)
     rounds: int = 0
 
     def add(self, contestant: Contestant, index: int, app_ms: float) -> None:
         """Store one call."""
         self.app_ms.setdefault(contestant.name, {})[index] = app_ms
-        engine_ms = contestant.engine_ms()
-        if engine_ms is not None:
-            self.engine_ms.setdefault(contestant.name, {})[index] = engine_ms
+        for told_ms, by_name in ((contestant.engine_ms(), self.engine_ms), (contestant.device_ms(), self.device_ms)):
+            if told_ms is not None:
+                by_name.setdefault(contestant.name, {})[index] = told_ms
 
     def forget(self, name: str) -> None:
         """Take the samples of one contestant out."""
-        self.app_ms.pop(name, None)
-        self.engine_ms.pop(name, None)
+        for by_name in (self.app_ms, self.engine_ms, self.device_ms):
+            by_name.pop(name, None)
 
 
 @dataclass(frozen=True, kw_only=True)

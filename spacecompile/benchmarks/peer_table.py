@@ -53,6 +53,9 @@ class PeerContestant(Protocol):
     def engine_ms(self) -> float | None:
         """See `latency.Contestant`."""
 
+    def device_ms(self) -> float | None:
+        """See `latency.Contestant`."""
+
     def close(self) -> None:
         """Free what it holds and leave the process as it was."""
 

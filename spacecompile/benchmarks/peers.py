@@ -131,6 +131,10 @@ class EagerPeer:
         """Milliseconds of the network alone in the last call, on a GPU by its own events."""
         return self._stopwatch.elapsed_ms
 
+    def device_ms(self) -> float | None:
+        """Not told apart: what a user of PyTorch copies to the GPU is part of scope `app`."""
+        return None
+
     @torch.inference_mode()
     def run(self, frame_HWC: NDArray[np.uint8]) -> PeerAnswer:
         """Answer one frame.

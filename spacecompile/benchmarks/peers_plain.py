@@ -146,6 +146,10 @@ class PlainExportPeer:
         """Milliseconds of the engine alone in the last call."""
         return None if self._engine_ns is None else self._engine_ns / NS_PER_MS
 
+    def device_ms(self) -> float | None:
+        """Not told apart; the engines of these peers are on the CPU."""
+        return None
+
     def run(self, frame_HWC: NDArray[np.uint8]) -> PeerAnswer:
         """Answer one frame.
 

@@ -83,6 +83,10 @@ class HostContestant:
         """The engine is not told apart: it runs on the GPU beside the host."""
         return None
 
+    def device_ms(self) -> float | None:
+        """Measured by `DeviceContestant`."""
+        return None
+
 
 class DeviceContestant:
     """Scope `device`: a frame on the GPU to an answer whose parts mask stays there."""
@@ -135,6 +139,10 @@ class DeviceContestant:
 
     def engine_ms(self) -> float | None:
         """The engine is not told apart."""
+        return None
+
+    def device_ms(self) -> float | None:
+        """The whole call is the scope."""
         return None
 
     def close(self) -> None:

@@ -310,7 +310,7 @@ class BenchResult(Record, kw_only=True):
         score: Absent without labelled frames.
         score_note: Why it is absent.
         latency: By scope, then by contestant. `app`: frame in memory to answer; `file`: image file to answer;
-            `device`: the engine's call with its copies; `engine`: the graph alone. What the last two are on this
+            `device`: the graph with its copies; `engine`: the graph alone. What the last two are on this
             machine is in `configuration.scopes`.
         cold_start: By variant, in this process.
         process_start: By variant, in processes of their own.

@@ -41,9 +41,9 @@ _SCOPES = {
     "file": "session(path): image file to answer, decoding included, file in the page cache",
 }
 _GPU_SCOPES = {
-    "engine": "the engine's own call, by the host's clock; on a GPU the copies of frame and answer are in it. Of a "
-    "peer, its network alone",
-    "device": "the engine's call with its copies: the same samples as `engine`, whose call has them in it already",
+    "engine": "the graph alone: on a GPU by CUDA events around it, on a CPU the engine's own call by the host's clock. "
+    "Of a peer, its network alone",
+    "device": "the graph with the copies of frame and answer: on a GPU by CUDA events, on a CPU the same as `engine`",
 }
 
 NO_STARTS = "variants were not started in processes of their own; do it with: --starts 3"

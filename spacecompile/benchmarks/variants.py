@@ -69,6 +69,10 @@ class VariantContestant:
         """Milliseconds of the bare backend run in the last call."""
         return self._stopwatch.runs_ms[-1] if self._stopwatch.runs_ms else None
 
+    def device_ms(self) -> float | None:
+        """Likewise with the copies of frame and answer, of which a CPU has none."""
+        return self._stopwatch.with_copies_ms[-1] if self._stopwatch.with_copies_ms else None
+
     def close(self) -> None:
         """Free the engine."""
         self._session.close()
@@ -98,6 +102,10 @@ class FileContestant:
 
     def engine_ms(self) -> float | None:
         """Not told apart: the variant itself tells it."""
+        return None
+
+    def device_ms(self) -> float | None:
+        """Not told apart either."""
         return None
 
 
@@ -210,7 +218,7 @@ def open_variant(bundle: Bundle, entrant: Entrant, frame_HWC: NDArray[np.uint8])
         threads=how.threads,
         spinning=how.spinning,
         cache=False,
-        gpu=gpu_options(bundle, variant),
+        gpu=replace(gpu_options(bundle, variant), timed=True),
     )
     stopwatch = StopwatchBackend(engine)
     session = Session(stopwatch, bundle.manifest.spec, choice=choice, rule=rule)

@@ -47,6 +47,9 @@ class Witness:
     def engine_ms(self) -> float | None:
         return 0.25 if self.name == "with-engine" else None
 
+    def device_ms(self) -> float | None:
+        return 0.5 if self.name == "with-engine" else None
+
 
 def run_rounds(rounds: int, *names: str, warmup_rounds: int = 0) -> tuple[list[tuple[str, int]], Recording]:
     calls: list[tuple[str, int]] = []
@@ -195,9 +198,10 @@ def test_so_many_samples_are_measured_at_least(samples: int, rounds: int, calls:
     assert settings.rounds_min * settings.block_calls >= samples
 
 
-def test_only_who_can_tell_has_an_engine_scope() -> None:
+def test_only_who_can_tell_has_the_scopes_engine_and_device() -> None:
     _, recording = run_rounds(2, "with-engine", "without")
     assert recording.engine_ms == {"with-engine": {0: 0.25, 1: 0.25}}
+    assert recording.device_ms == {"with-engine": {0: 0.5, 1: 0.5}}
 
 
 def test_the_garbage_collector_is_off_during_a_call_and_on_again_afterwards() -> None:

@@ -28,6 +28,9 @@ class Worker:
     def engine_ms(self) -> float | None:
         return None
 
+    def device_ms(self) -> float | None:
+        return None
+
     def sleep(self, seconds: float) -> None:
         assert seconds > 0
         self.now_s += seconds

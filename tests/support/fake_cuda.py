@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,9 @@ class FakeDevice:
         self.done: Counter[int] = Counter()
         self.graphs: dict[int, list[Work]] = {}
         self.recordings: dict[int, list[Work]] = {}
+        self.clock_ms = 0.0
+        self.work_ms: dict[str, float] = {}
+        self.timed: dict[int, float | None] = {}
         self.orders: dict[str, list[Any]] = {}
         self.sticky = ""
         self.current = index
@@ -117,15 +121,18 @@ class FakeDevice:
         self._enter("destroy_stream")
         assert not self.queues.pop(stream), "work is left"
 
-    def create_event(self) -> int:
+    def create_event(self, *, timed: bool = False) -> int:
         self._enter("create_event")
         event = self._handle()
         self.events[event] = (0, 0)
+        if timed:
+            self.timed[event] = None
         return event
 
     def destroy_event(self, event: int) -> None:
         self._enter("destroy_event")
         del self.events[event]
+        self.timed.pop(event, None)
 
     def record(self, event: int, stream: int) -> None:
         self._enter("record")
@@ -136,8 +143,35 @@ class FakeDevice:
 
         def reach() -> None:
             self.done[event] = mark
+            self._stamp(event)
 
         self.queue(stream, reach)
+
+    def record_in_graph(self, event: int, stream: int) -> None:
+        self._enter("record_in_graph")
+        assert stream in self.recordings, "CUDA refuses the flag outside of a capture"
+        assert event in self.timed
+        self.queue(stream, lambda: self._stamp(event))
+
+    def _stamp(self, event: int) -> None:
+        if event in self.timed:
+            self.timed[event] = self.clock_ms
+
+    def elapsed_ms(self, start: int, end: int) -> float:
+        self._enter("elapsed_ms")
+        start_ms, end_ms = self.timed[start], self.timed[end]
+        assert start_ms is not None, "the event was never recorded"
+        assert end_ms is not None, "the event was never recorded"
+        return end_ms - start_ms
+
+    def spend(self, kind: str, work: Work) -> Work:
+        """The same work, which takes its time of the clock: `work_ms` by the kind of it."""
+
+        def timed_work() -> None:
+            work()
+            self.clock_ms += self.work_ms.get(kind, 0.0)
+
+        return timed_work
 
     def wait(self, stream: int, event: int) -> None:
         self._enter("wait")
@@ -177,13 +211,13 @@ class FakeDevice:
         self._enter("copy_in")
         assert self._is_pinned(host), "pageable memory is not copied asynchronously"
         source = host.reshape(-1).view(np.uint8)
-        self.queue(stream, lambda: np.copyto(self.bytes_at(pointer, host.nbytes), source))
+        self.queue(stream, self.spend("copy_in", lambda: np.copyto(self.bytes_at(pointer, host.nbytes), source)))
 
     def copy_out(self, host: NDArray[Any], pointer: int, stream: int) -> None:
         self._enter("copy_out")
         assert self._is_pinned(host), "pageable memory is not copied asynchronously"
         target = host.reshape(-1).view(np.uint8)
-        self.queue(stream, lambda: np.copyto(target, self.bytes_at(pointer, host.nbytes)))
+        self.queue(stream, self.spend("copy_out", lambda: np.copyto(target, self.bytes_at(pointer, host.nbytes))))
 
     def _is_pinned(self, host: NDArray[Any]) -> bool:
         return host.ctypes.data in self.pinned and host.nbytes == self.pinned[host.ctypes.data].nbytes
@@ -280,7 +314,9 @@ class ColorContext:
         if engine.enqueued == engine.enqueue_fails_at:
             raise DeviceError("the engine did not queue the run.")
         addresses = dict(self.addresses)
-        engine.device.queue(self.stream, lambda: answer_by_color(engine.device, engine.signature, addresses))
+        device = engine.device
+        answer = partial(answer_by_color, device, engine.signature, addresses)
+        device.queue(self.stream, device.spend("engine", answer))
 
     def close(self) -> None:
         self.engine.open_contexts -= 1

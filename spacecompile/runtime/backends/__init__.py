@@ -67,6 +67,7 @@ class GpuOptions:
         sidecar: What the bundle holds beside a plan; None for a graph that has none.
         bundle: Folder of the bundle, as a command line would name it.
         frame_size_px: (height, width) of its frames.
+        timed: Take the time of every run by the GPU's clock, for measurements; costs a few events per run.
     """
 
     device_index: int = 0
@@ -74,6 +75,7 @@ class GpuOptions:
     sidecar: bytes | None = None
     bundle: str = "BUNDLE"
     frame_size_px: tuple[int, int] = (0, 0)
+    timed: bool = False
 
 
 class Backend(Protocol):

@@ -307,4 +307,4 @@ def onnxruntime_cuda_backend(
             device_index=options.device_index,
             provider=CUDA_PROVIDER,
         )
-        return CudaBackend(engine, device, in_flight=options.in_flight)
+        return CudaBackend(engine, device, in_flight=options.in_flight, timed=options.timed)

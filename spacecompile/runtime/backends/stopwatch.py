@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spacecompile.runtime.backends import Backend, GraphSignature, RawAnswer
+from spacecompile.runtime.cuda.backend import CudaBackend
 
 NS_PER_MS = 1e6
 
@@ -18,14 +19,19 @@ NS_PER_MS = 1e6
 class StopwatchBackend:
     """A backend that notes how long each run of the backend that it wraps took.
 
+    On a GPU its own clock counts, if the backend was made to take the time of its runs (`GpuOptions.timed`).
+
     Attributes:
-        runs_ms: Milliseconds of every run so far, in order.
+        runs_ms: Milliseconds of every run so far, in order: of the graph alone on a GPU that took the time, else of
+            the whole call.
+        with_copies_ms: Likewise, with the copies of frame and answer.
     """
 
     def __init__(self, backend: Backend) -> None:
         """Wrap a backend."""
         self._backend = backend
         self.runs_ms: list[float] = []
+        self.with_copies_ms: list[float] = []
 
     @property
     def name(self) -> str:
@@ -46,7 +52,10 @@ class StopwatchBackend:
         """Answer one frame; see `Backend.run`."""
         start_ns = time.perf_counter_ns()
         raw = self._backend.run(frame_HWC)
-        self.runs_ms.append((time.perf_counter_ns() - start_ns) / NS_PER_MS)
+        call_ms = (time.perf_counter_ns() - start_ns) / NS_PER_MS
+        times = self._backend.last_times if isinstance(self._backend, CudaBackend) else None
+        self.runs_ms.append(times.engine_ms if times else call_ms)
+        self.with_copies_ms.append(times.device_ms if times else call_ms)
         return raw
 
     def close(self) -> None:

@@ -219,4 +219,4 @@ def _open(plan: bytes, kind: EngineKind, threads: int, options: GpuOptions) -> B
     device = open_device(options.device_index)
     with active(device):
         engine = TensorRtEngine(plan, api, host_code=facts.options.version_compatible)
-        return CudaBackend(engine, device, in_flight=options.in_flight)
+        return CudaBackend(engine, device, in_flight=options.in_flight, timed=options.timed)

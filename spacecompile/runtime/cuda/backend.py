@@ -20,7 +20,7 @@ from spacecompile.errors import DeviceError, DeviceLostError, FrameError, UsageE
 from spacecompile.runtime.backends import GraphSignature, RawAnswer
 from spacecompile.runtime.cuda.device import CudaDevice, active
 from spacecompile.runtime.cuda.engine import CudaEngine
-from spacecompile.runtime.cuda.slot import Slot
+from spacecompile.runtime.cuda.slot import GpuTimes, Slot
 from spacecompile.runtime.cuda.source import DeviceFrame, device_frame_from
 
 T = TypeVar("T")
@@ -165,6 +165,7 @@ class CudaTicket:
         slot = lease.slot("this ticket")
         try:
             self._backend.guarded(slot.finish)
+            self._backend.last_times = self._backend.guarded(slot.times)
         except DeviceError as error:
             self._error, self.failed_frame_HWC = error, slot.host_frame()
             lease.release()
@@ -183,15 +184,20 @@ class CudaTicket:
 
 
 class CudaBackend:
-    """See `Backend`. One thread at a time; every buffer is allocated here and none later."""
+    """See `Backend`. One thread at a time; every buffer is allocated here and none later.
 
-    def __init__(self, engine: CudaEngine, device: CudaDevice, *, in_flight: int = 1) -> None:
+    Attributes:
+        last_times: Of the frame whose result was taken last; None before, and for a backend that is not timed.
+    """
+
+    def __init__(self, engine: CudaEngine, device: CudaDevice, *, in_flight: int = 1, timed: bool = False) -> None:
         """Take over an engine and make its slots.
 
         Args:
             engine: Closed with this backend, also when this fails.
             device: That the engine is on.
             in_flight: Frames that may be in flight at the same time.
+            timed: Take the time of every run by the GPU's clock.
 
         Raises:
             UsageError: If `in_flight` is out of range.
@@ -201,6 +207,7 @@ class CudaBackend:
         self._device = device
         self._lost: DeviceLostError | None = None
         self._is_closed = False
+        self.last_times: GpuTimes | None = None
         self._slots: list[Slot] = []
         self._leases: list[weakref.ref[Lease] | None] = []
         # A backend that is dropped without `close` gives its memory back too. Not when the process ends: CUDA may be
@@ -212,7 +219,7 @@ class CudaBackend:
                 raise UsageError(f"{in_flight} frames in flight were asked for; give 1 to {IN_FLIGHT_MAX}.")
             with active(device):
                 for _ in range(in_flight):
-                    self._slots.append(Slot(device, engine))
+                    self._slots.append(Slot(device, engine, timed=timed))
                     self._leases.append(None)
         except BaseException:
             self.close()

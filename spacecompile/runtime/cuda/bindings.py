@@ -119,9 +119,10 @@ class CudaBindingsDevice:
         """See `CudaDevice`."""
         self._done(self._api.cudaStreamDestroy(stream))
 
-    def create_event(self) -> int:
+    def create_event(self, *, timed: bool = False) -> int:
         """See `CudaDevice`."""
-        return int(self._value(self._api.cudaEventCreateWithFlags(self._api.cudaEventDisableTiming)))
+        flags = self._api.cudaEventDefault if timed else self._api.cudaEventDisableTiming
+        return int(self._value(self._api.cudaEventCreateWithFlags(flags)))
 
     def destroy_event(self, event: int) -> None:
         """See `CudaDevice`."""
@@ -130,6 +131,14 @@ class CudaBindingsDevice:
     def record(self, event: int, stream: int) -> None:
         """See `CudaDevice`."""
         self._done(self._api.cudaEventRecord(event, stream))
+
+    def record_in_graph(self, event: int, stream: int) -> None:
+        """See `CudaDevice`. Without the flag the event would only order work within the capture."""
+        self._done(self._api.cudaEventRecordWithFlags(event, stream, self._api.cudaEventRecordExternal))
+
+    def elapsed_ms(self, start: int, end: int) -> float:
+        """See `CudaDevice`."""
+        return float(self._value(self._api.cudaEventElapsedTime(start, end)))
 
     def wait(self, stream: int, event: int) -> None:
         """See `CudaDevice`."""

@@ -46,14 +46,20 @@ class CudaDevice(Protocol):
     def destroy_stream(self, stream: int) -> None:
         """Destroy a stream."""
 
-    def create_event(self) -> int:
-        """An event without timing."""
+    def create_event(self, *, timed: bool = False) -> int:
+        """An event; between two that are timed, `elapsed_ms` can be asked for."""
 
     def destroy_event(self, event: int) -> None:
         """Destroy an event."""
 
     def record(self, event: int, stream: int) -> None:
         """Queue an event behind the work of a stream."""
+
+    def record_in_graph(self, event: int, stream: int) -> None:
+        """Note an event down between `begin_capture` and `end_capture`: every launch of the graph records it anew."""
+
+    def elapsed_ms(self, start: int, end: int) -> float:
+        """Milliseconds of the GPU's clock between two timed events that both have come to pass."""
 
     def wait(self, stream: int, event: int) -> None:
         """Let later work of a stream wait for an event."""

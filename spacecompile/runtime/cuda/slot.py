@@ -55,6 +55,27 @@ class _Route(NamedTuple):
     parts_down: bool
 
 
+class GpuTimes(NamedTuple):
+    """What a frame took by the GPU's own clock, from CUDA events around it.
+
+    Attributes:
+        engine_ms: The graph alone.
+        device_ms: The graph, the copy of the frame to it and of the answer from it.
+    """
+
+    engine_ms: float
+    device_ms: float
+
+
+class _Marks(NamedTuple):
+    """Timed events of one run, in their order on the stream."""
+
+    begin: int
+    frame_in: int
+    answered: int
+    answer_out: int
+
+
 @dataclass(kw_only=True)
 class _Graph:
     """A CUDA graph, and how often it was replayed."""
@@ -66,8 +87,13 @@ class _Graph:
 class Slot:
     """One frame in flight at a time, used by one thread at a time."""
 
-    def __init__(self, device: CudaDevice, engine: CudaEngine) -> None:
+    def __init__(self, device: CudaDevice, engine: CudaEngine, *, timed: bool = False) -> None:
         """Allocate everything.
+
+        Args:
+            device: That the engine is on.
+            engine: Outlives the slot.
+            timed: Record events around the parts of every run, for `times`.
 
         Raises:
             DeviceError: If the GPU has no room; what was allocated until then is free again.
@@ -81,8 +107,11 @@ class Slot:
         self._is_pending = False
         self._wasted = 0
         self.graph_problem = ""
+        self._marks: _Marks | None = None
         with ExitStack() as stack:
             self._allocate(stack)
+            if timed:
+                self._marks = _Marks(*(self._timed_event(stack) for _ in _Marks._fields))
             self._stack = stack.pop_all()
 
     def _allocate(self, stack: ExitStack) -> None:
@@ -110,6 +139,11 @@ class Slot:
         }
         self._context = self._engine.context(self.stream, self.addresses)
         stack.callback(self._context.close)
+
+    def _timed_event(self, stack: ExitStack) -> int:
+        event = self._device.create_event(timed=True)
+        stack.callback(self._device.destroy_event, event)
+        return event
 
     @property
     def is_pending(self) -> bool:
@@ -168,6 +202,19 @@ class Slot:
             self._is_pending = False
         finally:
             self._held = None
+
+    def times(self) -> GpuTimes | None:
+        """Of the finished frame; None for a slot that is not timed.
+
+        Rows of a device frame that lie apart were gathered before, which is no part of it.
+
+        Raises:
+            DeviceError: If its work failed.
+        """
+        if self._marks is None:
+            return None
+        marks, elapsed_ms = self._marks, self._device.elapsed_ms
+        return GpuTimes(elapsed_ms(marks.frame_in, marks.answered), elapsed_ms(marks.begin, marks.answer_out))
 
     def is_finished(self) -> bool:
         """Whether `finish` would return at once.
@@ -240,15 +287,25 @@ class Slot:
         if self._is_worth_a_graph(route):
             self._capture(route)
 
-    def _queue(self, route: _Route) -> None:
+    def _queue(self, route: _Route, *, captured: bool = False) -> None:
         device = self._device
+        record = device.record_in_graph if captured else device.record
+
+        def mark(place: str) -> None:
+            if self._marks is not None:
+                record(getattr(self._marks, place), self.stream)
+
+        mark("begin")
         if route.origin == "host":
             device.copy_in(route.pointer, self._frame_HWC, self.stream)
+        mark("frame_in")
         self._context.bind_input(route.pointer)
         self._context.enqueue()
+        mark("answered")
         for layout in self._layouts:
             if layout.name != "parts" or route.parts_down:
                 device.copy_out(self._host[layout.name], self.addresses[layout.name], self.stream)
+        mark("answer_out")
 
     def _is_worth_a_graph(self, route: _Route) -> bool:
         """Our own buffer always is; a caller's address once it comes back, unless there are too many of them."""
@@ -290,7 +347,7 @@ class Slot:
     def _captured(self, route: _Route) -> int:
         self._device.begin_capture(self.stream)
         try:
-            self._queue(route)
+            self._queue(route, captured=True)
         except BaseException:
             with suppress(DeviceError):
                 self._device.destroy_graph(self._device.end_capture(self.stream))

@@ -489,3 +489,47 @@ def test_torch_takes_parts_that_stayed_on_the_device(backend: CudaBackend) -> No
     # Without a driver it gets as far as looking for one.
     with pytest.raises((RuntimeError, AssertionError), match=r"NVIDIA driver|CUDA"):
         torch.as_tensor(parts)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_a_timed_run_tells_graph_and_copies_apart_by_the_gpus_clock(device: FakeDevice, frames: int) -> None:
+    # The first frame is queued call by call, the later ones are replays of its graph.
+    device.work_ms = {"copy_in": 0.5, "engine": 3.0, "copy_out": 0.125}
+    backend = CudaBackend(ColorEngine(device), device, timed=True)
+    assert backend.last_times is None
+    for left_px in range(frames):
+        device.work_ms["engine"] = 3.0 + left_px
+        backend.run(craft(left_px))
+        device.clock_ms += 100.0  # what the host does in between is no part of it
+        assert backend.last_times is not None
+        assert backend.last_times.engine_ms == 3.0 + left_px
+        assert backend.last_times.device_ms == 3.0 + left_px + 0.5 + 4 * 0.125
+    assert device.calls["launch"] == frames - 1
+    backend.close()
+    assert not device.timed, "the events are destroyed"
+
+
+def test_frames_in_flight_have_times_of_their_own(device: FakeDevice) -> None:
+    device.work_ms = {"engine": 1.0}
+    backend = CudaBackend(ColorEngine(device), device, in_flight=2, timed=True)
+    first, second = backend.submit(craft(1)), backend.submit(craft(2))
+    first.result()
+    device.work_ms = {"engine": 7.0}
+    second.result()
+    assert backend.last_times is not None
+    assert backend.last_times.engine_ms == 7.0
+
+
+def test_a_backend_that_is_not_timed_records_no_such_event(backend: CudaBackend, device: FakeDevice) -> None:
+    backend.run(craft(1))
+    assert backend.last_times is None
+    assert not device.timed
+    assert not device.calls["record_in_graph"]
+
+
+def test_a_clock_that_fails_gives_the_slot_back(device: FakeDevice) -> None:
+    backend = CudaBackend(ColorEngine(device), device, timed=True)
+    device.fail("elapsed_ms", "cudaErrorInvalidResourceHandle")
+    with pytest.raises(DeviceError, match="cudaErrorInvalidResourceHandle"):
+        backend.run(craft(1))
+    assert backend.run(craft(2)).box_xyxy.tolist() == box(2)

@@ -35,6 +35,8 @@ CALLS: dict[str, Callable[[CudaDevice], object]] = {
     "create_event": lambda device: device.create_event(),
     "destroy_event": lambda device: device.destroy_event(7),
     "record": lambda device: device.record(7, 8),
+    "record_in_graph": lambda device: device.record_in_graph(7, 8),
+    "elapsed_ms": lambda device: device.elapsed_ms(7, 8),
     "wait": lambda device: device.wait(8, 7),
     "is_reached": lambda device: device.is_reached(7),
     "synchronize": lambda device: device.synchronize(7),
@@ -116,9 +118,12 @@ def test_bytes_go_to_the_gpu_and_back_through_a_graph() -> None:
     device: Any = open_device()
     stream, event, pointer = device.create_stream(), device.create_event(), device.allocate(1024)
     there, back = device.allocate_pinned(1024), device.allocate_pinned(1024)
+    start, end = device.create_event(timed=True), device.create_event(timed=True)
     device.begin_capture(stream)
+    device.record_in_graph(start, stream)
     device.copy_in(pointer, there, stream)
     device.copy_out(back, pointer, stream)
+    device.record_in_graph(end, stream)
     graph = device.end_capture(stream)
     for value in (3, 7):
         there[:] = value
@@ -126,6 +131,7 @@ def test_bytes_go_to_the_gpu_and_back_through_a_graph() -> None:
         device.record(event, stream)
         device.synchronize(event)
         assert (back == value).all()
+        assert 0 < device.elapsed_ms(start, end) < 1_000
     assert device.device_of(pointer) == 0
     assert device.device_of(HOST.ctypes.data) is None
 
