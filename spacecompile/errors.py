@@ -6,6 +6,7 @@ exits with `exit_code`; a traceback is only ever shown for our own bugs (exit co
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 EXIT_OK = 0
@@ -133,7 +134,9 @@ def from_unexpected(error: Exception) -> SpacecompileError:
     Args:
         error: To be logged by the caller, with its traceback.
     """
+    if isinstance(error, OSError) and error.filename is not None:
+        return UsageError(f"{error.filename}: {error.strerror}. Check the path and its permissions.")
     what = ": ".join(dict.fromkeys((type(error).__name__, first_line_of(error))))
-    if isinstance(error, OSError | MemoryError):
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.ENOMEM, errno.ENOSPC):
         return SpacecompileError(f"{what}. Check the free memory and the disk.")
     return SpacecompileError(f"{what}. This is a bug; please report it with the lines on stderr.")

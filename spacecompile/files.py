@@ -109,7 +109,14 @@ def remove_partial_files(folder: Path) -> None:
             path.unlink()
 
 
-def check_destination(path: Path, *, flag: str, force: bool, remedy: str = "add --force to replace it") -> None:
+def check_destination(
+    path: Path,
+    *,
+    flag: str,
+    force: bool,
+    remedy: str = "add --force to replace it",
+    bundle: Path | None = None,
+) -> None:
     """Refuse a file before minutes of work that could not be written after them.
 
     Args:
@@ -117,10 +124,13 @@ def check_destination(path: Path, *, flag: str, force: bool, remedy: str = "add 
         flag: That named it, for the message.
         force: Whether a file that is there may be replaced.
         remedy: Against a file that is there, beside choosing another.
+        bundle: That the command reads: a file more would spoil it.
 
     Raises:
-        OutputError: If something is in the way, or its folder is missing or read-only.
+        OutputError: If something is in the way, its folder is missing or read-only, or it would lie in the bundle.
     """
+    if bundle is not None and bundle.resolve() in (path.resolve(), *path.resolve().parents):
+        raise OutputError(f"{flag} {path} lies in the bundle {bundle}, which it would spoil. Choose another.")
     is_special, target = _target_of(path)
     folder = target.parent
     if path.is_dir():

@@ -27,7 +27,7 @@ from spacecompile.benchmarks.peer_box import box_of_parts
 from spacecompile.benchmarks.peer_table import PeerAnswer
 from spacecompile.benchmarks.variants import SLOW_EVERY
 from spacecompile.contract import PARTS, Tta
-from spacecompile.errors import MissingPartError
+from spacecompile.errors import MissingPartError, first_line_of
 from spacecompile.network.checkpoint import LoadedCheckpoint
 from spacecompile.network.head import SHUFFLE, shuffle_head
 
@@ -200,7 +200,7 @@ class CompiledPeer(EagerPeer):
                 self.run(np.zeros((height_px, width_px, 3), np.uint8))
         except RuntimeError as error:
             self.close()
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line_of(error)
             raise MissingPartError(
                 f"torch.compile fails here ({reason}); PyTorch's own troubleshooting page for torch.compile helps"
             ) from error

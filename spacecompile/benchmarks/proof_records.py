@@ -98,6 +98,7 @@ class Proof(Record):
         limits: How near the latencies come to what the GPU allows; None where that was not measured.
         targets: See there.
         unproven: What this document does not prove, in sentences.
+        unforeseen: Those of them that are errors of this program or of the machine.
         partial: Whether it was stopped early.
         stopped_by: The error of the GPU that stopped it; empty after an interrupt.
     """
@@ -117,5 +118,6 @@ class Proof(Record):
     targets: tuple[Target, ...]
     unproven: tuple[str, ...]
     limits: ProofLimits | None = None
+    unforeseen: tuple[str, ...] = ()
     partial: bool = False
     stopped_by: str = ""

@@ -12,11 +12,9 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from spacecompile.benchmarks.answers import tolerance_for
@@ -30,9 +28,9 @@ from spacecompile.benchmarks.proof_records import Memory, Proof, ProofLimits, Pr
 from spacecompile.benchmarks.proof_targets import Findings, targets_of
 from spacecompile.benchmarks.records import Agreement
 from spacecompile.benchmarks.summary import paired_ratio, summarise
-from spacecompile.benchmarks.torch_gpu import torch_on_gpu
+from spacecompile.benchmarks.torch_gpu import answers_on_gpu
 from spacecompile.benchmarks.variants import answered_from_answer
-from spacecompile.contract import Progress, Tta, Variant, no_progress
+from spacecompile.contract import Progress, Variant, no_progress
 from spacecompile.errors import DeviceLostError, MissingPartError, SpacecompileError, from_unexpected
 from spacecompile.export.frames import ParityFrame
 from spacecompile.export.parity import verdict_on
@@ -104,6 +102,7 @@ class _Draft:
     recording: Recording = field(default_factory=Recording)
     proven: list[Proven] = field(default_factory=list)
     unproven: list[str] = field(default_factory=list)
+    unforeseen: list[str] = field(default_factory=list)
     missing_peers: dict[str, str] = field(default_factory=dict)
     partial: bool = False
     stopped_by: str = ""
@@ -123,7 +122,8 @@ class _Draft:
             self.unproven.append(f"{what}: {error}")
         except Exception as error:  # noqa: BLE001  what was shown before is worth more than to stop at once
             _log.exception("the proof of %s stopped", what)
-            self.unproven.append(f"{what}: {from_unexpected(error)}")
+            self.unforeseen.append(f"{what}: {from_unexpected(error)}")
+            self.unproven.append(self.unforeseen[-1])
 
 
 def runs_on_gpu(
@@ -194,13 +194,17 @@ def _open(given: ProofInput, runs: Sequence[tuple[Variant, BackendEntry]], draft
 def _compare(given: ProofInput, settings: ProofSettings, draft: _Draft, progress: Progress) -> None:
     spec = given.checkpoint.spec
     for tta in dict.fromkeys(proven.variant.tta for proven in draft.proven):
-        on_cpu = expected_answers(
-            SealedGraph(ViewByView(given.checkpoint.network), spec, tta),
-            given.frames,
-            workers=settings.threads,
-            progress=progress,
-        )
-        references = {"pytorch-cpu": on_cpu}
+        references: dict[str, Sequence[ExpectedAnswer]] = {}
+        with draft.gap_for(f"parity, tta {tta}, since PyTorch has no answers on the CPU"):
+            references["pytorch-cpu"] = expected_answers(
+                SealedGraph(ViewByView(given.checkpoint.network), spec, tta),
+                given.frames,
+                workers=settings.threads,
+                progress=progress,
+            )
+        if not references:
+            continue
+        on_cpu = references["pytorch-cpu"]
         with draft.gap_for(f"parity with PyTorch on the GPU, tta {tta}"):
             references["pytorch-gpu"] = answers_on_gpu(given.checkpoint, tta, on_cpu, device=settings.torch_device)
         for proven in [it for it in draft.proven if it.variant.tta == tta]:
@@ -231,36 +235,6 @@ def _verdict(
         tolerance=proven.variant.tolerance,
     )
     return ProvenParity(against=against, verdict=verdict)
-
-
-@torch.inference_mode()
-def answers_on_gpu(
-    checkpoint: LoadedCheckpoint, tta: Tta, on_cpu: Sequence[ExpectedAnswer], *, device: str
-) -> tuple[ExpectedAnswer, ...]:
-    """What the same network answers in PyTorch on the GPU, in float32 without TF32.
-
-    Args:
-        checkpoint: Weights and spec; its network stays where it is.
-        tta: Test-time augmentation.
-        on_cpu: The CPU's answers; the box band around the threshold is theirs.
-        device: Of PyTorch.
-
-    Raises:
-        DeviceError: If PyTorch fails on the GPU.
-    """
-    answers = []
-    with torch_on_gpu():
-        # A copy: after an error that sticks a network could not be moved back, and whoever runs it next would fail.
-        graph = SealedGraph(deepcopy(checkpoint.network), checkpoint.spec, tta).to(device)
-        for case in on_cpu:
-            # The graph makes small constants as it goes, which have to be where the rest is.
-            with torch.device(device):
-                outputs = graph(torch.from_numpy(case.frame.frame_HWC).to(device))
-            class_probs_L, parts_HW, box_xyxy, health = (output.cpu().numpy() for output in outputs)
-            answer = RawAnswer(class_probs_L=class_probs_L, parts_HW=parts_HW, box_xyxy=box_xyxy, health=health)
-            boxes_B4 = np.concatenate([case.boxes_B4, box_xyxy[None]])
-            answers.append(replace(case, answer=answer, boxes_B4=boxes_B4))
-    return tuple(answers)
 
 
 def _race(given: ProofInput, settings: ProofSettings, draft: _Draft, progress: Progress) -> None:
@@ -394,6 +368,7 @@ def _proof(given: ProofInput, settings: ProofSettings, draft: _Draft, load_avera
         ),
         unproven=tuple(unproven),
         limits=draft.limits,
+        unforeseen=tuple(draft.unforeseen),
         partial=draft.partial,
         stopped_by=draft.stopped_by,
     )

@@ -210,7 +210,7 @@ def _check_destinations(report: Path | None, json: str | None, *, force: bool, b
     """Refuse before minutes of work what could not be written after them."""
     if report is not None:
         require_extra("report", "the report")
-        check_destination(report, flag="--report", force=force)
+        check_destination(report, flag="--report", force=force, bundle=bundle)
     check_results(json, force=force, bundle=bundle)
     if report is not None and json not in (None, "-") and report.resolve() == Path(json).resolve():
         raise UsageError(f"--report and --json both name {report}. Give them different files.")

@@ -70,9 +70,7 @@ def check_json(destination: str | None, *, force: bool, output: Path | None = No
         raise OutputError(
             f"--json {path} lies in the output {output}, whose files it must not mix with. Choose another."
         )
-    if bundle is not None and bundle.resolve() in (path.resolve(), *path.resolve().parents):
-        raise OutputError(f"--json {path} lies in the bundle {bundle}, which it would spoil. Choose another.")
-    check_destination(path, flag="--json", force=force, remedy=remedy)
+    check_destination(path, flag="--json", force=force, remedy=remedy, bundle=bundle)
 
 
 def emit_json(value: Any, destination: str) -> None:

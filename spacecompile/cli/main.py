@@ -39,6 +39,7 @@ from spacecompile.errors import (
     OutputError,
     SpacecompileError,
     UsageError,
+    from_unexpected,
 )
 
 app = typer.Typer(
@@ -130,34 +131,28 @@ def _usage_text(error: TyperException) -> str:
 def _fail(given: list[str], error: Exception) -> int:
     """Print the sentence, and a JSON document when stdout was promised one and has none yet."""
     known = _as_ours(error)
-    if known is None:
+    kind, text, code = type(known).__name__, str(known), known.exit_code
+    if code == EXIT_UNEXPECTED and known is not error:
         traceback.print_exception(error, file=sys.stderr)
-        kind, text, code = (
-            type(error).__name__,
-            f"{error}. This is a bug; please report the lines above.",
-            EXIT_UNEXPECTED,
-        )
-    else:
-        kind, text, code = type(known).__name__, str(known), known.exit_code
+        kind = type(error).__name__
+        text = text.removeprefix(f"{kind}: ")
     stderr.quiet = False
     stderr.print(f"[bold red]{kind}:[/] ", end="")
     stderr.print(console.printable(text), markup=False, soft_wrap=True)
     is_promised = ("--json", "-") in pairwise(given) or "--json=-" in given
-    if is_promised and not (known and known.has_document):
+    if is_promised and not known.has_document:
         with suppress(OutputError, BrokenPipeError):  # the sentence above is all that can be said then
             console.emit_json({"error": {"kind": kind, "message": text, "exit_code": code}}, "-")
     return code
 
 
-def _as_ours(error: Exception) -> SpacecompileError | None:
-    """The error as one that a user can act on; None for a bug."""
+def _as_ours(error: Exception) -> SpacecompileError:
+    """The error as one that a user can act on, or report."""
     if isinstance(error, SpacecompileError):
         return error
     if isinstance(error, TyperException):
         return UsageError(_usage_text(error))
-    if isinstance(error, OSError) and error.filename is not None:
-        return UsageError(f"{error.filename}: {error.strerror}. Check the path and its permissions.")
-    return None
+    return from_unexpected(error)
 
 
 def run() -> None:

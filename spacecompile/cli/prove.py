@@ -84,6 +84,7 @@ def prove_bundle(
         MissingPartError: If there is no GPU, or nothing that could be proven on it.
         ParityError: If an answer is not PyTorch's, or not the same every time; the document was written before.
         InterruptedRunError: After an interrupt; what was shown until then was written.
+        SpacecompileError: If a part ended with an error that no code foresaw; likewise.
     """
     from spacecompile.benchmarks.prove import runs_on_gpu
     from spacecompile.runtime.bundle import open_bundle
@@ -245,4 +246,6 @@ def error_of(proof: Proof) -> SpacecompileError | None:
         return ParityError(f"the proof fails: {'. '.join(failed)}. Do not use these variants on this GPU.")
     if not proof.parity:
         return DeviceError(f"nothing could be proven: {' '.join(proof.unproven)}")
+    if proof.unforeseen:
+        return SpacecompileError(f"what is proven stands above; not all could be: {' '.join(proof.unforeseen)}")
     return None

@@ -165,7 +165,7 @@ def _job(ctx: typer.Context, launch: Launch | None) -> TrainJob:
     if given["init"] is not None:  # whose own values hold wherever no flag says otherwise
         changes = {name: value for name, value in changes.items() if name in fields_of_flags(typed)}
     if given["recipe"] is not None:
-        whole = NETWORK_AND_HEAD if given["transfer"] else ()
+        whole = ("input_size_px", *(NETWORK_AND_HEAD if given["transfer"] else ()))
         numbers, changes = with_recipe(given["recipe"], recipe=numbers, spec_changes=changes, given=typed, whole=whole)
     return TrainJob(
         **{name: given[name] for name in JOB_FLAGS},

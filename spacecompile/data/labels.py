@@ -132,13 +132,23 @@ class Split:
     rows_sha256: str
 
     def spread(self, limit: int) -> list[LabelledFrame]:
-        """Frames spread over all rows, so that a lost file changes no other choice.
+        """Frames spread over all rows, so that a lost file changes no other choice; the next free one stands in for it.
 
         Args:
             limit: At most so many; 0 for all.
         """
         there = {frame.image_path for frame in self.frames}
-        return [frame for frame in spread(self.rows, limit or None) if frame.image_path in there]
+        usable = [row.image_path in there for row in self.rows]
+        if not limit or limit >= sum(usable):
+            return list(self.frames)
+        chosen = dict.fromkeys(spread(range(len(self.rows)), limit))
+        free = {index for index, is_there in enumerate(usable) if is_there} - chosen.keys()
+        for index in [index for index in chosen if not usable[index]]:
+            del chosen[index]
+            stand_in = min(free, key=lambda other: (other - index) % len(self.rows))
+            free.remove(stand_in)
+            chosen[stand_in] = None
+        return [self.rows[index] for index in sorted(chosen)]
 
 
 def image_path(root: Path, class_name: str, split: str, image_name: str) -> Path:

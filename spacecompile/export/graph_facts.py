@@ -14,7 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from spacecompile.errors import IntegrityError
+from spacecompile.errors import IntegrityError, first_line_of
 from spacecompile.record import Record
 
 _TYPE_NAMES: dict[int, str] = {
@@ -156,7 +156,7 @@ def with_shapes(model_bytes: bytes) -> ModelProto:
         model = onnx.load_model_from_string(model_bytes)
         return onnx.shape_inference.infer_shapes(model, data_prop=True)
     except (DecodeError, onnx.shape_inference.InferenceError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line_of(error)
         raise IntegrityError(
             f"the graph is no valid ONNX file: {reason}. Build the bundle again with `spacecompile build`."
         ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spacecompile.errors import CheckpointError
+from spacecompile.errors import CheckpointError, first_line_of
 from spacecompile.network.encoder_index import BUILD_ERRORS
 from spacecompile.network.model import MultiTaskNetwork
 
@@ -30,9 +30,9 @@ def run_once(network: MultiTaskNetwork, input_size_px: tuple[int, int], *, seed:
     try:
         outputs: tuple[Tensor, ...] = network(input_1CHW)
     except BUILD_ERRORS as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line_of(error)
         raise CheckpointError(
             f"{spec.architecture} with encoder {spec.encoder} does not run on an input of "
-            f"{input_size_px[0]}x{input_size_px[1]}: {reason.rstrip('.')}. Try a larger --imgsz, a multiple of 64."
+            f"{input_size_px[0]}x{input_size_px[1]}: {reason}. Try a larger --imgsz, a multiple of 64."
         ) from error
     return outputs

@@ -15,7 +15,7 @@ import torch
 
 from spacecompile.benchmarks.environment import load_average, read_environment
 from spacecompile.contract import Progress, no_progress
-from spacecompile.data.spark import read_split, spread
+from spacecompile.data.labels import usable_split
 from spacecompile.errors import BuildError, OutputError, UsageError
 from spacecompile.files import replacing, write_file
 from spacecompile.search.counting import count_all
@@ -160,8 +160,8 @@ def _check_device(job: SearchJob) -> None:
 
 
 def _check_frames(job: SearchJob, batch_size: int) -> None:
-    train, _ = (read_split(Path(job.setup.data), split) for split in ("train", "val"))
-    steps_per_epoch(len(spread(train, job.setup.limit_frames or None)), batch_size)
+    train, _ = (usable_split(job.setup.data, split) for split in ("train", "val"))
+    steps_per_epoch(len(train.spread(job.setup.limit_frames)), batch_size)
 
 
 def _clear(job: SearchJob) -> None:
@@ -224,7 +224,7 @@ def circumstances(
     """Where and how the search ran."""
     setup, spec = job.setup, candidates[0].model_spec()
     counts = {
-        split: len(spread(read_split(Path(setup.data), split), limit or None))
+        split: len(usable_split(setup.data, split).spread(limit))
         for split, limit in (("train", setup.limit_frames), ("val", 0))
     }
     return Circumstances(

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from spacecompile.contract import Progress, no_progress
-from spacecompile.errors import InterruptedRunError, MissingPartError, OutputError, UsageError
+from spacecompile.errors import InterruptedRunError, MissingPartError, OutputError, UsageError, first_line_of
 from spacecompile.search.ray_import import ASHAScheduler, JsonLoggerCallback, ray, tune
 from spacecompile.search.results import Costs, Outcome, Status
 from spacecompile.search.trial import Told, TrialSetup, device_for, trainable
@@ -73,9 +73,8 @@ def ray_session(options: TuneOptions) -> Iterator[None]:
             ray.init(address=options.ray_address, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
         where = options.ray_address or "this machine"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise MissingPartError(
-            f"Ray can't be used on {where}: {reason.rstrip('.')}. Start one with `ray start --head` and name it with "
+            f"Ray can't be used on {where}: {first_line_of(error)}. Start one with `ray start --head` and name it with "
             "--ray-address."
         ) from error
     try:

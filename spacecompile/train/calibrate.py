@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from spacecompile.box_rule import BoxRule
 from spacecompile.contract import ModelSpec, Progress, Tta, no_progress
-from spacecompile.data.spark import LabelledFrame, read_split, spread
+from spacecompile.data.labels import LabelledFrame, usable_split
 from spacecompile.errors import OutputError, UsageError
 from spacecompile.files import check_destination
 from spacecompile.metrics import detection_score
@@ -198,8 +198,8 @@ def _check_views(job: CalibrationJob, spec: ModelSpec) -> None:
 
 def _stores(job: CalibrationJob, spec: ModelSpec) -> tuple[ValidationFrames, ValidationFrames]:
     """Training and validation frames."""
-    train_frames = spread(read_split(job.data, "train"), job.limit_frames or None)
-    val_frames = spread(read_split(job.data, "val"), job.val_frames or None)
+    train_frames = usable_split(job.data, "train").spread(job.limit_frames)
+    val_frames = usable_split(job.data, "val").spread(job.val_frames)
     if len(train_frames) < 2 * FOLDS:
         raise UsageError(
             f"{len(train_frames)} training frames are too few to calibrate on; at least {2 * FOLDS} are needed. Render "

@@ -184,6 +184,10 @@ class TrainingFrames:
         for group, view_N, decoded in zip(groups, views, self._decoded([g.tolist() for g in groups]), strict=True):
             yield self._batch(group, view_N, decoded)
 
+    def stop_processes(self) -> None:
+        """End the decoding processes, if there are any; threads would decode what is asked for afterwards."""
+        self._processes = None
+
     def _decoded(self, groups: Sequence[Sequence[int]]) -> Iterator[DecodedGroup]:
         if self._processes is None or all(self._is_kept):
             return decoded_by_threads(self._decoder, groups, self._is_wanted, threads=self._threads)

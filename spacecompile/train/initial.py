@@ -18,6 +18,7 @@ from spacecompile.network.model import MultiTaskNetwork
 
 _log = logging.getLogger(__name__)
 
+_CLASSIFIER = "classification_head."
 NETWORK_AND_HEAD = (*NETWORK_FIELDS, "part_head")
 """Fields of the spec that say which network weights are of."""
 
@@ -71,6 +72,8 @@ def _transferred(loaded: LoadedCheckpoint, spec: ModelSpec, init: Path) -> tuple
     """The network, and what it took, in a sentence."""
     network = MultiTaskNetwork(spec)
     known, new = loaded.network.state_dict(), network.state_dict()
+    if _is_ours(loaded) and loaded.spec.classes != spec.classes:  # its rows are answers to another question
+        known = {name: value for name, value in known.items() if not name.startswith(_CLASSIFIER)}
     fitting = {name: known[name] for name, value in new.items() if name in known and known[name].shape == value.shape}
     if not any(value.ndim > 1 for value in fitting.values()):  # a bias or a norm says nothing without its weights
         raise CheckpointError(f"no weight of {init} fits the network asked for. Start without --init and --transfer.")
@@ -94,14 +97,17 @@ def _require_same_network(loaded: LoadedCheckpoint, spec: ModelSpec, init: Path)
         )
 
 
+def _is_ours(loaded: LoadedCheckpoint) -> bool:
+    """A foreign file has no class map: what its classes are called is the user's word."""
+    return loaded.format.startswith(CHECKPOINT_FORMAT_PREFIX)
+
+
 def _require_same_classes(loaded: LoadedCheckpoint, spec: ModelSpec, init: Path) -> None:
     """Other names for as many classes are a new start of the classifier; another order would mix up a trained one."""
     known, asked = loaded.spec.classes, spec.classes
-    # A foreign file has no class map: what its classes are called is the user's word.
-    is_ours = loaded.format.startswith(CHECKPOINT_FORMAT_PREFIX)
     if len(known) != len(asked):
         what = f"{len(known)} classes ({', '.join(known)}), and --classes names {len(asked)}"
-    elif is_ours and known != asked and set(known) == set(asked):
+    elif _is_ours(loaded) and known != asked and set(known) == set(asked):
         what = f"the classes in the order {', '.join(known)}, and --classes names another"
     else:
         return

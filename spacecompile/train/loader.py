@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from spacecompile.data.broken import BrokenFile
 from spacecompile.data.interrupts import interrupts_held
-from spacecompile.errors import UsageError, first_line_of
+from spacecompile.errors import OutputError, UsageError, first_line_of
 from spacecompile.train.decode import DecodedFrame, ViewDecoder
 
 GROUPS_AHEAD = 2
@@ -120,18 +120,21 @@ def _collated(items: list[tuple[int, DecodedFrame]]) -> DecodedGroup:
 def worker_deaths_told() -> Iterator[None]:
     """Tell of a decoding process that died in a sentence.
 
-    Torch notices by a signal and raises from its handler, wherever the main thread is at that moment.
+    Torch notices by a signal and raises from its handler, wherever the main thread is at that moment: while it writes
+    a file too, whose writer takes it for an error of its own.
 
     Raises:
         UsageError: In place of torch's error.
     """
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker (pid" not in str(error):  # with "process" instead of "(pid": an error within a live one
+    except (RuntimeError, OutputError) as error:
+        # With "process" instead of "(pid" it is an error within a live one.
+        death = next((it for it in (error, error.__cause__) if "DataLoader worker (pid" in str(it)), None)
+        if death is None:
             raise
         raise UsageError(
-            f"a decoding process died ({first_line_of(error)}). Check the free memory and the size of /dev/shm, take "
+            f"a decoding process died ({first_line_of(death)}). Check the free memory and the size of /dev/shm, take "
             "fewer --workers, or decode in threads with --workers 0."
         ) from error
 
@@ -152,7 +155,10 @@ def received(groups: Iterator[DecodedGroup]) -> Iterator[DecodedGroup]:
 
 
 class ProcessDecoder:
-    """Worker processes that live as long as this object, so that each epoch starts at once."""
+    """Worker processes that live as long as this object, so that each epoch starts at once.
+
+    Torch stops them when the object is dropped, and no longer tells of their death then.
+    """
 
     def __init__(self, decoder: ViewDecoder, *, processes: int) -> None:
         """Prepare; nothing is started yet.
@@ -181,6 +187,9 @@ class ProcessDecoder:
         """
         self._groups.groups, self._groups.wanted = groups, wanted
         with worker_deaths_told():
-            with interrupts_held():
-                batches = iter(self._loader)
-            yield from received(batches)
+            yield from received(self._started())
+
+    def _started(self) -> Iterator[DecodedGroup]:
+        with interrupts_held():
+            batches = iter(self._loader)
+        yield from batches

@@ -174,6 +174,7 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
         _prepare_output(job, state.command)
     with event_log(job.output / LOG_FOLDER if job.tensorboard and world.is_first else None, state.steps_done) as logged:
         run_epochs(state, inputs, logged(callbacks))
+    inputs.train_frames.stop_processes()  # their memory is better used now, and their death no longer matters
     facts = _facts(state, inputs, frames=len(train_frames))
     finals = _Finals(plan=plan, cost=inputs.cost, train=train_frames, val=val_split.frames)
     return world.from_first(lambda: _finish(job, state, facts, finals, progress))

@@ -14,7 +14,7 @@ import torch
 
 from spacecompile.contract import ModelSpec
 from spacecompile.data.broken import BrokenFile
-from spacecompile.errors import CheckpointError
+from spacecompile.errors import CheckpointError, first_line_of
 from spacecompile.files import flush_to_disk, replacing
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.train.device import DevicePlan
@@ -141,7 +141,7 @@ def load_state(path: Path, plan: DevicePlan) -> TrainingState:
         *(RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError),
         *(IndexError, AttributeError, AssertionError, pickle.UnpicklingError),
     ) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line_of(error)
         raise CheckpointError(
             f"{path} is truncated or not a training state: {reason}. Start without --resume."
         ) from error

@@ -268,6 +268,23 @@ def test_a_bug_on_the_way_is_a_gap_and_keeps_what_was_shown(
     assert proof.limits is None
     assert proof.parity
     assert proof.soak
+    error = error_of(proof)
+    assert error is not None, "what is not shown must not end like success"
+    assert error.exit_code == 1
+    assert "MemoryError" in str(error)
+
+
+def test_a_reference_that_fails_costs_its_parity_and_nothing_else(
+    given: ProofInput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: Any, **_options: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("spacecompile.benchmarks.prove.expected_answers", fail)
+    proof = prove(given, SETTINGS)
+    assert not proof.parity
+    assert proof.soak
+    assert any("can't allocate memory" in gap for gap in proof.unproven)
 
 
 def test_two_proofs_at_once_get_files_of_their_own(tmp_path: Path, given: ProofInput) -> None:

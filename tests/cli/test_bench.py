@@ -258,6 +258,8 @@ def test_a_file_in_the_bundle_is_refused_before_anything_is_measured(
     for place in (tiny_bundle, tiny_bundle / "bench.json"):
         assert main(["bench", str(tiny_bundle), "--json", str(place)]) == 2
         assert "which it would spoil" in capsys.readouterr().err
+    assert main(["bench", str(tiny_bundle), "--report", str(tiny_bundle / "page.html")]) == 2
+    assert "--report" in capsys.readouterr().err
     assert sorted(tiny_bundle.rglob("*")) == before
 
 

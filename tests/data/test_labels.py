@@ -134,5 +134,16 @@ def test_a_lost_file_changes_no_other_choice(tmp_path: Path) -> None:
     (tmp_path / "train" / names[-1]).unlink()  # was not taken
     split = scan_split(tmp_path, "train")
     assert (len(split.rows), len(split.frames)) == (40, 38)
-    assert split.spread(8) == before[1:]
+    assert split.spread(8) == [split.rows[1], *before[1:]], "the next row stands in"
     assert split.spread(0) == list(split.frames)
+    assert split.spread(38) == split.spread(39) == list(split.frames)
+    assert len(set(split.spread(37))) == 37
+
+
+def test_a_lost_last_row_is_replaced_by_the_first_that_is_free(tmp_path: Path) -> None:
+    names = [f"img{index:06}.jpg" for index in range(6)]
+    write_2022(tmp_path, "\n".join(f'{name},soho,"[3, 7, 30, 50]"' for name in names), *names)
+    for index in (3, 4, 5):
+        (tmp_path / "train" / names[index]).unlink()
+    split = scan_split(tmp_path, "train")
+    assert split.spread(2) == [split.rows[0], split.rows[1]], "row 3 was chosen; behind it nothing is left"

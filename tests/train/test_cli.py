@@ -13,6 +13,7 @@ import pytest
 
 from spacecompile.cli.main import main
 from spacecompile.network.checkpoint import load_checkpoint
+from spacecompile.train.run import TrainJob
 
 SMALL = ("--imgsz", "64", "--frame", "96x96", "--batch-size", "8", "--device", "cpu", "--threads", "1")
 
@@ -181,3 +182,19 @@ def test_flags_win_over_a_named_recipe_and_it_over_defaults(tiny_data: Path) -> 
     assert (recipe["epochs"], recipe["batch_size"], recipe["lr"], recipe["weight_decay"]) == (1, 8, 0.002, 0.01)
     assert "--recipe mine.json" in facts["command"]
     assert load_checkpoint(Path("run/model.pt")).spec.part_head == "shuffle"
+
+
+@pytest.mark.parametrize("further", [[], ["--transfer"]])
+def test_a_named_recipe_decides_the_input_size_whatever_the_checkpoint_had(
+    tiny_data: Path, monkeypatch: pytest.MonkeyPatch, further: list[str]
+) -> None:
+    jobs: list[TrainJob] = []
+
+    def asked(job: TrainJob, **_: object) -> None:
+        jobs.append(job)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spacecompile.train.run.train", asked)
+    command = ["train", "--data", str(tiny_data), "-o", "run", "--init", "net.pt", "--recipe", "post", *further]
+    assert main(command) == main([*command, "--imgsz", "64"]) == 130
+    assert [job.spec_changes["input_size_px"] for job in jobs] == [(512, 512), (64, 64)]

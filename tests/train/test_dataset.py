@@ -193,7 +193,7 @@ def test_processes_give_the_batches_that_threads_give(tiny_data: Path) -> None:
 
 
 KILLS_A_WORKER = """
-import multiprocessing, sys, threading
+import multiprocessing, sys, threading, time
 from pathlib import Path
 
 import torch
@@ -203,34 +203,58 @@ from spacecompile.data.spark import read_split
 from spacecompile.errors import UsageError
 from spacecompile.train.dataset import TrainingFrames
 from spacecompile.train.loader import worker_deaths_told
+from spacecompile.train.loop import Callbacks
+from spacecompile.train.recipe import Recipe
+from spacecompile.train.run import TrainJob, train
+from spacecompile.train.throughput import decode_rate
 
-if __name__ == "__main__":
-    store = TrainingFrames(
-        read_split(Path(sys.argv[1]), "train")[:6],
-        classes=SPARK_CLASSES,
-        input_size_px=(64, 64),
-        cache="none",
-        processes=1,
-    )
+data, output = Path(sys.argv[1]), Path(sys.argv[2])
+shape = dict(classes=SPARK_CLASSES, input_size_px=(64, 64))
+
+def kill(*_):
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    time.sleep(1)  # the signal comes meanwhile
+
+def while_batches_come():
+    store = TrainingFrames(read_split(data, "train")[:6], **shape, cache="none", processes=1)
     batches = store.batches(torch.arange(6).repeat(50_000), 2)
     next(batches)
-    (worker,) = multiprocessing.active_children()
-    threading.Timer(0.5, worker.kill).start()
+    threading.Timer(0.5, kill).start()
+    with worker_deaths_told():
+        for _ in batches:
+            pass
+
+def while_the_rate_is_measured():
+    decode_rate(read_split(data, "train")[:6], **shape, batch_size=2, processes=1, duration_s=60, progress=kill)
+
+def while_the_network_trains():
+    job = TrainJob(
+        data=data,
+        output=output,
+        recipe=Recipe(epochs=2, batch_size=4),
+        spec_changes={"input_size_px": (64, 64), "frame_size_px": (96, 96)},
+        device="cpu",
+        workers=1,
+        cache="none",
+    )
+    train(job, callbacks=Callbacks(on_step=kill))
+
+if __name__ == "__main__":
     try:
-        with worker_deaths_told():
-            for _ in batches:
-                pass
+        globals()[sys.argv[3]]()
     except UsageError as error:
         print(error)
 """
 
 
-def test_a_worker_that_is_killed_ends_the_epoch_with_a_sentence(tiny_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["while_batches_come", "while_the_rate_is_measured", "while_the_network_trains"])
+def test_a_worker_that_is_killed_ends_the_work_with_a_sentence(tiny_data: Path, tmp_path: Path, moment: str) -> None:
     # In a process of its own: torch raises from a signal handler, wherever the main thread happens to be.
     script = tmp_path / "script.py"
     script.write_text(KILLS_A_WORKER)
     done = subprocess.run(
-        [sys.executable, script, tiny_data],
+        [sys.executable, script, tiny_data, tmp_path / "run", moment],
         capture_output=True,
         text=True,
         check=False,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from spacecompile.errors import UsageError
+from spacecompile.errors import OutputError, UsageError
+from spacecompile.files import replacing
 from spacecompile.train import loader
 from spacecompile.train.loader import DecodedGroup, received, worker_deaths_told
 
@@ -50,3 +52,17 @@ def test_an_error_that_a_live_process_sent_is_not_its_death() -> None:
     next(groups)
     with pytest.raises(OSError, match="Caught OSError"), worker_deaths_told():
         next(groups)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("DataLoader worker (pid 7) is killed by signal: Killed.", UsageError),
+        ("PytorchStreamWriter failed writing file", OutputError),
+    ],
+)
+def test_a_death_while_a_file_is_written_is_no_full_disk(tmp_path: Path, text: str, kind: type[Exception]) -> None:
+    path = tmp_path / "last.pt"
+    with pytest.raises(kind, match=text.split()[0]), worker_deaths_told(), replacing(path, errors=(RuntimeError,)):
+        raise RuntimeError(text)
+    assert not list(tmp_path.iterdir())

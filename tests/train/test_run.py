@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,7 +22,7 @@ from spacecompile.data.spark import read_split
 from spacecompile.errors import CheckpointError, DataError, OutputError, UsageError
 from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
 from spacecompile.network.model import MultiTaskNetwork
-from spacecompile.train import loop
+from spacecompile.train import loop, run
 from spacecompile.train.dataset import Batch, TrainingFrames, ValidationFrames
 from spacecompile.train.device import plan_device
 from spacecompile.train.evaluate import score_rules
@@ -264,7 +265,7 @@ def test_a_run_is_resumed_wherever_its_data_lies(finished: Path, tiny_data: Path
 
 
 def test_a_transfer_makes_a_new_classifier_where_the_data_has_other_classes(
-    finished: Path, tiny_data: Path, tmp_path: Path
+    finished: Path, tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     foreign = load_checkpoint(finished / "model.pt")
     foreign.network.spec = msgspec.structs.replace(foreign.spec, classes=tuple(f"craft {index}" for index in range(10)))
@@ -272,6 +273,21 @@ def test_a_transfer_makes_a_new_classifier_where_the_data_has_other_classes(
     job = tiny_job(tiny_data, tmp_path / "run", init=tmp_path / "foreign.pt", transfer=True, spec_changes={})
     report = train(job)
     assert load_checkpoint(report.checkpoint).spec.classes == SPARK_CLASSES
+    assert "new are tensors of classification_head.3" in caplog.text
+
+
+def test_decoding_processes_end_with_the_last_epoch(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, left = run._finish, []
+
+    def watched(*arguments: Any) -> Any:
+        left.extend(multiprocessing.active_children())
+        return finish(*arguments)
+
+    monkeypatch.setattr(run, "_finish", watched)
+    train(tiny_job(tiny_data, tmp_path / "run", workers=2, cache="none"))
+    assert left == []
 
 
 def test_a_file_that_is_lost_and_restored_hinders_no_run(tiny_data: Path, tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from threading import Lock
 from typing import Any
 
 _TELEMETRY = "openvino_telemetry"
-_lock = Lock()
+_locks = [Lock()]
+if hasattr(os, "register_at_fork"):  # a fork while another thread holds the lock would leave it held for ever
+    os.register_at_fork(after_in_child=lambda: _locks.__setitem__(0, Lock()))
 
 
 def import_openvino() -> Any:
@@ -43,7 +45,7 @@ def openvino_core() -> Any:
     Raises:
         ImportError: If OpenVINO is missing, or one of its libraries can't be loaded.
     """
-    with _lock:  # two threads that load at once would make two, and drop one
+    with _locks[0]:  # two threads that load at once would make two, and drop one
         # A forked process does not have the threads of the other's Core.
         return _core_of(os.getpid())
 

@@ -234,3 +234,17 @@ print(json.dumps({
         env=environment | {"HOME": str(tmp_path), "LOCALAPPDATA": str(tmp_path)},
     )
     assert json.loads(done.stdout) == {"threads": 1, "home": [], "modules": [], "whole": True}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_process_forked_while_another_thread_makes_the_core_can_make_its_own() -> None:
+    code = """
+import os, sys
+from spacecompile.runtime.backends import openvino_import
+openvino_import._locks[0].acquire()
+child = os.fork()
+if child == 0:
+    os._exit(0 if openvino_import._locks[0].acquire(timeout=10) else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
