@@ -9,6 +9,9 @@ from __future__ import annotations
 import errno
 from typing import ClassVar
 
+_FULL = (errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
+_TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
+
 EXIT_OK = 0
 EXIT_UNEXPECTED = 1
 EXIT_INTERRUPTED = 130
@@ -134,9 +137,12 @@ def from_unexpected(error: Exception) -> SpacecompileError:
     Args:
         error: To be logged by the caller, with its traceback.
     """
+    what = ": ".join(dict.fromkeys((type(error).__name__, first_line_of(error))))
+    is_full = isinstance(error, OSError) and error.errno in _FULL
+    if is_full or isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's is a RuntimeError
+        return SpacecompileError(f"{what}. Check the free memory and the disk.")
+    if isinstance(error, OSError) and error.errno in _TOO_MANY_OPEN:
+        return SpacecompileError(f"{what}. Raise the limit of open files, for example with ulimit -n.")
     if isinstance(error, OSError) and error.filename is not None:
         return UsageError(f"{error.filename}: {error.strerror}. Check the path and its permissions.")
-    what = ": ".join(dict.fromkeys((type(error).__name__, first_line_of(error))))
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.ENOMEM, errno.ENOSPC):
-        return SpacecompileError(f"{what}. Check the free memory and the disk.")
     return SpacecompileError(f"{what}. This is a bug; please report it with the lines on stderr.")

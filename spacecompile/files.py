@@ -129,10 +129,10 @@ def check_destination(
     Raises:
         OutputError: If something is in the way, its folder is missing or read-only, or it would lie in the bundle.
     """
-    if bundle is not None and bundle.resolve() in (path.resolve(), *path.resolve().parents):
-        raise OutputError(f"{flag} {path} lies in the bundle {bundle}, which it would spoil. Choose another.")
     is_special, target = _target_of(path)
     folder = target.parent
+    if bundle is not None and bundle.resolve() in (target, *target.parents):
+        raise OutputError(f"{flag} {path} lies in the bundle {bundle}, which it would spoil. Choose another.")
     if path.is_dir():
         raise OutputError(f"can't write {path}: it is a folder. Choose another file with {flag}.")
     if path.is_file() and not force:

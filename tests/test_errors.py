@@ -26,6 +26,25 @@ from spacecompile.errors import from_unexpected
             id="a full disk",
         ),
         pytest.param(
+            OSError(errno.ENOSPC, "No space left on device", "runs/last.pt"),
+            "OSError: [Errno 28] No space left on device: 'runs/last.pt'. Check the free memory and the disk.",
+            1,
+            id="a full disk at a path",
+        ),
+        pytest.param(
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            "RuntimeError: [enforce fail] DefaultCPUAllocator: can't allocate memory: you tried. Check the free memory "
+            "and the disk.",
+            1,
+            id="torch without memory",
+        ),
+        pytest.param(
+            OSError(errno.EMFILE, "Too many open files"),
+            "OSError: [Errno 24] Too many open files. Raise the limit of open files, for example with ulimit -n.",
+            1,
+            id="too many open files",
+        ),
+        pytest.param(
             ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
             "ConnectionRefusedError: [Errno 111] Connection refused. This is a bug; please report it with the lines on "
             "stderr.",

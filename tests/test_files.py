@@ -120,6 +120,10 @@ def test_a_destination_is_refused_before_the_work(tmp_path: Path, monkeypatch: p
     (tmp_path / "away").symlink_to(tmp_path / "none" / "new.json")
     with pytest.raises(OutputError, match="loop"):
         check("loop")
+    with pytest.raises(OutputError, match="loop"):
+        files.check_destination(tmp_path / "loop", flag="--json", force=True, bundle=tmp_path / "net.spacepkg")
+    with pytest.raises(OutputError, match=r"--json .* lies in the bundle"):
+        files.check_destination(tmp_path / "net" / "a.json", flag="--json", force=True, bundle=tmp_path / "net")
     with pytest.raises(OutputError, match="its folder does not exist"):
         check("away")
     # A superuser may write anywhere, so the mode of a folder proves nothing here.

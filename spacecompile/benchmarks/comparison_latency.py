@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from spacecompile.benchmarks.comparison_records import CONFIDENCE, Change, Verdict
 from spacecompile.benchmarks.records import BenchResult, Latency
+from spacecompile.runtime.backends.registry import entry_named
 
 _RESAMPLES = 4000
 _SAMPLES_MIN = 11
@@ -153,7 +154,7 @@ def latency_changes(old: BenchResult, new: BenchResult) -> Iterator[Change]:
             after = new.latency[scope].get(name)
             if name in peers or after is None or (scope == "device" and _repeats_engine(name, old, new)):
                 continue
-            note = "" if drift else _incomparable(name, old, new)
+            note = _measured_otherwise(name, scope, old, new) or ("" if drift else _incomparable(name, old, new))
             yield _timed(f"{name}, {scope}, median", before, after, drift, note)
 
 
@@ -161,6 +162,21 @@ def _repeats_engine(name: str, old: BenchResult, new: BenchResult) -> bool:
     """Whether scope `device` holds the very samples of `engine` in both files: they count once."""
     pairs = [[_latency_of(result, scope, name) for scope in ("device", "engine")] for result in (old, new)]
     return all(device == engine for device, engine in pairs)
+
+
+def _measured_otherwise(name: str, scope: str, old: BenchResult, new: BenchResult) -> str:
+    """Why a scope of a variant is not the same thing in both files; empty where it is, which on a CPU it always was."""
+    on_gpu = any(
+        engine is not None and entry_named(engine).on_gpu for engine in (_engine_of(old, name), _engine_of(new, name))
+    )
+    meanings = [
+        result.configuration.scopes.get(scope)
+        for result in (old, new)
+        if not isinstance(result.configuration, UnsetType)
+    ]
+    if on_gpu and len(set(meanings)) > 1:
+        return f"not comparable: scope {scope} was measured otherwise in the older file"
+    return ""
 
 
 def _incomparable(name: str, old: BenchResult, new: BenchResult) -> str:

@@ -110,12 +110,8 @@ class Contest:
         """Summaries by scope and contestant; a scope that nobody was measured in is left out."""
         recorded = self.recording
         from_file = {self.of_files[name]: recorded.app_ms[name] for name in self.of_files if name in recorded.app_ms}
-        scopes = {
-            "engine": recorded.engine_ms,
-            "device": recorded.device_ms,
-            "app": recorded.app_ms,
-            "file": from_file,
-        }
+        around: dict[str, dict[str, dict[int, float]]] = {"app": recorded.app_ms, "file": from_file}
+        scopes = {"engine": recorded.within_ms["engine"], "device": recorded.within_ms["device"]} | around
         summaries = {
             scope: {
                 name: summarise(list(by_name[name].values()), percentiles) for name in self.order if name in by_name

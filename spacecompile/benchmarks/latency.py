@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,10 @@ NS_PER_MS = 1e6
 IDLE_WINDOW_MS = 3.0
 IDLE_SHARE = 0.15
 """Processor time over wall time in such a window below which the process counts as idle; a look costs some of it."""
+
+
+Scope: TypeAlias = Literal["engine", "device"]
+"""Of a contestant's whole call, which is `app`: the graph alone, and the graph with the copies of frame and answer."""
 
 
 class Contestant(Protocol):
@@ -44,11 +48,8 @@ class Contestant(Protocol):
     def run(self, frame_HWC: NDArray[np.uint8]) -> object:
         """Answer one frame completely; nothing is left to be computed later."""
 
-    def engine_ms(self) -> float | None:
-        """The share of the last call that the bare engine took, scope `engine`; None when it can't be told apart."""
-
-    def device_ms(self) -> float | None:
-        """Likewise with the copies of frame and answer, scope `device`."""
+    def scopes_ms(self) -> Mapping[Scope, float]:
+        """What parts of the last call took, in milliseconds; without those that can't be told apart."""
 
 
 Drop: TypeAlias = Callable[[Contestant, Exception], bool]
@@ -123,26 +124,23 @@ class Recording:
     Attributes:
         app_ms: Scope `app`, by contestant's name, then by round times calls per block, plus the call's place in its
             block. The samples of two contestants at the same key are of the same frame.
-        engine_ms: Scope `engine`, likewise.
-        device_ms: Scope `device`, likewise.
+        within_ms: By scope within a call, likewise.
         rounds: Number of rounds that were finished.
     """
 
     app_ms: dict[str, dict[int, float]] = field(default_factory=dict)
-    engine_ms: dict[str, dict[int, float]] = field(default_factory=dict)
-    device_ms: dict[str, dict[int, float]] = field(default_factory=dict)
+    within_ms: dict[Scope, dict[str, dict[int, float]]] = field(default_factory=lambda: {"engine": {}, "device": {}})
     rounds: int = 0
 
     def add(self, contestant: Contestant, index: int, app_ms: float) -> None:
         """Store one call."""
         self.app_ms.setdefault(contestant.name, {})[index] = app_ms
-        for told_ms, by_name in ((contestant.engine_ms(), self.engine_ms), (contestant.device_ms(), self.device_ms)):
-            if told_ms is not None:
-                by_name.setdefault(contestant.name, {})[index] = told_ms
+        for scope, took_ms in contestant.scopes_ms().items():
+            self.within_ms[scope].setdefault(contestant.name, {})[index] = took_ms
 
     def forget(self, name: str) -> None:
         """Take the samples of one contestant out."""
-        for by_name in (self.app_ms, self.engine_ms, self.device_ms):
+        for by_name in (self.app_ms, *self.within_ms.values()):
             by_name.pop(name, None)
 
 

@@ -7,7 +7,7 @@ Layout legend: H, W frame rows and columns; C channels (RGB); K parts; L classes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spacecompile.benchmarks.answers import Answered
+from spacecompile.benchmarks.latency import Scope
 from spacecompile.contract import ModelSpec, Progress, Tta, no_progress
 from spacecompile.errors import SpacecompileError, UsageError
 
@@ -50,10 +51,7 @@ class PeerContestant(Protocol):
     def versions(self) -> str:
         """Of what runs its network."""
 
-    def engine_ms(self) -> float | None:
-        """See `latency.Contestant`."""
-
-    def device_ms(self) -> float | None:
+    def scopes_ms(self) -> Mapping[Scope, float]:
         """See `latency.Contestant`."""
 
     def close(self) -> None:

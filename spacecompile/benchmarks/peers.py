@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from spacecompile.benchmarks.latency import NS_PER_MS
+from spacecompile.benchmarks.latency import NS_PER_MS, Scope
 from spacecompile.benchmarks.peer_box import box_of_parts
 from spacecompile.benchmarks.peer_table import PeerAnswer
 from spacecompile.benchmarks.variants import SLOW_EVERY
@@ -127,13 +127,9 @@ class EagerPeer:
         """Give torch its number of threads back."""
         torch.set_num_threads(self._threads_before)
 
-    def engine_ms(self) -> float | None:
-        """Milliseconds of the network alone in the last call, on a GPU by its own events."""
-        return self._stopwatch.elapsed_ms
-
-    def device_ms(self) -> float | None:
-        """Not told apart: what a user of PyTorch copies to the GPU is part of scope `app`."""
-        return None
+    def scopes_ms(self) -> Mapping[Scope, float]:
+        """The network alone in the last call, on a GPU by its own events. Copies to a GPU are not told apart."""
+        return {} if self._stopwatch.elapsed_ms is None else {"engine": self._stopwatch.elapsed_ms}
 
     @torch.inference_mode()
     def run(self, frame_HWC: NDArray[np.uint8]) -> PeerAnswer:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from spacecompile.benchmarks.latency import NS_PER_MS
+from spacecompile.benchmarks.latency import NS_PER_MS, Scope
 from spacecompile.benchmarks.peer_box import box_of_parts
 from spacecompile.benchmarks.peer_table import PeerAnswer
 from spacecompile.benchmarks.peers import plain_smp_network
@@ -120,14 +120,16 @@ class PlainExportPeer:
     every = 1
     tta: Tta = "none"
 
-    def __init__(self, checkpoint: LoadedCheckpoint, engine: PlainEngine, *, name: str) -> None:
+    def __init__(self, checkpoint: LoadedCheckpoint, engine: PlainEngine, *, name: str, on_gpu: bool = False) -> None:
         """Take over an engine.
 
         Args:
             checkpoint: Weights and spec.
             engine: That holds the exported network.
             name: Of its row in the table.
+            on_gpu: Whether the engine copies what it is given to a GPU.
         """
+        self._scope: Scope = "device" if on_gpu else "engine"
         spec = checkpoint.spec
         self.name = name
         self.versions = engine.versions
@@ -142,13 +144,9 @@ class PlainExportPeer:
         """Free the engine."""
         self._engine = None
 
-    def engine_ms(self) -> float | None:
-        """Milliseconds of the engine alone in the last call."""
-        return None if self._engine_ns is None else self._engine_ns / NS_PER_MS
-
-    def device_ms(self) -> float | None:
-        """Not told apart; the engines of these peers are on the CPU."""
-        return None
+    def scopes_ms(self) -> Mapping[Scope, float]:
+        """The engine's call, by the host's clock: on a GPU the copies of input and logits are in it."""
+        return {} if self._engine_ns is None else {self._scope: self._engine_ns / NS_PER_MS}
 
     def run(self, frame_HWC: NDArray[np.uint8]) -> PeerAnswer:
         """Answer one frame.
@@ -241,14 +239,14 @@ def plain_openvino(checkpoint: LoadedCheckpoint, *, threads: int) -> PlainExport
 def cuda_onnxruntime(checkpoint: LoadedCheckpoint, *, threads: int) -> PlainExportPeer:
     """The export on ONNX Runtime's CUDA provider."""
     engine = OrtEngine(export_plain(checkpoint), threads=threads, providers=("CUDAExecutionProvider",))
-    return PlainExportPeer(checkpoint, engine, name="cuda-onnxruntime")
+    return PlainExportPeer(checkpoint, engine, name="cuda-onnxruntime", on_gpu=True)
 
 
 def cuda_tensorrt(checkpoint: LoadedCheckpoint, *, threads: int) -> PlainExportPeer:
     """The export on TensorRT, through ONNX Runtime's provider of it, float16 allowed."""
     providers = (("TensorrtExecutionProvider", {"trt_fp16_enable": True}), "CUDAExecutionProvider")
     engine = OrtEngine(export_plain(checkpoint), threads=threads, providers=providers)
-    return PlainExportPeer(checkpoint, engine, name="cuda-tensorrt")
+    return PlainExportPeer(checkpoint, engine, name="cuda-tensorrt", on_gpu=True)
 
 
 def _on_onnxruntime(

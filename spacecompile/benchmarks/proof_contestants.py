@@ -5,12 +5,13 @@ Layout legend: H, W frame rows and columns; C channels (RGB).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spacecompile.benchmarks.latency import Scope
 from spacecompile.benchmarks.variants import SLOW_EVERY
 from spacecompile.contract import HEALTH_SIGNALS, Variant
 from spacecompile.errors import DeviceError
@@ -79,13 +80,9 @@ class HostContestant:
         """Answer one frame."""
         return self._proven.answer(frame_HWC)
 
-    def engine_ms(self) -> float | None:
-        """The engine is not told apart: it runs on the GPU beside the host."""
-        return None
-
-    def device_ms(self) -> float | None:
-        """Measured by `DeviceContestant`."""
-        return None
+    def scopes_ms(self) -> Mapping[Scope, float]:
+        """Nothing is told apart: the engine runs beside the host, and the device is `DeviceContestant`'s."""
+        return {}
 
 
 class DeviceContestant:
@@ -137,13 +134,9 @@ class DeviceContestant:
         answer.parts.release()
         return answer
 
-    def engine_ms(self) -> float | None:
-        """The engine is not told apart."""
-        return None
-
-    def device_ms(self) -> float | None:
-        """The whole call is the scope."""
-        return None
+    def scopes_ms(self) -> Mapping[Scope, float]:
+        """Nothing is told apart: the whole call is the scope."""
+        return {}
 
     def close(self) -> None:
         """Free the frames on the GPU."""

@@ -326,13 +326,13 @@ def _digest(raw: RawAnswer) -> bytes:
 
 
 def _proof(given: ProofInput, settings: ProofSettings, draft: _Draft, load_average_start: float | None) -> Proof:
-    app_ms = draft.recording.app_ms
+    app_ms, engine_ms = draft.recording.app_ms, draft.recording.within_ms["engine"]
     names = [proven.name for proven in draft.proven]
     peers = [peer.name for peer in given.peers]
     scopes = {
         "app": {name: app_ms[name] for name in (*names, *peers) if name in app_ms},
         "device": {name: app_ms[key] for name in names if (key := DeviceContestant.key(name)) in app_ms},
-        "engine": {name: draft.recording.engine_ms[name] for name in peers if name in draft.recording.engine_ms},
+        "engine": {name: engine_ms[name] for name in peers if name in engine_ms},
     }
     latency = {
         scope: {name: summarise(list(samples.values())) for name, samples in by_name.items()}

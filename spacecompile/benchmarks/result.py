@@ -41,9 +41,12 @@ _SCOPES = {
     "file": "session(path): image file to answer, decoding included, file in the page cache",
 }
 _GPU_SCOPES = {
-    "engine": "the graph alone: on a GPU by CUDA events around it, on a CPU the engine's own call by the host's clock. "
+    "engine": "the graph alone: on a GPU by CUDA events around it, which are part of our own CUDA graph; around ONNX "
+    "Runtime's they are recorded by the host, whose wait is in it. On a CPU the engine's own call by the host's clock. "
     "Of a peer, its network alone",
-    "device": "the graph with the copies of frame and answer: on a GPU by CUDA events, on a CPU the same as `engine`",
+    "device": "the graph with the copies of frame and answer: on a GPU by CUDA events, on a CPU the same as `engine`. "
+    "Of a peer, its engine's call with its copies, by the host's clock",
+    "app": "session(frame): frame in memory to answer, checks and, on a GPU, the timed events included",
 }
 
 NO_STARTS = "variants were not started in processes of their own; do it with: --starts 3"

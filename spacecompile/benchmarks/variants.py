@@ -6,7 +6,7 @@ Layout legend: H, W frame rows and columns; C channels (RGB).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import cycle
 from pathlib import Path, PurePosixPath
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spacecompile.benchmarks.answers import Answered
-from spacecompile.benchmarks.latency import NS_PER_MS
+from spacecompile.benchmarks.latency import NS_PER_MS, Scope
 from spacecompile.benchmarks.records import ColdStart, VariantEngine
 from spacecompile.contract import Variant
 from spacecompile.errors import UsageError
@@ -65,13 +65,10 @@ class VariantContestant:
         """The same session handed the frames' files."""
         return FileContestant(self, self._session, paths)
 
-    def engine_ms(self) -> float | None:
-        """Milliseconds of the bare backend run in the last call."""
-        return self._stopwatch.runs_ms[-1] if self._stopwatch.runs_ms else None
-
-    def device_ms(self) -> float | None:
-        """Likewise with the copies of frame and answer, of which a CPU has none."""
-        return self._stopwatch.with_copies_ms[-1] if self._stopwatch.with_copies_ms else None
+    def scopes_ms(self) -> Mapping[Scope, float]:
+        """The graph alone, and with the copies of frame and answer, of which a CPU has none."""
+        watch = self._stopwatch
+        return {"engine": watch.runs_ms[-1], "device": watch.with_copies_ms[-1]} if watch.runs_ms else {}
 
     def close(self) -> None:
         """Free the engine."""
@@ -100,13 +97,9 @@ class FileContestant:
         """Answer the next file."""
         return self._session(next(self._paths))
 
-    def engine_ms(self) -> float | None:
-        """Not told apart: the variant itself tells it."""
-        return None
-
-    def device_ms(self) -> float | None:
-        """Not told apart either."""
-        return None
+    def scopes_ms(self) -> Mapping[Scope, float]:
+        """Nothing is told apart: the variant itself tells it."""
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True)

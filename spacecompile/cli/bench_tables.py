@@ -152,8 +152,10 @@ def _say_latency(result: BenchResult, percentiles: Sequence[float]) -> None:
 
 
 def _say_scopes(latency: Mapping[str, Mapping[str, Latency]]) -> None:
-    """Medians of the scopes inside and around `app`."""
-    scopes = [scope for scope in ("engine", "app", "file") if scope in latency]
+    """Medians of the scopes inside and around `app`; on a CPU `device` is `engine` and not said twice."""
+    engine, device = latency.get("engine", {}), latency.get("device", {})
+    repeated = {"device"} if all(engine.get(name) == told for name, told in device.items()) else set()
+    scopes = [scope for scope in ("engine", "device", "app", "file") if scope in latency and scope not in repeated]
     table = plain_table("Median in ms by scope", "", *scopes)
     for name in latency.get("app", {}):
         cells = (percentile_cell(latency[scope][name], "p50_ms") if name in latency[scope] else "" for scope in scopes)

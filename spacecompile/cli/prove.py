@@ -244,8 +244,8 @@ def error_of(proof: Proof) -> SpacecompileError | None:
     ]
     if failed:
         return ParityError(f"the proof fails: {'. '.join(failed)}. Do not use these variants on this GPU.")
+    if proof.unforeseen:
+        return SpacecompileError(f"the proof is not whole: {' '.join(proof.unforeseen)} What it shows stands above.")
     if not proof.parity:
         return DeviceError(f"nothing could be proven: {' '.join(proof.unproven)}")
-    if proof.unforeseen:
-        return SpacecompileError(f"what is proven stands above; not all could be: {' '.join(proof.unforeseen)}")
     return None

@@ -181,7 +181,7 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
 
 
 def _require_same_data(state: TrainingState, data: Path, sha256: str) -> None:
-    """The labels decide which frames are taken and in which order; a file that was lost meanwhile is only left out."""
+    """The labels decide which frames are taken and in which order; a file that was lost is replaced."""
     if state.rows_sha256 not in ("", sha256):
         raise UsageError(
             f"the labels of {data} are not those that the run began with: names, classes, boxes or their order differ. "

@@ -3,13 +3,22 @@ from __future__ import annotations
 import dataclasses
 import gc
 from collections import Counter
+from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.latency import Contestant, LatencySettings, Recording, balanced_order, drop_nobody, measure
+from spacecompile.benchmarks.latency import (
+    Contestant,
+    LatencySettings,
+    Recording,
+    Scope,
+    balanced_order,
+    drop_nobody,
+    measure,
+)
 from spacecompile.errors import UsageError
 
 FRAMES_HWC = [np.full((4, 4, 3), value, np.uint8) for value in range(3)]
@@ -44,11 +53,8 @@ class Witness:
         self.collector_was_on.append(gc.isenabled())
         self._calls.append((self.name, int(frame_HWC[0, 0, 0])))
 
-    def engine_ms(self) -> float | None:
-        return 0.25 if self.name == "with-engine" else None
-
-    def device_ms(self) -> float | None:
-        return 0.5 if self.name == "with-engine" else None
+    def scopes_ms(self) -> Mapping[Scope, float]:
+        return {"engine": 0.25, "device": 0.5} if self.name == "with-engine" else {}
 
 
 def run_rounds(rounds: int, *names: str, warmup_rounds: int = 0) -> tuple[list[tuple[str, int]], Recording]:
@@ -145,7 +151,7 @@ def test_a_contestant_that_is_dropped_takes_its_samples_along_and_the_others_go_
     assert {name: list(samples) for name, samples in recording.app_ms.items()} == {
         name: list(range(8)) for name in ("a", "c")
     }
-    assert recording.engine_ms == {}
+    assert not any(recording.within_ms.values())
     assert [name for name, _ in calls].count("with-engine") == fails_at
 
 
@@ -200,8 +206,10 @@ def test_so_many_samples_are_measured_at_least(samples: int, rounds: int, calls:
 
 def test_only_who_can_tell_has_the_scopes_engine_and_device() -> None:
     _, recording = run_rounds(2, "with-engine", "without")
-    assert recording.engine_ms == {"with-engine": {0: 0.25, 1: 0.25}}
-    assert recording.device_ms == {"with-engine": {0: 0.5, 1: 0.5}}
+    assert recording.within_ms == {
+        "engine": {"with-engine": {0: 0.25, 1: 0.25}},
+        "device": {"with-engine": {0: 0.5, 1: 0.5}},
+    }
 
 
 def test_the_garbage_collector_is_off_during_a_call_and_on_again_afterwards() -> None:

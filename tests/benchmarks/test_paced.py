@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from spacecompile.benchmarks.latency import Scope
 from spacecompile.benchmarks.paced import Handled, check_rate, run_paced, summarise_paced
 from spacecompile.errors import UsageError
 
@@ -25,11 +28,8 @@ class Worker:
         self.now_s += self._work_s[len(self.seen)]
         self.seen.append(int(frame_HWC[0, 0, 0]))
 
-    def engine_ms(self) -> float | None:
-        return None
-
-    def device_ms(self) -> float | None:
-        return None
+    def scopes_ms(self) -> Mapping[Scope, float]:
+        return {}
 
     def sleep(self, seconds: float) -> None:
         assert seconds > 0

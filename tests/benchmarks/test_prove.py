@@ -285,6 +285,9 @@ def test_a_reference_that_fails_costs_its_parity_and_nothing_else(
     assert not proof.parity
     assert proof.soak
     assert any("can't allocate memory" in gap for gap in proof.unproven)
+    error = error_of(proof)
+    assert error is not None
+    assert error.exit_code == 1
 
 
 def test_two_proofs_at_once_get_files_of_their_own(tmp_path: Path, given: ProofInput) -> None:

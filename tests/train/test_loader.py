@@ -63,6 +63,7 @@ def test_an_error_that_a_live_process_sent_is_not_its_death() -> None:
 )
 def test_a_death_while_a_file_is_written_is_no_full_disk(tmp_path: Path, text: str, kind: type[Exception]) -> None:
     path = tmp_path / "last.pt"
-    with pytest.raises(kind, match=text.split()[0]), worker_deaths_told(), replacing(path, errors=(RuntimeError,)):
+    first, *_ = text.split()
+    with pytest.raises(kind, match=first), worker_deaths_told(), replacing(path, errors=(RuntimeError,)):
         raise RuntimeError(text)
     assert not list(tmp_path.iterdir())
