@@ -71,8 +71,8 @@ def _latency_table(result: BenchResult) -> str:
     for contestant, latency in result.latency["app"].items():
         ratio = _own_ratios(contestant, peers) if contestant not in peers else ""
         label = peers[contestant].label if contestant in peers else _variant_label(result, contestant)
-        rows.append((label, _ms(latency.p50_ms), _ms(latency.p90_ms), str(latency.samples), ratio))
-    return _table(("frame in memory to answer", "median", "p90", "samples", "time over peers'"), rows)
+        rows.append((label, *map(_ms, (latency.p50_ms, latency.p90_ms, latency.p99_ms)), str(latency.samples), ratio))
+    return _table(("frame in memory to answer", "median", "p90", "p99", "samples", "time over peers'"), rows)
 
 
 def _variant_label(result: BenchResult, variant: str) -> str:
