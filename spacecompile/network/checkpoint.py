@@ -97,6 +97,14 @@ def _stored(value: Tensor, *, half: bool) -> Tensor:
     return value.half() if half and value.is_floating_point() else value.clone()
 
 
+@torch.no_grad()
+def round_to_half(network: MultiTaskNetwork) -> None:
+    """Give the weights the values that half-precision storage will give back."""
+    for tensor in network.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.half().float())
+
+
 def load_checkpoint(path: Path, *, given: Mapping[str, Any] | None = None) -> LoadedCheckpoint:
     """Read a checkpoint of ours, or any file with the weights of an smp network.
 

@@ -25,7 +25,7 @@ from spacecompile.errors import CheckpointError, DataError, OutputError, UsageEr
 from spacecompile.extras import require_extra
 from spacecompile.files import PARTIAL_PREFIX, remove_partial_files, write_file
 from spacecompile.metrics import Scores
-from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
+from spacecompile.network.checkpoint import load_checkpoint, round_to_half, save_checkpoint
 from spacecompile.network.count import cost_of
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.train.boxes import calibrated_box_rule, cases_from_answers
@@ -356,7 +356,7 @@ def _finish(
     """Round the best weights, calibrate the box on training frames, score the result on all validation frames."""
     start_s = time.perf_counter()
     network = load_checkpoint(job.output / "best.pt").network
-    _round_to_half(network)
+    round_to_half(network)
     network = network.to(finals.plan.device).to(memory_format=torch.channels_last)
     plan = replace(finals.plan, autocast_dtype=None)  # the stored scores are those of float32 inference
     plain = network.spec.box
@@ -394,11 +394,3 @@ def _finish(
         s_det_before=before.s_det,
         elapsed_s=state.elapsed_s,
     )
-
-
-@torch.no_grad()
-def _round_to_half(network: MultiTaskNetwork) -> None:
-    """Give the weights the values that half-precision storage will give back."""
-    for tensor in network.state_dict().values():
-        if tensor.is_floating_point():
-            tensor.copy_(tensor.half().float())
