@@ -139,7 +139,8 @@ def from_unexpected(error: Exception) -> SpacecompileError:
     """
     what = ": ".join(dict.fromkeys((type(error).__name__, first_line_of(error))))
     is_full = isinstance(error, OSError) and error.errno in _FULL
-    if is_full or isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's is a RuntimeError
+    is_full |= any(told in str(error) for told in ("can't allocate memory", "out of memory"))  # torch's RuntimeErrors
+    if is_full or isinstance(error, MemoryError):
         return SpacecompileError(f"{what}. Check the free memory and the disk.")
     if isinstance(error, OSError) and error.errno in _TOO_MANY_OPEN:
         return SpacecompileError(f"{what}. Raise the limit of open files, for example with ulimit -n.")

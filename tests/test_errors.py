@@ -39,6 +39,12 @@ from spacecompile.errors import from_unexpected
             id="torch without memory",
         ),
         pytest.param(
+            RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+            "RuntimeError: CUDA out of memory. Tried to allocate 2 GiB. Check the free memory and the disk.",
+            1,
+            id="torch without memory on a GPU",
+        ),
+        pytest.param(
             OSError(errno.EMFILE, "Too many open files"),
             "OSError: [Errno 24] Too many open files. Raise the limit of open files, for example with ulimit -n.",
             1,

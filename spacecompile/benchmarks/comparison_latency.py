@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from spacecompile.benchmarks.comparison_records import CONFIDENCE, Change, Verdict
 from spacecompile.benchmarks.records import BenchResult, Latency
-from spacecompile.runtime.backends.registry import entry_named
+from spacecompile.runtime.backends.registry import BACKENDS
 
 _RESAMPLES = 4000
 _SAMPLES_MIN = 11
@@ -166,17 +166,15 @@ def _repeats_engine(name: str, old: BenchResult, new: BenchResult) -> bool:
 
 def _measured_otherwise(name: str, scope: str, old: BenchResult, new: BenchResult) -> str:
     """Why a scope of a variant is not the same thing in both files; empty where it is, which on a CPU it always was."""
-    on_gpu = any(
-        engine is not None and entry_named(engine).on_gpu for engine in (_engine_of(old, name), _engine_of(new, name))
-    )
-    meanings = [
+    engines = {_engine_of(old, name), _engine_of(new, name)}
+    if scope not in ("engine", "device") or not any(entry.on_gpu for entry in BACKENDS if entry.name in engines):
+        return ""
+    meanings = {
         result.configuration.scopes.get(scope)
         for result in (old, new)
         if not isinstance(result.configuration, UnsetType)
-    ]
-    if on_gpu and len(set(meanings)) > 1:
-        return f"not comparable: scope {scope} was measured otherwise in the older file"
-    return ""
+    }
+    return f"not comparable: scope {scope} was measured otherwise in the older file" if len(meanings) > 1 else ""
 
 
 def _incomparable(name: str, old: BenchResult, new: BenchResult) -> str:

@@ -222,14 +222,18 @@ def test_scope_device_counts_only_where_it_is_not_engine_once_more(whole_result:
     assert [change.what for change in compared(own, own).changes if "device" in change.what] == ["fp32, device, median"]
 
 
-@pytest.mark.parametrize(("backend", "verdict"), [("onnxruntime-cuda", "not judged"), ("onnxruntime", "same")])
+@pytest.mark.parametrize(
+    ("backend", "verdict"), [("onnxruntime-cuda", "not judged"), ("onnxruntime", "same"), ("of-tomorrow", "same")]
+)
 def test_a_scope_that_was_measured_otherwise_on_a_gpu_is_not_judged(
     whole_result: BenchResult, backend: str, verdict: str
 ) -> None:
     def with_meaning(meaning: str) -> BenchResult:
         assert isinstance(whole_result.configuration, Configuration)
         engine = VariantEngine(name=backend, version="1", reason="asked for")
-        changed = replace(whole_result.configuration, engines={"fp32": engine}, scopes={"engine": meaning})
+        changed = replace(
+            whole_result.configuration, engines={"fp32": engine}, scopes=dict.fromkeys(("engine", "app"), meaning)
+        )
         return replace(whole_result, configuration=changed)
 
     comparison = compared(with_meaning("by the host's clock"), with_meaning("by CUDA events"))
