@@ -28,7 +28,7 @@ from spacecompile.benchmarks.peer_table import (
     open_peers,
 )
 from spacecompile.benchmarks.peers import CompiledPeer, CudaEagerPeer, EagerPeer, plain_smp_network
-from spacecompile.benchmarks.peers_plain import cuda_onnxruntime, cuda_tensorrt, export_plain
+from spacecompile.benchmarks.peers_plain import PlainExportPeer, cuda_onnxruntime, cuda_tensorrt, export_plain
 from spacecompile.benchmarks.torch_reference import TorchReference
 from spacecompile.box_rule import BoxHead, BoxRule
 from spacecompile.errors import MissingPartError, UsageError
@@ -159,6 +159,17 @@ def test_a_frame_without_a_craft_gives_no_box(peers: dict[str, PeerContestant], 
 def test_a_peer_tells_its_engine_apart(peers: dict[str, PeerContestant], name: str) -> None:
     peers[name].run(FRAMES_HWC[0])
     assert peers[name].scopes_ms()["engine"] > 0
+
+
+def test_an_engine_that_copies_to_a_gpu_is_timed_with_its_copies(
+    loaded: LoadedCheckpoint, peers: dict[str, PeerContestant]
+) -> None:
+    on_cpu = peers["plain-export"]
+    assert isinstance(on_cpu, PlainExportPeer)
+    assert on_cpu._engine is not None
+    as_on_gpu = PlainExportPeer(loaded, on_cpu._engine, name="copies", on_gpu=True)
+    as_on_gpu.run(FRAMES_HWC[0])
+    assert as_on_gpu.scopes_ms().keys() == {"device"}
 
 
 def test_the_plain_network_is_smp_s_own_with_its_upsampling(loaded: LoadedCheckpoint) -> None:
