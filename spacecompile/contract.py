@@ -80,6 +80,8 @@ class ModelSpec(Record):
         encoder: smp encoder name, `tu-` prefix for timm.
         encoder_depth: Number of encoder stages, 3 to 5.
         decoder_options: Further keyword arguments of the smp class.
+        class_pooling: What the classifier averages. `mean` is smp's own: the encoder's deepest features over the whole
+            frame. `mask` takes these and the decoder's, weighted with the predicted parts.
         part_head: `plain` is smp's own head; `shuffle` gives part logits at twice the decoder's resolution.
         classes: Class names in the order of the classifier's outputs.
         dropout: Probability in the classification head; only training uses it.
@@ -100,6 +102,7 @@ class ModelSpec(Record):
     encoder: str = "mit_b0"
     encoder_depth: int = 5
     decoder_options: dict[str, Any] = msgspec.field(default_factory=lambda: {"decoder_segmentation_channels": 128})
+    class_pooling: Literal["mean", "mask"] = "mean"
     part_head: Literal["plain", "shuffle"] = "plain"
     classes: tuple[str, ...] = SPARK_CLASSES
     dropout: float = 0.2

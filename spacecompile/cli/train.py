@@ -30,15 +30,20 @@ NUMBER_FLAGS = (
     *("epochs", "batch_size", "lr", "encoder_lr_scale", "weight_decay", "warmup_epochs", "clip", "augment"),
     *("zoom", "zoom_until", "label_smoothing", "ema", "seed", "amp", "time_limit_min", "class_weight"),
     *("dice_weight", "bce_weight", "lovasz_weight", "box_loss_weight", "teacher_weight"),
+    *("freeze_stages", "freeze_norm", "sync_batchnorm"),
 )
-RECIPE_FLAGS = (*NUMBER_FLAGS, "teacher")
-SPEC_FLAGS = ("imgsz", "frame", "mean", "std", "dropout", "classes")
+RECIPE_FLAGS = (*NUMBER_FLAGS, "teacher", "encoder_weights")
+SPEC_FLAGS = ("imgsz", "frame", "mean", "std", "dropout", "classes", "class_pooling")
 FRAMES_FLAGS = ("val_frames", "limit_frames")
 JOB_FLAGS = (
     *("data", "output", "init", "transfer", "resume", "force", "device", "cache", "workers"),
-    *("val_frames", "limit_frames", "teacher", "tensorboard"),
+    *("val_frames", "limit_frames", "teacher", "tensorboard", "encoder_weights"),
 )
-CHOICES = {"augment": ("none", "light", "medium", "heavy"), "cache": ("auto", "ram", "none")}
+CHOICES = {
+    "augment": ("none", "light", "medium", "heavy"),
+    "cache": ("auto", "ram", "disk", "none"),
+    "class_pooling": ("mean", "mask"),
+}
 
 
 def train(
@@ -49,6 +54,15 @@ def train(
     recipe: Annotated[
         str | None, typer.Option(help="Named recipe, or its .json file: network and numbers that no flag gives.")
     ] = None,
+    encoder_weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Pretrained encoder: imagenet, from an installed package or the hub, or a FILE that holds its weights."
+        ),
+    ] = None,
+    class_pooling: Annotated[
+        str, typer.Option(help="What the classifier averages: mean, the whole frame; mask, what the parts cover.")
+    ] = "mean",
     epochs: Annotated[int, typer.Option(help="Passes over the training frames.")] = 30,
     batch_size: Annotated[int, typer.Option(help="Frames per step.")] = 16,
     imgsz: Annotated[str, typer.Option(help="Input size in pixels: SIDE or HEIGHTxWIDTH, multiples of 32.")] = "512",
@@ -89,6 +103,19 @@ def train(
     dropout: Annotated[float, typer.Option(help="In the classification head.")] = 0.2,
     label_smoothing: Annotated[float, typer.Option(help="Of the class targets.")] = 0.0,
     ema: Annotated[float, typer.Option(help="Decay per step of averaged weights, e.g. 0.998; 0 for none.")] = 0.0,
+    freeze_stages: Annotated[
+        int, typer.Option(help="Encoder stages, the stem included, that stay as they begin; 0 trains all.")
+    ] = 0,
+    freeze_norm: Annotated[
+        bool, typer.Option("--freeze-norm", help="Keep batch norm's running statistics, which small batches need.")
+    ] = False,
+    sync_batchnorm: Annotated[
+        bool | None,
+        typer.Option(
+            "--sync-batchnorm/--no-sync-batchnorm",
+            help="Batch statistics over all processes. [default: on GPUs, not on CPUs]",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     amp: Annotated[bool, typer.Option("--amp/--no-amp", help="Mixed precision where the device has it.")] = True,
@@ -100,7 +127,13 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output, with its recipe.")] = False,
     val_frames: Annotated[int, typer.Option(min=0, help="Frames to validate on per epoch; 0 for all.")] = 0,
     limit_frames: Annotated[int, typer.Option(min=0, help="Training frames to use; 0 for all.")] = 0,
-    cache: Annotated[str, typer.Option(help="Where decoded frames stay: auto, ram or none.")] = "auto",
+    cache: Annotated[
+        str,
+        typer.Option(
+            help="Where decoded frames stay: ram, this run's memory; disk, one file beside the data for all runs and "
+            "processes; none; auto, ram if they fit."
+        ),
+    ] = "auto",
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that decode frames; 0 for threads. `data bench` says which is faster.")
     ] = 0,
@@ -154,7 +187,7 @@ def _check_flags(ctx: typer.Context) -> None:
 
 def _job(ctx: typer.Context, launch: Launch | None) -> TrainJob:
     from spacecompile.cli.named_recipe import field_of_flag, fields_of_flags, with_recipe
-    from spacecompile.train.initial import NETWORK_AND_HEAD
+    from spacecompile.train.initial import NETWORK_AND_HEADS
     from spacecompile.train.recipe import Recipe
     from spacecompile.train.run import TrainJob
 
@@ -165,7 +198,7 @@ def _job(ctx: typer.Context, launch: Launch | None) -> TrainJob:
     if given["init"] is not None:  # whose own values hold wherever no flag says otherwise
         changes = {name: value for name, value in changes.items() if name in fields_of_flags(typed)}
     if given["recipe"] is not None:
-        whole = ("input_size_px", *(NETWORK_AND_HEAD if given["transfer"] else ()))
+        whole = ("input_size_px", *(NETWORK_AND_HEADS if given["transfer"] else ()))
         numbers, changes = with_recipe(given["recipe"], recipe=numbers, spec_changes=changes, given=typed, whole=whole)
     return TrainJob(
         **{name: given[name] for name in JOB_FLAGS},
@@ -268,6 +301,7 @@ def _spec_changes(given: dict[str, Any]) -> dict[str, Any]:
         "input_size_px": size_px_from_text(given["imgsz"], "--imgsz"),
         "frame_size_px": size_px_from_text(given["frame"], "--frame"),
         "dropout": given["dropout"],
+        "class_pooling": given["class_pooling"],
     }
     if given["classes"] is not None:
         changes["classes"] = names_from_text(given["classes"])

@@ -40,7 +40,7 @@ def adopt(weights: ForeignWeights, given: Mapping[str, Any]) -> tuple[MultiTaskN
         UsageError: If what is given can't be.
     """
     identified = identify(weights.tensors, given)
-    network = load_into(MultiTaskNetwork(identified.spec), weights.tensors)
+    network = load_into(MultiTaskNetwork(identified.spec, whole_encoder=True), weights.tensors)
     factor = _upsampling(network)
     spec, geometry = _with_geometry(network, factor, given)
     network.spec = spec

@@ -25,7 +25,8 @@ from spacecompile.contract import CHECKPOINT_FORMAT, ModelSpec
 from spacecompile.errors import CheckpointError, IntegrityError, UsageError
 from spacecompile.files import flush_to_disk, replacing
 from spacecompile.network.adopt import adopt
-from spacecompile.network.foreign import foreign_weights
+from spacecompile.network.encoder_index import WithoutWeights
+from spacecompile.network.foreign import WRAPPERS, foreign_weights
 from spacecompile.network.identify import NETWORK_FIELDS
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.network.run import run_once
@@ -176,7 +177,7 @@ def _ours(content: Mapping[str, Any], path: Path, given: Mapping[str, Any]) -> t
         state_dict, training = content["state_dict"], dict(content.get("training", {}))
     except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
         raise CheckpointError(f"{path} has an unreadable spec: {error}. Train or convert it again.") from error
-    for name in (*NETWORK_FIELDS, "part_head"):
+    for name in (*NETWORK_FIELDS, "part_head", "class_pooling"):
         if given.get(name, getattr(spec, name)) != getattr(spec, name):
             raise UsageError(
                 f"{name} is given as {given[name]!r}, but {path} says itself that it is {getattr(spec, name)!r}. Leave "
@@ -201,9 +202,24 @@ def _foreign(
     return network, weights.format, assumed
 
 
+def without_cut_layers(network: MultiTaskNetwork, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights without those of layers that reach no feature of the encoder: other versions and smp store them.
+
+    Args:
+        network: To load into; it may have been built without these layers.
+        state_dict: By the network's names.
+    """
+    beyond = state_dict.keys() - network.state_dict().keys()
+    if beyond:
+        with WithoutWeights():
+            beyond &= MultiTaskNetwork(network.spec, whole_encoder=True).state_dict().keys()
+    return {key: value for key, value in state_dict.items() if key not in beyond}
+
+
 def _load_weights(network: MultiTaskNetwork, state_dict: dict[str, Tensor], path: Path) -> None:
     try:
-        network.load_state_dict({key: _restored(value) for key, value in state_dict.items()})
+        weights = without_cut_layers(network, state_dict)
+        network.load_state_dict({key: _restored(value) for key, value in weights.items()})
     except (RuntimeError, AttributeError) as error:
         first_line = str(error).strip().splitlines()[-1].strip()
         raise CheckpointError(f"{path} does not fit its own spec: {first_line}") from error
@@ -220,6 +236,24 @@ def _require_finite(network: MultiTaskNetwork, path: Path) -> None:
 
 def _restored(value: Tensor) -> Tensor:
     return value.float() if value.is_floating_point() else value
+
+
+def tensors_of_file(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name, whatever they are of: those of its largest state dict.
+
+    Args:
+        path: `.safetensors`, or whatever `torch.save` wrote.
+
+    Raises:
+        CheckpointError: If it can't be read or holds no tensors.
+    """
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    inner = [content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)]
+    found = [{key: value for key, value in place.items() if isinstance(value, Tensor)} for place in (content, *inner)]
+    tensors = max(found, key=len)
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors, neither by itself nor under {', '.join(WRAPPERS)}.")
+    return tensors
 
 
 def _read_torch(path: Path) -> dict[str, Any]:

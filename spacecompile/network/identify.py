@@ -106,7 +106,7 @@ def _one_of(matches: Sequence[Identified], tensors: Mapping[str, Tensor]) -> Ide
     unlike: list[tuple[Identified, tuple[Tensor, ...]]] = []
     failure: CheckpointError | None = None
     for match in matches:
-        network = load_into(MultiTaskNetwork(match.spec), tensors)
+        network = load_into(MultiTaskNetwork(match.spec, whole_encoder=True), tensors)
         try:
             outputs = run_once(network, match.spec.input_size_px, seed=_SEED)
         except CheckpointError as error:

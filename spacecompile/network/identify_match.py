@@ -110,7 +110,7 @@ def _first_built(
     for choice in _choices(architecture, given_options):
         try:
             with WithoutWeights():
-                return MultiTaskNetwork(replace(spec, decoder_options={**options, **choice}))
+                return MultiTaskNetwork(replace(spec, decoder_options={**options, **choice}), whole_encoder=True)
         except CheckpointError as error:
             refusal = refusal or str(error).rstrip(".")
     return refusal

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from spacecompile.box_rule import BoxHead
 from spacecompile.contract import PARTS, ModelSpec
 from spacecompile.errors import CheckpointError
+from spacecompile.network.class_head import MaskPooledClassifier
 from spacecompile.network.encoder_index import BUILD_ERRORS
 from spacecompile.network.head import SHUFFLE, shuffle_head
+from spacecompile.network.unused import without_unused_layers
 
 _OURS = frozenset(("self", "kwargs", "encoder_name", "encoder_depth", "encoder_weights", "classes", "aux_params"))
 """Arguments of smp's classes that are no decoder options: the spec says them in fields of its own."""
@@ -64,14 +66,21 @@ class MultiTaskNetwork(nn.Module):
     the frame, instead of twice as smp's head and a user's resize would.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, *, whole_encoder: bool = False) -> None:
         """Build the untrained network that a spec describes; nothing is downloaded.
+
+        Args:
+            spec: What to build.
+            whole_encoder: Whether to keep the layers of smp's encoder that no feature depends on, as a file that smp
+                wrote has them. Only such a file needs them: they cost parameters, and in timm's encoders time.
 
         Raises:
             CheckpointError: If smp has no such architecture or refuses the combination.
         """
         super().__init__()
         model = _smp_model(spec)
+        if not whole_encoder:
+            _cut_encoder(model.encoder, spec)
         self.spec = spec
         # Factor of smp's own head, which is left out here.
         upsampling: Any = model.segmentation_head[1]
@@ -83,7 +92,7 @@ class MultiTaskNetwork(nn.Module):
         self.segmentation_head: nn.Module = model.segmentation_head
         if spec.part_head == "shuffle":
             self.segmentation_head = _shuffle_head(model, spec, self.head_upsampling)
-        self.classification_head: nn.Module = model.classification_head
+        self.classification_head: nn.Module = _class_head(model, spec)
         self.box_head: nn.Module | None = None
         if spec.box_head is not None:
             self.box_head = BoxResidualHead(model.encoder.out_channels[-1], spec.box_head)
@@ -99,11 +108,32 @@ class MultiTaskNetwork(nn.Module):
             residuals [N, 4].
         """
         features = self.encoder(input_NCHW)
-        class_logits_NL: Tensor = self.classification_head(features[-1])
-        part_logits_NKhw: Tensor = self.segmentation_head(self.decoder(features))
+        decoded_NChw: Tensor = self.decoder(features)
+        part_logits_NKhw: Tensor = self.segmentation_head(decoded_NChw)
+        class_logits_NL = self.class_logits(features[-1], decoded_NChw, part_logits_NKhw)
         if self.box_head is None:
             return class_logits_NL, part_logits_NKhw
         return class_logits_NL, part_logits_NKhw, self.box_head(features[-1])
+
+    def class_logits(self, deepest_NChw: Tensor, decoded_NChw: Tensor, part_logits_NKhw: Tensor) -> Tensor:
+        """Run the classifier on what it looks at.
+
+        Args:
+            deepest_NChw: The encoder's last features.
+            decoded_NChw: The decoder's output.
+            part_logits_NKhw: The segmentation head's output.
+
+        Returns:
+            Class logits [N, L].
+        """
+        class_logits_NL: Tensor
+        if self.spec.class_pooling == "mean":
+            class_logits_NL = self.classification_head(deepest_NChw)
+        else:
+            offset = self.spec.part_logit_offset  # of a rewritten network; what weighs are true probabilities
+            true_NKhw = part_logits_NKhw + offset if offset else part_logits_NKhw
+            class_logits_NL = self.classification_head(deepest_NChw, decoded_NChw, true_NKhw)
+        return class_logits_NL
 
 
 def _smp_model(spec: ModelSpec) -> Any:
@@ -131,6 +161,27 @@ def _smp_model(spec: ModelSpec) -> Any:
         raise CheckpointError(
             f"segmentation_models_pytorch refuses {spec.architecture} with encoder {spec.encoder}: {error}"
         ) from error
+
+
+def _cut_encoder(encoder: nn.Module, spec: ModelSpec) -> None:
+    """Take out what no feature depends on; only shapes are computed for it."""
+    try:
+        without_unused_layers(encoder, torch.zeros(1, 3, *spec.input_size_px, device="meta"))
+    except BUILD_ERRORS:
+        # An encoder that does not run at this size, or not without values: whoever runs it says so.
+        return
+
+
+def _class_head(model: Any, spec: ModelSpec) -> nn.Module:
+    if spec.class_pooling == "mean":
+        head: nn.Module = model.classification_head
+        return head
+    return MaskPooledClassifier(
+        deepest_channels=model.encoder.out_channels[-1],
+        decoder_channels=model.segmentation_head[0].in_channels,
+        num_classes=len(spec.classes),
+        dropout=spec.dropout,
+    )
 
 
 def _shuffle_head(model: Any, spec: ModelSpec, upsampling: int) -> nn.Module:

@@ -20,12 +20,20 @@ from spacecompile.data.broken import BrokenFile, BrokenFiles
 from spacecompile.data.labels import LabelledFrame
 from spacecompile.errors import DataError, FrameError
 from spacecompile.runtime.threads import usable_processors
-from spacecompile.train.decode import PIXEL_CHANNELS, ValidationFrame, ViewDecoder, validation_frame_from_files
+from spacecompile.train.decode import (
+    ALL_VIEWS,
+    PIXEL_CHANNELS,
+    Request,
+    ValidationFrame,
+    ViewDecoder,
+    validation_frame_from_files,
+)
+from spacecompile.train.frame_store import FrameStore
 from spacecompile.train.loader import DecodedGroup, ProcessDecoder, ahead, decoded_by_threads
 
 __all__ = ["Batch", "Cache", "TrainingFrames", "ValidationFrame", "ValidationFrames", "class_indices", "silenced"]
 
-Cache = Literal["auto", "ram", "none"]
+Cache = Literal["auto", "ram", "disk", "none"]
 
 SILENT_LOGIT = -60.0
 """A part probability of 1e-26: with a target of 0 every loss on it is 0."""
@@ -122,6 +130,7 @@ class TrainingFrames:
         cache: Cache = "auto",
         workers: int | None = None,
         processes: int = 0,
+        store: FrameStore | None = None,
     ) -> None:
         """Prepare; nothing is decoded yet.
 
@@ -133,6 +142,7 @@ class TrainingFrames:
             cache: Where decoded frames stay.
             workers: Decoding threads; one per processor when None.
             processes: Decoding processes instead of threads; 0 for threads.
+            store: Where whole decoded frames are kept between epochs and runs; None for nowhere.
 
         Raises:
             DataError: If a class is unknown or `ram` can't hold the frames.
@@ -140,7 +150,9 @@ class TrainingFrames:
         self._class_N = torch.tensor(class_indices(frames, classes))
         self._has_parts_N = torch.tensor([frame.has_parts for frame in frames])
         self._threads = workers or usable_processors()
-        self._decoder = ViewDecoder(frames=tuple(frames), input_size_px=input_size_px, has_craft_views=craft_views)
+        self._decoder = ViewDecoder(
+            frames=tuple(frames), input_size_px=input_size_px, has_craft_views=craft_views, store=store
+        )
         self._processes = ProcessDecoder(self._decoder, processes=processes) if processes else None
         self._views = 2 if craft_views else 1
         shape = (len(frames), self._views, PIXEL_CHANNELS, *input_size_px)
@@ -181,46 +193,64 @@ class TrainingFrames:
         groups = [group for group in torch.split(order_N, batch_size) if len(group) == batch_size]
         is_craft_N = torch.rand(len(order_N), generator=generator) < craft_share * (self._views > 1)
         views = torch.split(is_craft_N.long(), batch_size)[: len(groups)]
-        for group, view_N, decoded in zip(groups, views, self._decoded([g.tolist() for g in groups]), strict=True):
+        requests = [self._requests(group, view_N) for group, view_N in zip(groups, views, strict=True)]
+        for group, view_N, decoded in zip(groups, views, self._decoded(requests), strict=True):
             yield self._batch(group, view_N, decoded)
 
     def stop_processes(self) -> None:
         """End the decoding processes, if there are any; threads would decode what is asked for afterwards."""
         self._processes = None
 
-    def _decoded(self, groups: Sequence[Sequence[int]]) -> Iterator[DecodedGroup]:
+    def _requests(self, group: Tensor, view_N: Tensor) -> list[Request]:
+        """One view of each frame; every view where they stay in memory."""
+        if self.in_memory:
+            return [(index, ALL_VIEWS) for index in group.tolist()]
+        return list(zip(group.tolist(), view_N.tolist(), strict=True))
+
+    def _decoded(self, groups: Sequence[Sequence[Request]]) -> Iterator[DecodedGroup]:
         if self._processes is None or all(self._is_kept):
             return decoded_by_threads(self._decoder, groups, self._is_wanted, threads=self._threads)
         return self._processes.decoded(groups, self._is_wanted)
 
-    def _is_wanted(self, index: int) -> bool:
-        return not self._is_kept[index]
+    def _is_wanted(self, request: Request) -> bool:
+        return not self._is_kept[request[0]]
 
     def _batch(self, group: Tensor, view_N: Tensor, decoded: DecodedGroup) -> Batch:
         for broken in decoded.broken:
             self._broken.add(broken)
-        pixels_NCHW = self._pixels(group, view_N, decoded)
+        if not self.in_memory:
+            return self._fresh(self._requests(group, view_N), decoded)
+        self._keep(decoded)
         shown_N = self._shown_N[group]
         return Batch(
-            pixels_NCHW=pixels_NCHW,
+            pixels_NCHW=self._kept_NVCHW[group, view_N],
             class_N=self._class_N[shown_N],
             boxes_N4=self._boxes_NV4[group, view_N],
             has_parts_N=self._has_parts_N[shown_N],
         )
 
-    def _pixels(self, group: Tensor, view_N: Tensor, decoded: DecodedGroup) -> Tensor:
+    def _fresh(self, requests: list[Request], decoded: DecodedGroup) -> Batch:
+        """A batch of what was decoded just now."""
+        assert decoded.pixels_NVCHW is not None and decoded.boxes_NV4 is not None  # every request was wanted
+        found = {request: place for place, request in enumerate(decoded.requests)}  # one may come twice in a batch
+        places = [found[request] for request in requests]
+        shown_N = torch.tensor(decoded.shown)[places]
+        return Batch(
+            pixels_NCHW=decoded.pixels_NVCHW[places, 0],
+            class_N=self._class_N[shown_N],
+            boxes_N4=decoded.boxes_NV4[places, 0],
+            has_parts_N=self._has_parts_N[shown_N],
+        )
+
+    def _keep(self, decoded: DecodedGroup) -> None:
         if decoded.pixels_NVCHW is None or decoded.boxes_NV4 is None:
-            return self._kept_NVCHW[group, view_N]
-        index_N = torch.tensor(decoded.indices)
+            return
+        index_N = torch.tensor([index for index, _ in decoded.requests])
         self._shown_N[index_N] = torch.tensor(decoded.shown)
         self._boxes_NV4[index_N] = decoded.boxes_NV4
-        if not self.in_memory:
-            places = {index: place for place, index in enumerate(decoded.indices)}  # a frame may come twice in a batch
-            return decoded.pixels_NVCHW[[places[index] for index in group.tolist()], view_N]
         self._kept_NVCHW[index_N] = decoded.pixels_NVCHW
-        for index in decoded.indices:
+        for index, _ in decoded.requests:
             self._is_kept[index] = True
-        return self._kept_NVCHW[group, view_N]
 
 
 class ValidationFrames:

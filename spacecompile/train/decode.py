@@ -21,6 +21,7 @@ from spacecompile.data.labels import LabelledFrame
 from spacecompile.data.spark import read_frame_HWC, read_image, read_parts_HW, read_parts_image
 from spacecompile.errors import DataError, FrameError
 from spacecompile.network.preprocess import input_from_frame
+from spacecompile.train.frame_store import DecodedPictures, FrameStore
 
 PIXEL_CHANNELS = 3 + len(PARTS)
 
@@ -28,6 +29,11 @@ _COVERAGE_OF_BITS = [[255 * (bits >> part & 1) for bits in range(256)] for part 
 
 CRAFT_GROWTH = (0.9, 2.0)
 """Side of a craft view over the craft's own extent: smallest and largest. Tight views teach the class sooner."""
+
+ALL_VIEWS = -1
+
+Request = tuple[int, int]
+"""Index of a frame, and of one of its views or `ALL_VIEWS`."""
 
 GOLDEN_RATIO = 0.618034
 """Its multiples spread evenly over 0..1, so that neighbouring frames get different growths, always the same."""
@@ -79,21 +85,48 @@ def views_from_files(frame: LabelledFrame, input_size_px: tuple[int, int], *, cr
         DataError: If a file is missing, or their sizes disagree.
         FrameError: If a file is damaged.
     """
+    growths = (None,) if craft_growth is None else (None, craft_growth)
+    return views_of(decoded_from_files(frame), frame, input_size_px, growths=growths)
+
+
+def decoded_from_files(frame: LabelledFrame) -> DecodedPictures:
+    """A frame and the coverage of its parts. Errors as `views_from_files`."""
     image = read_image(frame.image_path)
-    size_px = (image.height, image.width)
-    parts = read_parts_image(frame, size_px) or Image.new("L", image.size)
-    windows = [(slice(0, size_px[0]), slice(0, size_px[1]))]
-    if craft_growth is not None:
-        windows.append(craft_window(frame.box_xyxy, size_px, input_size_px, craft_growth))
+    parts = read_parts_image(frame, (image.height, image.width)) or Image.new("L", image.size)
+    return DecodedPictures(image=image, coverages=tuple(parts.point(table) for table in _COVERAGE_OF_BITS))
+
+
+def views_of(
+    decoded: DecodedPictures,
+    frame: LabelledFrame,
+    input_size_px: tuple[int, int],
+    *,
+    growths: Sequence[float | None],
+) -> Views:
+    """Cut and reduce views of one decoded frame.
+
+    Args:
+        decoded: The frame's pixels, at full or at half size.
+        frame: Its labels.
+        input_size_px: (height, width) of each view.
+        growths: One entry per view: side of a craft view over the craft's extent; None for the whole frame.
+    """
+    size_px = (decoded.image.height, decoded.image.width)
+    x_min, y_min, x_max, y_max = (edge_px / decoded.scale for edge_px in frame.box_xyxy)
+    box_xyxy = (x_min, y_min, x_max, y_max)
+    windows = [
+        (slice(0, size_px[0]), slice(0, size_px[1]))
+        if growth is None
+        else craft_window(box_xyxy, size_px, input_size_px, growth)
+        for growth in growths
+    ]
     return Views(
-        pixels_VCHW=torch.stack([_reduced(image, parts, window, input_size_px) for window in windows]),
-        boxes_V4=torch.tensor([_box_in(window, frame.box_xyxy, input_size_px) for window in windows]),
+        pixels_VCHW=torch.stack([_reduced(decoded, window, input_size_px) for window in windows]),
+        boxes_V4=torch.tensor([_box_in(window, box_xyxy, input_size_px) for window in windows]),
     )
 
 
-def _reduced(
-    image: Image.Image, parts: Image.Image, window: tuple[slice, slice], input_size_px: tuple[int, int]
-) -> Tensor:
+def _reduced(decoded: DecodedPictures, window: tuple[slice, slice], input_size_px: tuple[int, int]) -> Tensor:
     """RGB and coverage of a window at input size, rounded to uint8 [5, H, W].
 
     Whole ratios take Pillow's box reduction: a frame of 1024x1024 px to 512x512 px is then 21 ms of one core instead of
@@ -102,8 +135,8 @@ def _reduced(
     """
     rows, columns = window
     box = (columns.start, rows.start, columns.stop, rows.stop)
-    cropped = image.crop(box)
-    planes = [parts.crop(box).point(table) for table in _COVERAGE_OF_BITS]
+    cropped = decoded.image.crop(box)
+    planes = [coverage.crop(box) for coverage in decoded.coverages]
     ratios = (cropped.width // input_size_px[1], cropped.height // input_size_px[0])
     if cropped.size == (ratios[0] * input_size_px[1], ratios[1] * input_size_px[0]):
         reduced = [np.asarray(picture.reduce(ratios)) for picture in (cropped, *planes)]
@@ -114,7 +147,7 @@ def _reduced(
 
 
 def _box_in(
-    window: tuple[slice, slice], box_xyxy: tuple[int, int, int, int], input_size_px: tuple[int, int]
+    window: tuple[slice, slice], box_xyxy: tuple[float, float, float, float], input_size_px: tuple[int, int]
 ) -> list[float]:
     """A frame's box in the pixels of a window that is reduced to the input's size."""
     rows, columns = window
@@ -127,7 +160,7 @@ def _box_in(
 
 
 def craft_window(
-    box_xyxy: tuple[int, int, int, int],
+    box_xyxy: tuple[float, float, float, float],
     frame_size_px: tuple[int, ...],
     input_size_px: tuple[int, int],
     growth: float,
@@ -167,13 +200,13 @@ def validation_frame_from_files(
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodedFrame:
+class ShownFrame:
     """What became of one frame.
 
     Attributes:
-        views: Of the frame, or of the one that is shown in its place.
+        views: Views of the frame, or of the one that is shown in its place.
         shown: Index of the frame that is shown.
-        broken: The frames that could not be.
+        broken: Frames that could not be shown.
     """
 
     views: Views
@@ -192,33 +225,46 @@ class ViewDecoder:
         frames: Of the split.
         input_size_px: (height, width).
         has_craft_views: Whether each frame is also shown as a view cut around the craft.
+        store: Where decoded frames are kept; None to decode them each time.
     """
 
     frames: Sequence[LabelledFrame]
     input_size_px: tuple[int, int]
     has_craft_views: bool
+    store: FrameStore | None = None
 
-    def __call__(self, index: int) -> DecodedFrame:
+    def __call__(self, request: Request) -> ShownFrame:
         """Decode a frame, or the next that can be.
+
+        Args:
+            request: Index of the frame, and which of its views.
 
         Raises:
             DataError: If none can be.
         """
-        broken: list[BrokenFile] = []
+        (index, view), broken = request, list[BrokenFile]()
         for step in range(len(self.frames)):
             shown = (index + step) % len(self.frames)
             frame = self.frames[shown]
             try:
-                views = views_from_files(frame, self.input_size_px, craft_growth=self._growth(shown))
+                views = views_of(self._decoded(shown), frame, self.input_size_px, growths=self._growths(shown, view))
             except (FrameError, DataError) as error:
                 broken.append(BrokenFile(path=frame.image_path, reason=str(error)))
                 continue
-            return DecodedFrame(views=views, shown=shown, broken=tuple(broken))
+            return ShownFrame(views=views, shown=shown, broken=tuple(broken))
         raise DataError(f"none of {len(self.frames)} frames can be used; the first: {broken[0].reason}")
 
-    def _growth(self, index: int) -> float | None:
-        if not self.has_craft_views:
-            return None
+    def _decoded(self, index: int) -> DecodedPictures:
+        known = self.store.read(index) if self.store else None
+        if known is not None:
+            return known
+        decoded = decoded_from_files(self.frames[index])
+        if self.store:
+            self.store.keep(index, decoded)
+        return decoded
+
+    def _growths(self, index: int, view: int) -> tuple[float | None, ...]:
         low, high = CRAFT_GROWTH
         growth: float = low * (high / low) ** (index * GOLDEN_RATIO % 1)
-        return growth
+        growths = (None, growth) if self.has_craft_views else (None,)
+        return growths if view == ALL_VIEWS else growths[view : view + 1]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from spacecompile.errors import MissingPartError, UsageError
+from spacecompile.train.cpu_kernels import DepthwiseInFloat32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +31,17 @@ class DevicePlan:
         """Whether gradients would underflow without loss scaling: float16 only."""
         return self.autocast_dtype is torch.float16
 
-    def autocast(self) -> torch.autocast:
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
         """Context of the forward pass."""
-        return torch.autocast(
-            self.device.type, dtype=self.autocast_dtype or torch.bfloat16, enabled=self.autocast_dtype is not None
-        )
+        is_mixed = self.autocast_dtype is not None
+        with ExitStack() as stack:
+            stack.enter_context(
+                torch.autocast(self.device.type, dtype=self.autocast_dtype or torch.bfloat16, enabled=is_mixed)
+            )
+            if is_mixed and self.device.type == "cpu":
+                stack.enter_context(DepthwiseInFloat32())
+            yield
 
 
 def plan_device(device: str, *, amp: bool) -> DevicePlan:

@@ -32,12 +32,13 @@ class TrainingForward(nn.Module):
 
     def forward(self, input_NCHW: Tensor) -> tuple[Tensor, Tensor]:
         """As `MultiTaskNetwork.forward`, up to rounding and without a box head, which is trained by itself."""
-        if not self.is_fused:
-            class_logits_NL, part_logits_NKhw, *_ = self.network(input_NCHW)
-            return class_logits_NL, part_logits_NKhw
-        features = self.network.encoder(input_NCHW)
-        class_logits_NL = self.network.classification_head(features[-1])
-        part_logits_NKhw = self.network.segmentation_head(fused_decoder(self.network.decoder, features))
+        network = self.network
+        features = network.encoder(input_NCHW)
+        decoded_NChw = fused_decoder(network.decoder, features) if self.is_fused else network.decoder(features)
+        part_logits_NKhw = network.segmentation_head(decoded_NChw)
+        # Sums over thousands of places lose their digits in bfloat16.
+        with torch.autocast(input_NCHW.device.type, enabled=False):
+            class_logits_NL = network.class_logits(features[-1].float(), decoded_NChw.float(), part_logits_NKhw.float())
         return class_logits_NL, part_logits_NKhw
 
 
@@ -55,12 +56,22 @@ def fused_decoder(decoder: SegformerDecoder, features: list[Tensor]) -> Tensor:
     scales = (features[2:] if features[1].shape[1] == 0 else features[1:])[::-1]
     convolution, norm, activation = decoder.fuse_stage
     weights, bias_C = _merged([stage.linear for stage in decoder.mlp_stage], convolution)
+    scales = [_reduced(feature, size_px) for feature in scales]
     projected = [
         functional.linear(feature.permute(0, 2, 3, 1), weight) for feature, weight in zip(scales, weights, strict=True)
     ]
     total_NHWC = _sum_at_size(projected, size_px) + bias_C.to(projected[0].dtype)
     fused: Tensor = activation(norm(total_NHWC.permute(0, 3, 1, 2)))
     return fused
+
+
+def _reduced(feature_NChw: Tensor, size_px: tuple[int, int]) -> Tensor:
+    """A scale that is larger than the result at the result's size, while it has few channels: projection commutes."""
+    if feature_NChw.shape[2] <= size_px[0]:
+        return feature_NChw
+    if feature_NChw.shape[2:] == (2 * size_px[0], 2 * size_px[1]):  # where bilinear is the mean of four pixels
+        return functional.avg_pool2d(feature_NChw, 2)
+    return functional.interpolate(feature_NChw, size_px, mode="bilinear", align_corners=False)
 
 
 def _merged(linears: list[nn.Linear], convolution: nn.Conv2d) -> tuple[list[Tensor], Tensor]:

@@ -12,14 +12,20 @@ import msgspec
 from spacecompile.box_rule import BoxRule
 from spacecompile.contract import ModelSpec
 from spacecompile.errors import CheckpointError, UsageError
-from spacecompile.network.checkpoint import CHECKPOINT_FORMAT_PREFIX, LoadedCheckpoint, load_checkpoint
+from spacecompile.network.checkpoint import (
+    CHECKPOINT_FORMAT_PREFIX,
+    LoadedCheckpoint,
+    load_checkpoint,
+    without_cut_layers,
+)
 from spacecompile.network.identify import NETWORK_FIELDS
 from spacecompile.network.model import MultiTaskNetwork
+from spacecompile.train.encoder_weights import with_encoder_weights
 
 _log = logging.getLogger(__name__)
 
 _CLASSIFIER = "classification_head."
-NETWORK_AND_HEAD = (*NETWORK_FIELDS, "part_head")
+NETWORK_AND_HEADS = (*NETWORK_FIELDS, "part_head", "class_pooling")
 """Fields of the spec that say which network weights are of."""
 
 
@@ -27,6 +33,7 @@ def initial_network(
     init: Path | None,
     spec_changes: Mapping[str, Any],
     *,
+    encoder_weights: str | None = None,
     transfer: bool = False,
     tell: Callable[[str], None] = _log.warning,
 ) -> MultiTaskNetwork:
@@ -35,16 +42,21 @@ def initial_network(
     Args:
         init: The checkpoint; None for a new network.
         spec_changes: Fields of `ModelSpec` that differ from the reference network's, or from those of `init`.
+        encoder_weights: Pretrained weights for the encoder of a new network, see `with_encoder_weights`.
         transfer: Take what fits of another network: weights of the same name and shape. The others are new.
         tell: Told how much that was.
 
     Raises:
         CheckpointError: If `init` can't be read, or its weights don't fit the network asked for; with `transfer`, if
-            none does.
+            none does; if pretrained weights of the encoder can't be had.
         UsageError: If the classes asked for don't fit `init`, or a field makes no sense.
     """
     if init is None:
-        return MultiTaskNetwork(msgspec.structs.replace(ModelSpec(), **spec_changes))
+        network = MultiTaskNetwork(msgspec.structs.replace(ModelSpec(), **spec_changes))
+        if encoder_weights is None:
+            return network
+        is_named = not spec_changes.keys().isdisjoint(("mean", "std"))
+        return with_encoder_weights(network, encoder_weights, keeps_normalisation=is_named, tell=tell)
     loaded = load_checkpoint(init)
     # Whatever its logits were made for: from here on they are trained and judged with half-pixel upsampling.
     # A box head belongs to the features that it was trained on.
@@ -60,7 +72,7 @@ def initial_network(
     _require_same_network(loaded, spec, init)
     network = MultiTaskNetwork(spec)
     try:
-        network.load_state_dict(loaded.network.state_dict())
+        network.load_state_dict(without_cut_layers(network, loaded.network.state_dict()))
     except RuntimeError as error:
         raise CheckpointError(
             f"the weights of {init} don't fit the network asked for. Leave out --recipe, or start without --init."
@@ -87,7 +99,7 @@ def _transferred(loaded: LoadedCheckpoint, spec: ModelSpec, init: Path) -> tuple
 def _require_same_network(loaded: LoadedCheckpoint, spec: ModelSpec, init: Path) -> None:
     differing = [
         f"{name} {getattr(loaded.spec, name)!r}, not {getattr(spec, name)!r}"
-        for name in NETWORK_AND_HEAD
+        for name in NETWORK_AND_HEADS
         if getattr(loaded.spec, name) != getattr(spec, name)
     ]
     if differing:

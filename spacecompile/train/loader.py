@@ -21,12 +21,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from spacecompile.data.broken import BrokenFile
 from spacecompile.data.interrupts import interrupts_held
 from spacecompile.errors import OutputError, UsageError, first_line_of
-from spacecompile.train.decode import DecodedFrame, ViewDecoder
+from spacecompile.train.decode import Request, ShownFrame, ViewDecoder
 
 GROUPS_AHEAD = 2
 _NEWS_OF_DEATH_S = 2.0
 
 _Group = TypeVar("_Group")
+_Key = TypeVar("_Key")
 _Item = TypeVar("_Item")
 
 
@@ -35,25 +36,25 @@ class DecodedGroup:
     """Some decoded frames. Few tensors, since each one that crosses between processes takes a file descriptor.
 
     Attributes:
-        indices: That were asked for.
+        requests: What was asked for.
         shown: Whose views are there; another index than asked for where that frame is broken.
         pixels_NVCHW, boxes_NV4: Of the shown frames, see `decode.Views`; None for an empty group.
         broken: Frames that could not be decoded.
     """
 
-    indices: tuple[int, ...] = ()
+    requests: tuple[Request, ...] = ()
     shown: tuple[int, ...] = ()
     pixels_NVCHW: Tensor | None = None
     boxes_NV4: Tensor | None = None
     broken: tuple[BrokenFile, ...] = ()
 
 
-def group_of(indices: Sequence[int], decoded: Sequence[DecodedFrame]) -> DecodedGroup:
-    """Stack frames that were decoded for some indices."""
+def group_of(requests: Sequence[Request], decoded: Sequence[ShownFrame]) -> DecodedGroup:
+    """Stack frames that were decoded for some requests."""
     if not decoded:
         return DecodedGroup()
     return DecodedGroup(
-        indices=tuple(indices),
+        requests=tuple(requests),
         shown=tuple(frame.shown for frame in decoded),
         pixels_NVCHW=torch.stack([frame.views.pixels_VCHW for frame in decoded]),
         boxes_NV4=torch.stack([frame.views.boxes_V4 for frame in decoded]),
@@ -63,13 +64,13 @@ def group_of(indices: Sequence[int], decoded: Sequence[DecodedFrame]) -> Decoded
 
 def ahead(
     groups: Sequence[_Group],
-    start: Callable[[ThreadPoolExecutor, _Group], dict[int, Future[_Item]]],
+    start: Callable[[ThreadPoolExecutor, _Group], dict[_Key, Future[_Item]]],
     *,
     threads: int,
-) -> Iterator[tuple[_Group, dict[int, Future[_Item]]]]:
+) -> Iterator[tuple[_Group, dict[_Key, Future[_Item]]]]:
     """Groups with their decoding already under way for the next few of them, in threads."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-    pending: deque[tuple[_Group, dict[int, Future[_Item]]]] = deque()
+    pending: deque[tuple[_Group, dict[_Key, Future[_Item]]]] = deque()
     try:
         for group in groups:
             pending.append((group, start(pool, group)))
@@ -82,38 +83,38 @@ def ahead(
 
 
 def decoded_by_threads(
-    decoder: ViewDecoder, groups: Sequence[Sequence[int]], wanted: Callable[[int], bool], *, threads: int
+    decoder: ViewDecoder, groups: Sequence[Sequence[Request]], wanted: Callable[[Request], bool], *, threads: int
 ) -> Iterator[DecodedGroup]:
     """The frames of each group that are still wanted when its turn comes, decoded by threads."""
 
-    def start(pool: ThreadPoolExecutor, group: Sequence[int]) -> dict[int, Future[DecodedFrame]]:
-        return {index: pool.submit(decoder, index) for index in group if wanted(index)}
+    def start(pool: ThreadPoolExecutor, group: Sequence[Request]) -> dict[Request, Future[ShownFrame]]:
+        return {request: pool.submit(decoder, request) for request in group if wanted(request)}
 
     for _, futures in ahead(groups, start, threads=threads):
         yield group_of([*futures], [future.result() for future in futures.values()])
 
 
-class _Frames(Dataset[tuple[int, DecodedFrame]]):
+class _Frames(Dataset[tuple[Request, ShownFrame]]):
     def __init__(self, decoder: ViewDecoder) -> None:
         self._decoder = decoder
 
-    def __getitem__(self, index: int) -> tuple[int, DecodedFrame]:
+    def __getitem__(self, index: Request) -> tuple[Request, ShownFrame]:
         return index, self._decoder(index)
 
 
-class _Groups(Sampler[list[int]]):
+class _Groups(Sampler[list[Request]]):
     """The groups of the epoch that is about to begin; the loader asks for each only a few groups ahead."""
 
     def __init__(self) -> None:
-        self.groups: Sequence[Sequence[int]] = ()
-        self.wanted: Callable[[int], bool] = lambda _: True
+        self.groups: Sequence[Sequence[Request]] = ()
+        self.wanted: Callable[[Request], bool] = lambda _: True
 
-    def __iter__(self) -> Iterator[list[int]]:
-        return ([index for index in group if self.wanted(index)] for group in self.groups)
+    def __iter__(self) -> Iterator[list[Request]]:
+        return ([request for request in group if self.wanted(request)] for group in self.groups)
 
 
-def _collated(items: list[tuple[int, DecodedFrame]]) -> DecodedGroup:
-    return group_of([index for index, _ in items], [decoded for _, decoded in items])
+def _collated(items: list[tuple[Request, ShownFrame]]) -> DecodedGroup:
+    return group_of([request for request, _ in items], [decoded for _, decoded in items])
 
 
 @contextmanager
@@ -179,7 +180,7 @@ class ProcessDecoder:
             prefetch_factor=GROUPS_AHEAD,
         )
 
-    def decoded(self, groups: Sequence[Sequence[int]], wanted: Callable[[int], bool]) -> Iterator[DecodedGroup]:
+    def decoded(self, groups: Sequence[Sequence[Request]], wanted: Callable[[Request], bool]) -> Iterator[DecodedGroup]:
         """The frames of each group that are still wanted when its turn comes.
 
         Raises:

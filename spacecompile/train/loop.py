@@ -25,6 +25,7 @@ from spacecompile.train.box_losses import warmed_up
 from spacecompile.train.dataset import Batch, TrainingFrames, ValidationFrames
 from spacecompile.train.device import DevicePlan
 from spacecompile.train.evaluate import score_rules
+from spacecompile.train.freeze import train_mode
 from spacecompile.train.fused import TrainingForward
 from spacecompile.train.loader import worker_deaths_told
 from spacecompile.train.objective import Objective
@@ -207,7 +208,7 @@ def _run_epoch(state: TrainingState, inputs: LoopInputs, objective: Objective, c
         # Only a time limit makes the clock matter: it then ends the run, in all processes at once.
         return world.from_first(lambda: spent_s) if recipe.time_limit_min else spent_s
 
-    state.network.train()
+    train_mode(state.network, recipe)
     means = _Means()
     steps, report = steps_per_epoch(len(inputs.train_frames), recipe.batch_size), None
     batches, generator = _epoch_batches(state, inputs, steps)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from segmentation_models_pytorch.losses import LovaszLoss
 from torch import Tensor
 from torch.nn import functional
@@ -89,7 +90,9 @@ def multi_task_losses(
     """
     size_px = (coverage_NKHW.shape[2], coverage_NKHW.shape[3])
     class_logits_NL = class_logits_NL.float()
-    logits_NKHW = functional.interpolate(part_logits_NKhw.float(), size_px, mode="bilinear", align_corners=False)
+    # With two channels in the last place no kernel fills its vectors.
+    part_logits_NKhw = part_logits_NKhw.float().contiguous(memory_format=torch.contiguous_format)
+    logits_NKHW = functional.interpolate(part_logits_NKhw, size_px, mode="bilinear", align_corners=False)
     labelled_NKHW = logits_NKHW if has_parts_N is None else silenced(logits_NKHW, has_parts_N)
     terms = {
         "dice": dice_loss(labelled_NKHW.sigmoid(), coverage_NKHW),

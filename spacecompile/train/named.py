@@ -22,6 +22,7 @@ ENCODERS = {
     "mobilenetv4-small": "tu-mobilenetv4_conv_small",
     "hgnetv2-b0": "tu-hgnetv2_b0",
     "efficientvit-b1": "tu-efficientvit_b1",
+    "efficientnet-lite0": "tu-tf_efficientnet_lite0",
 }
 """Of the networks cut at stride 16, by the word that names them. With a `tu-` prefix they are timm's."""
 

@@ -35,6 +35,10 @@ class Recipe(Record):
         teacher_weight: Of the distance to a teacher's answers, where the run has a teacher.
         label_smoothing: Of the classifier's targets.
         ema: Decay per step of the averaged weights that are validated and kept; 0 for none.
+        freeze_stages: Number of encoder stages, the stem included, that keep the weights they begin with; 0 trains all.
+        freeze_norm: Whether batch norms keep the running statistics that they begin with, which small batches need.
+        sync_batchnorm: Whether batch norm takes its statistics over all processes; None does on GPUs, where it costs
+            little, and leaves each CPU process its own.
         seed: Of the weights, the order of the frames and the augmentation.
         amp: Mixed precision where the device has it.
         time_limit_min: Minutes of training; the learning rate then follows the clock. 0 for none.
@@ -58,6 +62,9 @@ class Recipe(Record):
     teacher_weight: float = 1.0
     label_smoothing: float = 0.0
     ema: float = 0.0
+    freeze_stages: int = 0
+    freeze_norm: bool = False
+    sync_batchnorm: bool | None = None
     seed: int = 0
     amp: bool = True
     time_limit_min: float = 0.0
@@ -70,7 +77,7 @@ class Recipe(Record):
         """
         positive = ("epochs", "batch_size", "lr", "clip_norm")
         not_negative = (
-            *("encoder_lr_scale", "weight_decay", "warmup_epochs", "time_limit_min", "seed"),
+            *("encoder_lr_scale", "weight_decay", "warmup_epochs", "time_limit_min", "seed", "freeze_stages"),
             *("dice_weight", "bce_weight", "class_weight", "lovasz_weight", "teacher_weight"),
             *(() if self.box_loss_weight is None else ("box_loss_weight",)),
         )

@@ -32,6 +32,7 @@ from spacecompile.train.boxes import calibrated_box_rule, cases_from_answers
 from spacecompile.train.dataset import Cache, TrainingFrames, ValidationFrames
 from spacecompile.train.device import DevicePlan, plan_device
 from spacecompile.train.evaluate import answers, scores_from_answers
+from spacecompile.train.frame_store import frame_store
 from spacecompile.train.gallery import Gallery
 from spacecompile.train.initial import initial_network
 from spacecompile.train.logs import LOG_FOLDER, event_log
@@ -60,6 +61,7 @@ class TrainJob:
         recipe: Ignored when resuming: the run's own is used.
         spec_changes: Fields of `ModelSpec` that differ from the reference network's, or from those of `init`.
         init: Checkpoint whose weights and spec to start from.
+        encoder_weights: Pretrained weights for a new network's encoder: `imagenet` or a file; None for none.
         transfer: Take what fits of `init`, whose network is another; see `initial_network`.
         resume: Go on from `output/last.pt`.
         force: Overwrite an earlier run.
@@ -79,6 +81,7 @@ class TrainJob:
     recipe: Recipe
     spec_changes: dict[str, Any] = field(default_factory=dict)
     init: Path | None = None
+    encoder_weights: str | None = None
     transfer: bool = False
     resume: bool = False
     force: bool = False
@@ -157,6 +160,7 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
             craft_views=state.recipe.zoom > 0,
             cache=job.cache if world.size == 1 or job.cache != "auto" else "none",
             processes=job.workers,
+            store=frame_store(train_frames, job.data) if job.cache == "disk" else None,
         ),
         val_frames=_validation_frames(val_split.spread(state.val_frames), spec, job.cache),
         plan=plan,
@@ -219,6 +223,8 @@ def _prepared_state(job: TrainJob, world: World) -> tuple[TrainingState, DeviceP
         raise UsageError(
             "--resume goes on with a run as it is; it can't be combined with --force, --init, --transfer or --teacher."
         )
+    if job.init and job.encoder_weights:
+        raise UsageError("--init brings the weights of the whole network; leave out --encoder-weights, or --init.")
     if job.transfer and job.init is None:
         raise UsageError("--transfer takes weights of a checkpoint, and none is named. Name one with --init.")
     device = world.device_of(job.device)
@@ -230,13 +236,11 @@ def _prepared_state(job: TrainJob, world: World) -> tuple[TrainingState, DeviceP
     _refuse_existing(job)
     plan = plan_device(device, amp=job.recipe.amp)
     torch.manual_seed(job.recipe.seed)
-    state = new_state(
-        initial_network(
-            job.init, job.spec_changes, transfer=job.transfer, tell=log.warning if world.is_first else log.debug
-        ),
-        job.recipe,
-        plan,
+    tell = log.warning if world.is_first else log.debug
+    network = initial_network(
+        job.init, job.spec_changes, encoder_weights=job.encoder_weights, transfer=job.transfer, tell=tell
     )
+    state = new_state(network, job.recipe, plan)
     state.command, state.limit_frames, state.val_frames = job.command, job.limit_frames, job.val_frames
     state.teacher = str(job.teacher.resolve()) if job.teacher else ""
     return state, plan

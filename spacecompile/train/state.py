@@ -18,6 +18,7 @@ from spacecompile.errors import CheckpointError, first_line_of
 from spacecompile.files import flush_to_disk, replacing
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.train.device import DevicePlan
+from spacecompile.train.freeze import freeze
 from spacecompile.train.optimise import AveragedWeights, optimizer_of
 from spacecompile.train.recipe import Recipe
 
@@ -76,6 +77,7 @@ class TrainingState:
 def new_state(network: MultiTaskNetwork, recipe: Recipe, plan: DevicePlan) -> TrainingState:
     """A run that has not begun. The network is moved to the plan's device."""
     network = network.to(plan.device).to(memory_format=torch.channels_last)
+    freeze(network, recipe)
     return TrainingState(
         recipe=recipe,
         network=network,

@@ -41,7 +41,7 @@ def train_step(
     Raises:
         DivergedError: If the loss or its gradient is not finite; the weights are those before the step.
     """
-    with world.shared_statistics():
+    with world.shared_statistics(state.recipe.sync_batchnorm):
         losses = batch_losses(objective, batch, generator, box_weight=box_weight)
         state.optimizer.zero_grad(set_to_none=True)
         world.backward(state.scaler.scale(losses.total))

@@ -88,8 +88,8 @@ class World(ABC):
         """The module, with gradients that will be averaged over the processes."""
 
     @abstractmethod
-    def shared_statistics(self) -> AbstractContextManager[Any]:
-        """Within it, batch norms see the batches of all processes."""
+    def shared_statistics(self, wanted: bool | None) -> AbstractContextManager[Any]:
+        """Within it, batch norms see the batches of all processes, if that is wanted; None decides by the device."""
 
     @abstractmethod
     def backward(self, loss: Tensor) -> None:
@@ -119,8 +119,9 @@ class Alone(World):
         """The module itself."""
         return module
 
-    def shared_statistics(self) -> AbstractContextManager[Any]:
+    def shared_statistics(self, wanted: bool | None) -> AbstractContextManager[Any]:
         """There is nothing to share."""
+        del wanted
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
@@ -157,9 +158,10 @@ class Together(World):
         """The module under distributed data parallelism."""
         return self._fabric.setup_module(module)
 
-    def shared_statistics(self) -> AbstractContextManager[Any]:
-        """Batch norms see the batches of all processes."""
-        return SharedBatchNorm()
+    def shared_statistics(self, wanted: bool | None) -> AbstractContextManager[Any]:
+        """Batch norms see the batches of all processes; by default on GPUs only: on CPUs they wait for each other."""
+        is_shared = self._fabric.device.type == "cuda" if wanted is None else wanted
+        return SharedBatchNorm() if is_shared else nullcontext()
 
     def backward(self, loss: Tensor) -> None:
         """Differentiate, and average the gradients."""
