@@ -10,6 +10,7 @@ Layout legend: N batch, C channels (RGB), H W frame rows and columns, h w input 
 
 from __future__ import annotations
 
+import copy
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -36,10 +37,12 @@ def plain_smp_network(checkpoint: LoadedCheckpoint) -> nn.Module:
     """The network of a checkpoint as `segmentation_models_pytorch` builds it.
 
     What smp lacks is taken over or left out, which `peer_box.left_out` says: the shuffle head stands in the place of
-    smp's, with smp's upsampling behind it; the box head, without which there is still a box, is not there.
+    smp's, with smp's upsampling behind it; a classifier that looks at the parts is called as it is in training; the box
+    head, without which there is still a box, is not there. The encoder is smp's without the layers that the
+    checkpoint's lacks, because no feature depends on them.
     """
     spec = checkpoint.spec
-    network: nn.Module = smp.create_model(
+    network: Any = smp.create_model(
         arch=spec.architecture,
         encoder_name=spec.encoder,
         encoder_weights=None,
@@ -48,13 +51,36 @@ def plain_smp_network(checkpoint: LoadedCheckpoint) -> nn.Module:
         aux_params={"classes": len(spec.classes), "dropout": spec.dropout},
         **spec.decoder_options,
     )
+    network.encoder = copy.deepcopy(checkpoint.network.encoder)
     if spec.part_head == "shuffle":
-        head: Any = network.segmentation_head
+        head = network.segmentation_head
         upsampling = nn.UpsamplingBilinear2d(scale_factor=int(head[1].scale_factor) // SHUFFLE)
         network.segmentation_head = nn.Sequential(*shuffle_head(head[0].in_channels), upsampling)
+    if spec.class_pooling == "mask":
+        network.classification_head = copy.deepcopy(checkpoint.network.classification_head)
     weights = checkpoint.network.state_dict()
     network.load_state_dict({key: weights[key] for key in weights if not key.startswith("box_head.")})
-    return network.eval()
+    plain: nn.Module = _PooledUnderParts(network) if spec.class_pooling == "mask" else network
+    return plain.eval()
+
+
+class _PooledUnderParts(nn.Module):
+    """An smp network whose classifier also takes the decoder's output and the part logits, not upsampled yet."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        head = list(network.segmentation_head)
+        self.encoder, self.decoder = network.encoder, network.decoder
+        self.part_logits = nn.Sequential(*(module for module in head if not isinstance(module, nn.Upsample)))
+        self.upsampling = nn.Sequential(*(module for module in head if isinstance(module, nn.Upsample)))
+        self.classification_head = network.classification_head
+
+    def forward(self, input_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features = self.encoder(input_NCHW)
+        decoded_NChw = self.decoder(features)
+        part_logits_NKhw = self.part_logits(decoded_NChw)
+        class_logits_NL = self.classification_head(features[-1], decoded_NChw, part_logits_NKhw)
+        return self.upsampling(part_logits_NKhw), class_logits_NL
 
 
 class _Stopwatch:

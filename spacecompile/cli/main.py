@@ -25,6 +25,7 @@ from spacecompile.cli.doctor import doctor
 from spacecompile.cli.engine import engine
 from spacecompile.cli.eval import eval_
 from spacecompile.cli.inspect import inspect
+from spacecompile.cli.openmp import keep_freed_memory
 from spacecompile.cli.predict import predict
 from spacecompile.cli.rebuild import rebuild
 from spacecompile.cli.render import render
@@ -157,4 +158,6 @@ def _as_ours(error: Exception) -> SpacecompileError:
 
 def run() -> None:
     """Console script."""
+    if next((word for word in sys.argv[1:] if not word.startswith("-")), "") == "train":
+        keep_freed_memory()
     sys.exit(main())

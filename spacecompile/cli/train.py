@@ -250,6 +250,11 @@ def _say(text: str) -> None:
     console.stderr.print(text, soft_wrap=True)
 
 
+def _rate(report: StepReport | EpochReport) -> str:
+    """How fast the epoch is, and how much of its time frames are waited for."""
+    return f"{report.frames_per_s:.1f} frames/s ({report.waiting_share:.0%} of the time waiting for frames)"
+
+
 @dataclass
 class _View:
     """One moving bar, and one lasting line per epoch, from the first process only."""
@@ -262,7 +267,7 @@ class _View:
 
     def on_step(self, report: StepReport) -> None:
         losses = " ".join(f"{name} {value:.4f}" for name, value in report.losses.items())
-        note = f"{losses}  {report.frames_per_s:.1f} frames/s  run {report.run_share:.0%}"
+        note = f"{losses}  {_rate(report)}  run {report.run_share:.0%}"
         self._update(f"epoch {report.epoch}/{report.epochs}", report.step, report.steps, note)
 
     def on_epoch(self, report: EpochReport) -> None:
@@ -273,7 +278,7 @@ class _View:
         mark = " best" if report.is_best else ""
         _say(
             f"epoch {report.epoch}/{report.epochs}  {losses}  {scores}  lr {report.lr:.2e}  "
-            f"{report.frames_per_s:.1f} frames/s  {report.elapsed_s:.0f} s{mark}"
+            f"{_rate(report)}  {report.elapsed_s:.0f} s{mark}"
         )
 
     def on_progress(self, step: str, done: int, total: int) -> None:

@@ -52,6 +52,7 @@ class StepReport:
         losses: Means over the epoch so far: `loss`, then its terms.
         lr: Of decoder and heads.
         frames_per_s: Over the epoch so far.
+        waiting_share: Part of that time in which the step waited for decoded frames, 0 to 1.
         run_share: Part of the whole run that is done, 0 to 1.
     """
 
@@ -62,6 +63,7 @@ class StepReport:
     losses: dict[str, float]
     lr: float
     frames_per_s: float
+    waiting_share: float
     run_share: float
 
 
@@ -75,6 +77,7 @@ class EpochReport:
     scores: Scores
     lr: float
     frames_per_s: float
+    waiting_share: float
     elapsed_s: float
     is_best: bool
 
@@ -212,7 +215,8 @@ def _run_epoch(state: TrainingState, inputs: LoopInputs, objective: Objective, c
     means = _Means()
     steps, report = steps_per_epoch(len(inputs.train_frames), recipe.batch_size), None
     batches, generator = _epoch_batches(state, inputs, steps)
-    for step, batch in enumerate(batches, 1):
+    waited = _Waiting()
+    for step, batch in enumerate(waited.passing(batches), 1):
         lr = _set_lr(state, steps)
         box_weight = _box_weight(state, inputs.train_frames, steps)
         losses = train_step(state, objective, batch, world=world, generator=generator, box_weight=box_weight)
@@ -228,6 +232,7 @@ def _run_epoch(state: TrainingState, inputs: LoopInputs, objective: Objective, c
             losses=means.by_name,
             lr=lr,
             frames_per_s=step * recipe.batch_size / spent_s,
+            waiting_share=waited.seconds / spent_s,
             run_share=_run_share(state, steps),
         )
         callbacks.on_step(report)
@@ -243,6 +248,7 @@ def _run_epoch(state: TrainingState, inputs: LoopInputs, objective: Objective, c
         scores=scores,
         lr=report.lr,
         frames_per_s=report.frames_per_s,
+        waiting_share=report.waiting_share,
         elapsed_s=state.elapsed_s,
         is_best=scores.s_acc > state.best_s_acc,
     )
@@ -269,6 +275,22 @@ def _box_weight(state: TrainingState, train_frames: TrainingFrames, steps: int) 
     """At this moment of the run: a box that nothing else teaches has no masks to wait for."""
     weight = state.recipe.box_loss_weight or 0.0
     return warmed_up(weight, _run_share(state, steps)) if train_frames.has_parts else weight
+
+
+class _Waiting:
+    """Seconds until each batch was there, summed."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def passing(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        while True:
+            start_s = time.perf_counter()
+            batch = next(batches, None)
+            self.seconds += time.perf_counter() - start_s
+            if batch is None:
+                return
+            yield batch
 
 
 class _Means:

@@ -33,6 +33,7 @@ from spacecompile.train.dataset import Cache, TrainingFrames, ValidationFrames
 from spacecompile.train.device import DevicePlan, plan_device
 from spacecompile.train.evaluate import answers, scores_from_answers
 from spacecompile.train.frame_store import frame_store
+from spacecompile.train.freeze import BATCH_FOR_STATISTICS, train_mode, trains_on_batch_statistics
 from spacecompile.train.gallery import Gallery
 from spacecompile.train.initial import initial_network
 from spacecompile.train.logs import LOG_FOLDER, event_log
@@ -151,7 +152,8 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
     state.note_broken([broken for split in splits for broken in split.broken])
     train_frames = train_split.spread(state.limit_frames)
     spec = state.network.spec
-    world.share_of(state.recipe.batch_size)  # refuses an uneven share before any folder is made
+    batch_size = state.recipe.batch_size
+    share = world.share_of(batch_size)  # refuses an uneven share before any folder is made
     inputs = LoopInputs(
         train_frames=TrainingFrames(
             train_frames,
@@ -170,6 +172,7 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
         teacher=_teacher(state, plan),
     )
     if world.is_first:
+        _warn_of_small_batches(state, batch_size if world.shares_statistics(state.recipe.sync_batchnorm) else share)
         log.info("%d training and %d validation frames, on %s", len(train_frames), len(val_split.frames), plan.name)
         if missing := set(spec.classes) - {frame.class_name for frame in train_frames}:
             log.warning("no training frame shows %s; these classes can't be learned", ", ".join(sorted(missing)))
@@ -182,6 +185,17 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
     facts = _facts(state, inputs, frames=len(train_frames))
     finals = _Finals(plan=plan, cost=inputs.cost, train=train_frames, val=val_split.frames)
     return world.from_first(lambda: _finish(job, state, facts, finals, progress))
+
+
+def _warn_of_small_batches(state: TrainingState, frames: int) -> None:
+    """Batch norm that learns from a few frames at a time does harm."""
+    train_mode(state.network, state.recipe)
+    if frames < BATCH_FOR_STATISTICS and trains_on_batch_statistics(state.network):
+        log.warning(
+            "batch norm takes its statistics from %d frames, fewer than %d, which can cost accuracy; keep those that "
+            "it has with --freeze-norm, or take a larger --batch-size",
+            *(frames, BATCH_FOR_STATISTICS),
+        )
 
 
 def _require_same_data(state: TrainingState, data: Path, sha256: str) -> None:

@@ -1,7 +1,7 @@
 """The processes that train one network together: one alone, or several through Lightning Fabric under torchrun.
 
-Every process sees its share of each batch; gradients are averaged and batch-norm statistics shared, so that several
-processes compute what one would. Files are written by the first one only.
+Every process sees its share of each batch, and gradients are averaged. With shared batch-norm statistics, which are the
+default on GPUs, several processes compute what one would. Files are written by the first one only.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import torch
 from torch import Tensor, nn
@@ -88,8 +88,18 @@ class World(ABC):
         """The module, with gradients that will be averaged over the processes."""
 
     @abstractmethod
+    def shares_statistics(self, wanted: bool | None) -> bool:
+        """Whether batch norms see the batches of all processes.
+
+        Args:
+            wanted: Whether they should; None for the default, which is on GPUs only: on CPUs they would wait for each
+                other at every layer.
+        """
+
+    @final
     def shared_statistics(self, wanted: bool | None) -> AbstractContextManager[Any]:
-        """Within it, batch norms see the batches of all processes, if that is wanted; None decides by the device."""
+        """Within it, batch norms see the batches of all processes, if `shares_statistics` says so."""
+        return SharedBatchNorm() if self.shares_statistics(wanted) else nullcontext()
 
     @abstractmethod
     def backward(self, loss: Tensor) -> None:
@@ -119,10 +129,10 @@ class Alone(World):
         """The module itself."""
         return module
 
-    def shared_statistics(self, wanted: bool | None) -> AbstractContextManager[Any]:
+    def shares_statistics(self, wanted: bool | None) -> bool:
         """There is nothing to share."""
         del wanted
-        return nullcontext()
+        return False
 
     def backward(self, loss: Tensor) -> None:
         """Differentiate."""
@@ -158,10 +168,9 @@ class Together(World):
         """The module under distributed data parallelism."""
         return self._fabric.setup_module(module)
 
-    def shared_statistics(self, wanted: bool | None) -> AbstractContextManager[Any]:
-        """Batch norms see the batches of all processes; by default on GPUs only: on CPUs they wait for each other."""
-        is_shared = self._fabric.device.type == "cuda" if wanted is None else wanted
-        return SharedBatchNorm() if is_shared else nullcontext()
+    def shares_statistics(self, wanted: bool | None) -> bool:
+        """As wanted, or by the device."""
+        return self._fabric.device.type == "cuda" if wanted is None else wanted
 
     def backward(self, loss: Tensor) -> None:
         """Differentiate, and average the gradients."""

@@ -57,7 +57,7 @@ def in_one_and_in_two(folder: Path, data: Path, start: Path, *given: str) -> tup
     """The same run in one process and in two."""
     arguments = [
         *("train", "--data", str(data), "--init", str(start), "--batch-size", "8", "--augment", "none", "--lr", "1e-4"),
-        *("--encoder-lr-scale", "1", "--no-amp", "--device", "cpu", "--threads", "1", *given),
+        *("--encoder-lr-scale", "1", "--no-amp", "--device", "cpu", "--threads", "1", "--sync-batchnorm", *given),
     ]
     assert main([*arguments, "-o", str(folder / "one")]) == 0
     launch = ["-W", "error::FutureWarning", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -81,7 +81,10 @@ class MovePointwiseFirst(Pass):
 
 def _first(network: MultiTaskNetwork) -> tuple[fx.GraphModule, _Meeting, bool] | None:
     """The graph that holds a meeting, the meeting, and whether the graph holds the segmentation head too."""
-    for root in (network.decoder, DecoderAndHead(network.decoder, network.segmentation_head)):
+    roots: list[nn.Module] = [network.decoder]
+    if network.spec.class_pooling == "mean":  # any other classifier reads the decoder's output too
+        roots.append(DecoderAndHead(network.decoder, network.segmentation_head))
+    for root in roots:
         graph = traced(network, root)
         meetings = [] if graph is None else _meetings(graph)
         if graph is not None and meetings:

@@ -32,10 +32,11 @@ def _randomise(network: nn.Module) -> None:
 def make_network() -> Callable[..., MultiTaskNetwork]:
     """Builds a seeded, randomised network in evaluation mode from fields of a spec; 64x64 px unless told otherwise."""
 
-    def make(**fields: Any) -> MultiTaskNetwork:
+    def make(*, whole_encoder: bool = False, **fields: Any) -> MultiTaskNetwork:
         with torch.random.fork_rng():
             torch.manual_seed(7)
-            network = MultiTaskNetwork(ModelSpec(**({"input_size_px": (64, 64)} | fields)))
+            spec = ModelSpec(**({"input_size_px": (64, 64)} | fields))
+            network = MultiTaskNetwork(spec, whole_encoder=whole_encoder)
             _randomise(network)
         return network.eval()
 

@@ -72,7 +72,8 @@ def test_the_reference_network_has_no_batch_norm_left(reference_network: MultiTa
 def test_every_norm_behind_a_convolution_folds_in_other_networks(
     make_network: Callable[..., MultiTaskNetwork], architecture: str, encoder: str, left: set[str]
 ) -> None:
-    before = in_float64(make_network(architecture=architecture, encoder=encoder, decoder_options={}))
+    given = {"architecture": architecture, "encoder": encoder, "decoder_options": {}}
+    before = in_float64(make_network(whole_encoder=True, **given))
     after = FoldBatchNorm().apply(in_float64(before))
     norms = [path for path, module in after.named_modules() if isinstance(module, nn.BatchNorm2d)]
     assert {path.rpartition(".")[2] for path in norms} == left
