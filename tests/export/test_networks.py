@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from msgspec.structs import replace
 from torch import nn
 from torch.nn import functional
 
@@ -25,7 +26,7 @@ from spacecompile.export.reference import ViewByView, expected_answers
 from spacecompile.export.rewrite.pipeline import rewrite_network
 from spacecompile.export.sealed import SealedGraph
 from spacecompile.export.to_onnx import export_model, export_onnx, model_bytes
-from spacecompile.network.checkpoint import LoadedCheckpoint, load_checkpoint
+from spacecompile.network.checkpoint import LoadedCheckpoint, load_checkpoint, save_checkpoint
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.runtime.backends.onnxruntime_ import OnnxRuntimeBackend
 from spacecompile.runtime.guard import impossible_output
@@ -104,6 +105,14 @@ def scenes(size_px: tuple[int, int]) -> torch.Tensor:
 
 @torch.no_grad()
 def randomise(model: nn.Module, inputs_NCHW: torch.Tensor) -> None:
+    """Of an smp network: the norms, then heads whose logits have both signs."""
+    randomise_norms(model, inputs_NCHW)
+    masks_NKHW, class_logits_NL = model(inputs_NCHW)
+    _centre(model.segmentation_head[0], masks_NKHW, 3.0)
+    _centre(model.classification_head[3], class_logits_NL, 2.0)
+
+
+def randomise_norms(model: nn.Module, inputs_NCHW: torch.Tensor) -> None:
     for name, parameter in model.named_parameters():
         # Residual branches begin switched off in some encoders.
         if name.endswith("gamma") or "layer_scale" in name:
@@ -121,9 +130,6 @@ def randomise(model: nn.Module, inputs_NCHW: torch.Tensor) -> None:
         norm.running_mean += 0.2 * spread * torch.randn_like(spread)
         norm.running_var *= torch.empty_like(spread).uniform_(0.7, 1.4)
     model.eval()
-    masks_NKHW, class_logits_NL = model(inputs_NCHW)
-    _centre(model.segmentation_head[0], masks_NKHW, 3.0)
-    _centre(model.classification_head[3], class_logits_NL, 2.0)
 
 
 def _centre(head: Any, logits: torch.Tensor, spread: float) -> None:
@@ -180,6 +186,45 @@ def require_parity_of_export(loaded: LoadedCheckpoint, tta: Tta) -> None:
     require_parity(check_parity("fp32", backend, expected, sha256="", tolerance=FP32_TOLERANCE))
 
 
+POOLED = (
+    ModelSpec(encoder="tu-tf_efficientnet_lite0", encoder_depth=4, part_head="shuffle"),
+    ModelSpec(encoder="tu-fastvit_t8", architecture="FPN", decoder_options={}),
+    ModelSpec(encoder="resnet18", architecture="Unet", decoder_options={}, part_thresholds=(0.4, 0.55)),
+)
+"""Classifiers that look at the parts: cut and shuffled, on features of a decoder that is resized, with a threshold that
+is folded into the part logits."""
+
+
+@torch.no_grad()
+def pooled_checkpoint(spec: ModelSpec, folder: Path) -> LoadedCheckpoint:
+    """A network of ours, with seeded weights and logits of both signs."""
+    spec = replace(spec, class_pooling="mask", input_size_px=(64, 64), frame_size_px=(128, 128))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network: Any = MultiTaskNetwork(spec)
+        inputs_NCHW = scenes(spec.input_size_px)
+        randomise_norms(network, inputs_NCHW)
+    *_, head = (module for module in network.segmentation_head if isinstance(module, nn.Conv2d))
+    _centre(head, network(inputs_NCHW)[1], 3.0)
+    _centre(network.classification_head.linear, network(inputs_NCHW)[0], 2.0)
+    save_checkpoint(folder / "pooled.pt", network, training={})
+    return load_checkpoint(folder / "pooled.pt")
+
+
+@pytest.mark.parametrize("tta", ["none", "d4"])
+@pytest.mark.parametrize("spec", POOLED, ids=lambda spec: f"{spec.encoder}-{spec.architecture}")
+def test_a_class_pooled_under_the_mask_compiles_like_pytorch(spec: ModelSpec, tta: Tta, tmp_path: Path) -> None:
+    loaded = pooled_checkpoint(spec, tmp_path)
+    require_parity_of_export(loaded, tta)
+    # The class is that of the parts: with other masks it is another answer.
+    inputs_NCHW = scenes(loaded.spec.input_size_px)
+    with torch.inference_mode():
+        before_NL, _ = loaded.network(inputs_NCHW)
+        loaded.network.spec = replace(loaded.spec, part_logit_offset=-4.0)
+        after_NL, _ = loaded.network(inputs_NCHW)
+    assert float((after_NL - before_NL).abs().max()) > 1e-3
+
+
 @pytest.mark.parametrize(("encoder", "decoder"), pairs())
 def test_a_bare_state_dict_is_identified_and_compiles_like_pytorch(encoder: str, decoder: str, tmp_path: Path) -> None:
     model = smp_model(encoder, decoder)
@@ -197,7 +242,15 @@ def test_a_bare_state_dict_is_identified_and_compiles_like_pytorch(encoder: str,
     ],
 )
 def test_every_precision_finds_the_network_and_its_layers(encoder: str, decoder: str, tmp_path: Path) -> None:
-    loaded = loaded_from(smp_model(encoder, decoder), tmp_path, input_size_px(decoder, {}))
+    require_every_precision(loaded_from(smp_model(encoder, decoder), tmp_path, input_size_px(decoder, {})))
+
+
+def test_every_precision_finds_a_classifier_that_looks_at_the_parts(tmp_path: Path) -> None:
+    require_every_precision(pooled_checkpoint(POOLED[0], tmp_path))
+
+
+def require_every_precision(loaded: LoadedCheckpoint) -> None:
+    """Half precision and int8 can be made of the same layers with and without views, and answer soundly."""
     spec = loaded.spec
     ttas: tuple[Tta, ...] = ("none", "d4")
     models = {tta: export_model(SealedGraph(loaded.network, spec, tta), spec.frame_size_px) for tta in ttas}
