@@ -76,7 +76,7 @@ def test_the_commands_under_use_do_what_they_say_one_after_another(
         done.append(words[1])
     assert done == [
         *("render", "render", "data", "data", "train", "calibrate", "build"),
-        *("predict", "bench", "build", "inspect", "engine"),
+        *("predict", "bench", "build", "train", "inspect", "engine"),
     ]
     products = (
         "runs/first/model.pt",
