@@ -89,6 +89,8 @@ def left_out(spec: ModelSpec, tta: Tta) -> str:
     notes = [f"a plain box of the mask, without {' and '.join(missing)}"] if missing else []
     if spec.part_head == "shuffle":
         notes.append("smp's network with the bundle's own segmentation head, which smp lacks")
+    if spec.class_pooling == "mask":
+        notes.append("smp's network with the bundle's own classifier, which smp lacks")
     if spec.box_head is not None and not rule.residual:
         notes.append("the box head is not run")
     return "; ".join(notes)

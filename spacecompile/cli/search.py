@@ -182,7 +182,7 @@ def _base(given: dict[str, Any]) -> NamedRecipe:
     numbers = {name: given[name] for name in ("epochs", "batch_size", "seed")}
     if given["lr"] is not None:
         numbers["lr"] = given["lr"]
-    recipe = msgspec.structs.replace(named.recipe, **numbers)
+    recipe = msgspec.structs.replace(named.recipe, **numbers, freeze_stages=0)  # all begin with random weights
     return msgspec.structs.replace(named, recipe=recipe, spec={**named.spec, **_sizes(given)})
 
 

@@ -155,7 +155,7 @@ def train(
 ) -> None:
     """Train the network on labelled frames and store a checkpoint that `build` takes.
 
-    The defaults are the published recipe, which starts from pretrained weights. Nothing is downloaded here: from
+    The defaults are the published recipe, which starts from pretrained weights: --encoder-weights imagenet. From
     scratch, use --encoder-lr-scale 1 --zoom 1 and a learning rate near 5e-4. Interrupt at any time and go on with
     --resume. Under torchrun all processes train one network; each takes its share of --batch-size.
 
@@ -177,7 +177,8 @@ def train(
 def _check_flags(ctx: typer.Context) -> None:
     for name, choices in CHOICES.items():
         if ctx.params[name] not in choices:
-            raise UsageError(f"{name} is {ctx.params[name]!r}; choose one of {', '.join(choices)} with --{name}.")
+            flag = name.replace("_", "-")
+            raise UsageError(f"{name} is {ctx.params[name]!r}; choose one of {', '.join(choices)} with --{flag}.")
     _refuse_changes_on_resume(ctx)
     if ctx.params["teacher"] is None and is_given(ctx, "teacher_weight"):
         raise UsageError(

@@ -26,7 +26,7 @@ from spacecompile.errors import CheckpointError, IntegrityError, UsageError
 from spacecompile.files import flush_to_disk, replacing
 from spacecompile.network.adopt import adopt
 from spacecompile.network.encoder_index import WithoutWeights
-from spacecompile.network.foreign import WRAPPERS, foreign_weights
+from spacecompile.network.foreign import WRAPPERS, foreign_weights, state_dicts
 from spacecompile.network.identify import NETWORK_FIELDS
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.network.run import run_once
@@ -172,11 +172,8 @@ def _ours(content: Mapping[str, Any], path: Path, given: Mapping[str, Any]) -> t
             f"{path} is a checkpoint of format {content['format']!r}; this version reads {CHECKPOINT_FORMAT!r}. Use "
             "the version that wrote it."
         )
-    try:
-        spec = msgspec.convert(content["spec"], ModelSpec)
-        state_dict, training = content["state_dict"], dict(content.get("training", {}))
-    except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
-        raise CheckpointError(f"{path} has an unreadable spec: {error}. Train or convert it again.") from error
+    spec = _spec_of(content, path)
+    state_dict, training = content["state_dict"], dict(content.get("training", {}))
     for name in (*NETWORK_FIELDS, "part_head", "class_pooling"):
         if given.get(name, getattr(spec, name)) != getattr(spec, name):
             raise UsageError(
@@ -188,6 +185,16 @@ def _ours(content: Mapping[str, Any], path: Path, given: Mapping[str, Any]) -> t
     # smp builds some pairs whose decoder then fails on a feature without channels.
     run_once(network.eval(), given.get("input_size_px", spec.input_size_px))
     return network, training
+
+
+def _spec_of(content: Mapping[str, Any], path: Path) -> ModelSpec:
+    """Of a checkpoint of ours."""
+    try:
+        if not isinstance(content["state_dict"], Mapping) or not isinstance(content.get("training", {}), Mapping):
+            raise TypeError("state_dict and training must be dicts")
+        return msgspec.convert(content["spec"], ModelSpec)
+    except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
+        raise CheckpointError(f"{path} has an unreadable spec: {error}. Train or convert it again.") from error
 
 
 def _foreign(
@@ -238,22 +245,25 @@ def _restored(value: Tensor) -> Tensor:
     return value.float() if value.is_floating_point() else value
 
 
-def tensors_of_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name, whatever they are of: those of its largest state dict.
+def tensors_of_file(path: Path) -> tuple[dict[str, Tensor], ModelSpec | None]:
+    """The tensors of a file by name, whatever network they are of: those of its largest state dict.
 
     Args:
         path: `.safetensors`, or whatever `torch.save` wrote.
+
+    Returns:
+        The tensors, and the spec of a checkpoint of ours; None for any other file.
 
     Raises:
         CheckpointError: If it can't be read or holds no tensors.
     """
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    inner = [content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)]
-    found = [{key: value for key, value in place.items() if isinstance(value, Tensor)} for place in (content, *inner)]
-    tensors = max(found, key=len)
+    tensors = max((found for _, found in state_dicts(content)), key=len, default={})
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors, neither by itself nor under {', '.join(WRAPPERS)}.")
-    return tensors
+    if content.get("format") != CHECKPOINT_FORMAT:
+        return tensors, None
+    return tensors, _spec_of(content, path)
 
 
 def _read_torch(path: Path) -> dict[str, Any]:

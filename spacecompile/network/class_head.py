@@ -21,11 +21,12 @@ from spacecompile.errors import CheckpointError
 EMBEDDED_CHANNELS = 256
 """Width of the 1x1 convolution on the deepest features, as before the pooling of most ImageNet classifiers."""
 
-LOGIT_MAX = 30.0
-"""A logit beyond which a probability is 0 or 1 in float32."""
+PROBABILITY_MIN = 0.02
+"""A part probability that counts as none. The tails of an empty mask add up to as much as a small craft, and their
+digits are lost in half precision, or in ONNX Runtime's Sigmoid, which is off by up to 1e-7."""
 
-FLOOR_PX = 0.05
-"""Part pixels, of those that features have, that count as none: without a craft the pooled features go to zero."""
+FLOOR_PX = 1.0
+"""Pixels of a part, on the part logits' grid, that count as none: without a craft the pooled features go to zero."""
 
 
 class MaskPooledClassifier(nn.Module):
@@ -60,11 +61,9 @@ class MaskPooledClassifier(nn.Module):
         Returns:
             Class logits [N, L].
         """
-        # Not torch.sigmoid: ONNX Runtime's is off by up to 1e-7, which over all places of an empty mask is more than the
-        # mask itself (class probabilities off by 2.6e-4 on a red frame).
-        probs_NKHW = 1 / (1 + torch.exp(-part_logits_NKHW.detach().clamp(-LOGIT_MAX, LOGIT_MAX)))
+        weights_NKHW = torch.relu(torch.sigmoid(part_logits_NKHW.detach()) - PROBABILITY_MIN)
         embedded_NEhw = torch.relu(self.embed(deepest_NChw))
-        pooled = [pooled_under(probs_NKHW, features) for features in (embedded_NEhw, decoded_NChw)]
+        pooled = [pooled_under(weights_NKHW, features) for features in (embedded_NEhw, decoded_NChw)]
         logits_NL: Tensor = self.linear(self.dropout(torch.cat(pooled, dim=1)))
         return logits_NL
 
@@ -85,12 +84,13 @@ def pooled_under(weights_NKHW: Tensor, features_NChw: Tensor) -> Tensor:
     Raises:
         CheckpointError: If the sides are no whole multiples.
     """
-    size_px = _size_px(features_NChw)
+    size_px, weights_px = _size_px(features_NChw), _size_px(weights_NKHW)
     scale = 1 / math.sqrt(size_px[0] * size_px[1])
+    floor_places = FLOOR_PX * (size_px[0] * size_px[1]) / (weights_px[0] * weights_px[1])
     weights_NKS = _reduced(weights_NKHW, size_px).flatten(2) * scale
     # In this order gradients come back with the channels last, as the features lie in training.
     sums_NKC = weights_NKS @ features_NChw.flatten(2).transpose(1, 2)
-    mass_NK1 = weights_NKS.sum(dim=2, keepdim=True) + FLOOR_PX * scale
+    mass_NK1 = weights_NKS.sum(dim=2, keepdim=True) + floor_places * scale
     return (sums_NKC / mass_NK1).flatten(1)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spacecompile.errors import CheckpointError
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "ema")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "ema", "state_dict_ema")
 """Entries under which trainers keep weights, the most telling first."""
 
 CHILDREN = ("encoder.", "decoder.", "segmentation_head.", "classification_head.")
@@ -52,7 +52,7 @@ def foreign_weights(content: Mapping[str, Any], path: Path) -> ForeignWeights:
     Raises:
         CheckpointError: If there are none, or those of several networks side by side.
     """
-    places = list(_state_dicts(content))
+    places = [place for place in state_dicts(content) if any(key.endswith(_MARK) for key in place[1])]
     if not places:
         raise CheckpointError(
             f"{path} is not a spacecompile checkpoint and holds no segmentation_models_pytorch network: no weight's "
@@ -80,16 +80,16 @@ def foreign_weights(content: Mapping[str, Any], path: Path) -> ForeignWeights:
     return ForeignWeights(tensors=kept, format=_format(content, wrapper, prefix), notes=tuple(notes))
 
 
-def _state_dicts(content: Mapping[str, Any], wrapper: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every dict in the content that holds an smp network, with the entry it lies under."""
+def state_dicts(content: Mapping[str, Any], wrapper: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every dict in a file's content that holds tensors by name, with the entry it lies under."""
     tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    if any(key.endswith(_MARK) for key in tensors):
+    if tensors:
         yield wrapper, tensors
     if depth < _DEEPEST:
         for name in WRAPPERS:
             inner = content.get(name)
             if isinstance(inner, Mapping):
-                yield from _state_dicts(inner, f"{wrapper}.{name}" if wrapper else name, depth + 1)
+                yield from state_dicts(inner, f"{wrapper}.{name}" if wrapper else name, depth + 1)
 
 
 def _format(content: Mapping[str, Any], wrapper: str, prefix: str) -> str:

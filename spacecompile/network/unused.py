@@ -56,7 +56,7 @@ def reaching_parameters(module: nn.Module, input_NCHW: Tensor, outputs: slice = 
     Args:
         module: Gives a sequence of tensors; left as it is.
         input_NCHW: What a copy is run on, on its own device.
-        outputs: Which of the tensors are asked about.
+        outputs: Slice of the tensors to consider.
     """
     probe = copy.deepcopy(module).to(input_NCHW.device).requires_grad_(True).eval()
     named = dict(probe.named_parameters())

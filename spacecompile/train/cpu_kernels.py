@@ -22,11 +22,11 @@ class DepthwiseInFloat32(TorchFunctionMode):
     ) -> Any:
         """Take over depthwise convolution; pass everything else on."""
         arguments = kwargs or {}
-        if func is torch.conv2d and torch.is_autocast_enabled("cpu"):
-            input_NCHW, weight, *rest = args
-            groups = rest[4] if len(rest) > 4 else arguments.get("groups", 1)
+        # As modules of torch and timm call it: weights and bias by position. Any other call keeps autocast's types.
+        if func is torch.conv2d and len(args) >= 3 and torch.is_autocast_enabled("cpu"):
+            input_NCHW, weight, bias, *others = args
+            groups = others[3] if len(others) > 3 else arguments.get("groups", 1)
             if groups > 1 and groups == input_NCHW.shape[1]:
-                bias, *others = rest or [None]
                 with torch.autocast("cpu", enabled=False):
                     return func(input_NCHW.float(), weight.float(), _float(bias), *others, **arguments)
         return func(*args, **arguments)

@@ -117,7 +117,7 @@ def views_of(
     windows = [
         (slice(0, size_px[0]), slice(0, size_px[1]))
         if growth is None
-        else craft_window(box_xyxy, size_px, input_size_px, growth)
+        else craft_window(box_xyxy, size_px, input_size_px, growth, scale=decoded.scale)
         for growth in growths
     ]
     return Views(
@@ -164,14 +164,23 @@ def craft_window(
     frame_size_px: tuple[int, ...],
     input_size_px: tuple[int, int],
     growth: float,
+    *,
+    scale: int = 1,
 ) -> tuple[slice, slice]:
     """Rows and columns of a window around a craft, inside the frame, with the input's aspect where the frame allows.
 
-    It is never smaller than half the input: more than twofold magnification would only show blur.
+    In pixels of the camera it is never smaller than half the input: more magnification would only show blur.
+
+    Args:
+        box_xyxy: Box of the craft, in pixels of the picture at hand.
+        frame_size_px: (height, width) of the picture.
+        input_size_px: (height, width) of the network's input.
+        growth: Side of the window over the craft's extent.
+        scale: Side of one of the picture's pixels in pixels of the camera.
     """
     x_min, y_min, x_max, y_max = box_xyxy
     aspect = input_size_px[1] / input_size_px[0]
-    height = max(growth * max(y_max - y_min, (x_max - x_min) / aspect), input_size_px[0] / 2)
+    height = max(growth * max(y_max - y_min, (x_max - x_min) / aspect), input_size_px[0] / 2 / scale)
     sides_px = (round(height), round(height * aspect))
     centres_px = ((y_min + y_max) / 2, (x_min + x_max) / 2)
     slices = []

@@ -18,9 +18,10 @@ import segmentation_models_pytorch as smp
 import timm
 from torch import Tensor
 
+from spacecompile.contract import ModelSpec
 from spacecompile.errors import CheckpointError, first_line_of
 from spacecompile.network.checkpoint import tensors_of_file
-from spacecompile.network.encoder_index import BUILD_ERRORS
+from spacecompile.network.encoder_index import BUILD_ERRORS, DEPTHS, build_encoder
 from spacecompile.network.model import MultiTaskNetwork
 
 IMAGENET: Final = "imagenet"
@@ -67,11 +68,13 @@ class _Found:
         tensors: In the order of their file.
         source: Where they are from, in words.
         statistics: What their training normalised images with.
+        is_guessed: Whether the statistics are those of the encoder's published weights, because a file does not say.
     """
 
     tensors: Mapping[str, Tensor]
     source: str
     statistics: _ImageStatistics
+    is_guessed: bool = False
 
 
 def with_encoder_weights(
@@ -82,8 +85,8 @@ def with_encoder_weights(
     Args:
         network: Changed in place, spec included.
         source: `imagenet`, or path of a file that holds a network whose encoder this is.
-        keeps_normalisation: Leave mean and std of the spec as they are: the user named them.
-        tell: Told in a sentence what was taken and how it was matched.
+        keeps_normalisation: Whether mean and std of the spec stay as they are, because the user named them.
+        tell: Callback for one sentence: what was taken and how it was matched.
 
     Returns:
         The network itself.
@@ -92,18 +95,34 @@ def with_encoder_weights(
         CheckpointError: If there are no such weights, they can't be read or fetched, or are of another encoder.
     """
     found = _imagenet(network.spec.encoder) if source == IMAGENET else _from_file(Path(source), network.spec.encoder)
-    wanted = {name: value for name, value in network.encoder.state_dict().items() if not name.endswith(_COUNTER)}
-    known = {name: value for name, value in found.tensors.items() if not name.endswith(_COUNTER)}
-    taken, how = _matched(wanted, known, encoder=network.spec.encoder, source=found.source)
+    wanted, known = _without_counters(network.encoder.state_dict()), _without_counters(found.tensors)
+    taken, how = _matched(wanted, known, whole=_whole_encoder(network.spec), spec=network.spec, source=found.source)
     weights = {name: known[other].to(wanted[name].dtype) for name, other in taken.items()}
     network.encoder.load_state_dict({**network.encoder.state_dict(), **weights})
     told = f"encoder weights: {len(weights)} tensors from {found.source}, {how}"
     if not keeps_normalisation:
         mean, std = found.statistics
         network.spec = msgspec.structs.replace(network.spec, mean=mean, std=std)
-        told += f"; frames are normalised as for them, mean {_short(mean)}, std {_short(std)}"
+        told += f"; frames are normalised with mean {_short(mean)} and std {_short(std)}, " + (
+            "as for the encoder's published weights (--mean and --std say otherwise)"
+            if found.is_guessed
+            else "as theirs"
+        )
     tell(told)
     return network
+
+
+def _without_counters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without batch norm's numbers of batches, which no answer depends on and some files lack."""
+    return {name: value for name, value in tensors.items() if not name.endswith(_COUNTER)}
+
+
+def _whole_encoder(spec: ModelSpec) -> dict[str, Tensor]:
+    """Names and shapes of the encoder at its full depth, in order."""
+    try:
+        return _without_counters(build_encoder(spec.encoder, DEPTHS[0]).state_dict())
+    except BUILD_ERRORS:  # some have fewer stages
+        return _without_counters(build_encoder(spec.encoder, spec.encoder_depth).state_dict())
 
 
 def _short(values: tuple[float, ...]) -> str:
@@ -116,7 +135,10 @@ def _from_file(path: Path, encoder: str) -> _Found:
             f"encoder weights {path} do not exist or are not a file. Give --encoder-weights {IMAGENET}, or the path of "
             "a file."
         )
-    return _Found(tensors=tensors_of_file(path), source=path.name, statistics=_statistics_of(encoder))
+    tensors, spec = tensors_of_file(path)
+    if spec is not None:
+        return _Found(tensors=tensors, source=path.name, statistics=(spec.mean, spec.std))
+    return _Found(tensors=tensors, source=path.name, statistics=_statistics_of(encoder), is_guessed=True)
 
 
 def _statistics_of(encoder: str) -> _ImageStatistics:
@@ -139,7 +161,7 @@ def _imagenet(encoder: str) -> _Found:
     package = _PACKAGED.get(encoder)
     path = _file_of(package) if package else None
     if package and path:
-        return _Found(tensors=tensors_of_file(path), source=f"package {package.distribution}", statistics=_HALVES)
+        return _Found(tensors=tensors_of_file(path)[0], source=f"package {package.distribution}", statistics=_HALVES)
     try:
         return _fetched(encoder)
     except BUILD_ERRORS as error:
@@ -179,61 +201,79 @@ def _fetched(encoder: str) -> _Found:
 
 
 def _matched(
-    wanted: Mapping[str, Tensor], known: Mapping[str, Tensor], *, encoder: str, source: str
+    wanted: Mapping[str, Tensor],
+    known: Mapping[str, Tensor],
+    *,
+    whole: Mapping[str, Tensor],
+    spec: ModelSpec,
+    source: str,
 ) -> tuple[dict[str, str], str]:
     """The file's name for every tensor of the encoder, and how they were matched."""
-    by_name = _by_name(wanted, known)
-    if by_name is not None:
-        return by_name, "by name"
-    by_order = _by_order(wanted, known)
+    by_name = _by_name(wanted, known, whole)
+    if len(by_name) == 1:
+        return by_name[0], "by name"
+    if len(by_name) > 1:
+        raise CheckpointError(
+            f"{source} holds the weights of {spec.encoder} {len(by_name)} times, under different prefixes. Save those "
+            "that are meant on their own."
+        )
+    by_order = _by_order(whole, known)
     if by_order is not None:
         mine, theirs = next(iter(by_order.items()))
-        return by_order, f"by order and shape ({theirs} is taken for {mine}, and so on)"
-    raise CheckpointError(f"{source} does not hold the weights of {encoder}: {_difference(wanted, known)}.")
+        taken = {name: by_order[name] for name in wanted}
+        return taken, f"by order and shape ({theirs} is taken for {mine}, and so on)"
+    raise CheckpointError(f"{source} does not hold the weights of {spec.encoder}: {_difference(whole, known)}.")
 
 
-def _by_name(wanted: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> dict[str, str] | None:
-    """By names that are the same behind one prefix; timm joins them by underscores where it lists features."""
-    plain = {name: _plain(name).removeprefix("model.") for name in wanted}
-    found = {_plain(name): name for name in known}
-    first = next(iter(plain.values()))
+def _by_name(
+    wanted: Mapping[str, Tensor], known: Mapping[str, Tensor], whole: Mapping[str, Tensor]
+) -> list[dict[str, str]]:
+    """By names that are the same behind a prefix; timm joins them by underscores where it lists features."""
+    plain, plain_whole = {_plain(name): name for name in wanted}, {_plain(name) for name in whole}
+    found = {name.replace("_", "."): name for name in known}
+    first = next(iter(plain))
     prefixes = [name.removesuffix(first) for name in found if name == first or name.endswith(f".{first}")]
-    matches = [
-        {name: found[prefix + key] for name, key in plain.items() if prefix + key in found} for prefix in prefixes
+    # A larger network has all of these tensors too, and further blocks between them.
+    parts = {name.split(".")[0] for name in plain}
+    return [
+        {mine: found[prefix + name] for name, mine in plain.items()}
+        for prefix in prefixes
+        if all(prefix + name in found for name in plain)
+        and all(wanted[mine].shape == known[found[prefix + name]].shape for name, mine in plain.items())
+        and {
+            name.removeprefix(prefix)
+            for name in found
+            if name.startswith(prefix) and name.removeprefix(prefix).split(".")[0] in parts
+        }
+        <= plain_whole
     ]
-    whole = [match for match in matches if _fits(wanted, known, match)]
-    return whole[0] if len(whole) == 1 else None
 
 
 def _plain(name: str) -> str:
-    return name.replace("_", ".")
+    return name.replace("_", ".").removeprefix("model.")
 
 
-def _by_order(wanted: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> dict[str, str] | None:
+def _by_order(whole: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> dict[str, str] | None:
     """By the order in which both list their tensors, where one place fits in shapes and last words of the names."""
-    pattern, listed = [_kind(*item) for item in wanted.items()], [_kind(*item) for item in known.items()]
+    pattern, listed = [_kind(*item) for item in whole.items()], [_kind(*item) for item in known.items()]
     starts = [
         start for start in range(len(listed) - len(pattern) + 1) if listed[start : start + len(pattern)] == pattern
     ]
     if len(starts) != 1:
         return None
     names = [*known][starts[0] : starts[0] + len(pattern)]
-    return dict(zip(wanted, names, strict=True))
+    return dict(zip(whole, names, strict=True))
 
 
 def _kind(name: str, tensor: Tensor) -> tuple[str, tuple[int, ...]]:
     return name.rsplit(".", 1)[-1], tuple(tensor.shape)
 
 
-def _fits(wanted: Mapping[str, Tensor], known: Mapping[str, Tensor], match: Mapping[str, str]) -> bool:
-    return len(match) == len(wanted) and all(wanted[name].shape == known[other].shape for name, other in match.items())
-
-
-def _difference(wanted: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> str:
+def _difference(whole: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> str:
     """The first tensor at which both lists part."""
-    for (name, mine), (other, theirs) in zip(wanted.items(), known.items(), strict=False):
+    for (name, mine), (other, theirs) in zip(whole.items(), known.items(), strict=False):
         if mine.shape != theirs.shape:
             return f"{name} is {list(mine.shape)}, and {other}, which is in its place, {list(theirs.shape)}"
-    if len(known) < len(wanted):
-        return f"the encoder has {len(wanted)} tensors, the file {len(known)}"
+    if len(known) < len(whole):
+        return f"the encoder has {len(whole)} tensors, the file {len(known)}"
     return "its tensors fit neither by name nor in one order"

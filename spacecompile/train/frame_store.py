@@ -1,7 +1,7 @@
 """Decoded frames on disk, in one memory-mapped file that all processes and all runs on the same data share.
 
-A frame is kept at its own size, or at half of it from 1024 px on, with four bytes per pixel: RGB and the coverage of
-both parts in steps of 1/15.
+A frame is kept at its own size, or at half of it where that still fills the network's input, with four bytes per pixel:
+RGB and the coverage of both parts in steps of 1/15.
 
 Layout legend: N frames, H W rows and columns as stored, 4 bytes of a pixel.
 """
@@ -9,8 +9,14 @@ Layout legend: N frames, H W rows and columns as stored, 4 bytes of a pixel.
 from __future__ import annotations
 
 import hashlib
+import logging
+import math
+import os
 import shutil
+import sys
+import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,13 +27,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spacecompile.data.labels import LabelledFrame
-from spacecompile.errors import DataError, OutputError
+from spacecompile.data.spark import image_size_px
+from spacecompile.errors import DataError, FrameError, OutputError
+
+log = logging.getLogger(__name__)
 
 FOLDER_NAME: Final = ".spacecompile"
-HALVED_FROM_PX: Final = 1024
 _BYTES_PER_PIXEL: Final = 4
+_CHECKSUM_BYTES: Final = 4
 _COVERAGE_STEPS: Final = 15
-_LAYOUT: Final = "frames 1"
+_LAYOUT: Final = "frames 2"
 """Part of every file's name in hashed form: another layout never reads this one's files."""
 
 _PACKED: Final = np.round(np.arange(256) * _COVERAGE_STEPS / 255).astype(np.uint8)
@@ -53,33 +62,43 @@ class DecodedPictures:
 class FrameStore:
     """Where decoded frames are kept. It travels to other processes as a path.
 
+    The file holds the pixels of all frames, then a checksum of each: 0 where a frame is not there. Pixels that never
+    reached the disk, after a power cut, fail theirs and are decoded again.
+
     Attributes:
-        path: The file with all pixels; another beside it says which frames are there.
-        shape_N: Frames, rows, columns, bytes of a pixel.
+        path: The file.
+        shape_NHW4: Number of frames, rows, columns, bytes of a pixel.
         scale: 2 where frames are kept at half their size, else 1.
     """
 
     path: Path
-    shape_N: tuple[int, int, int, int]
+    shape_NHW4: tuple[int, int, int, int]
     scale: int
+
+    @property
+    def _pixels_bytes(self) -> int:
+        return math.prod(self.shape_NHW4)
 
     @cached_property
     def _pixels_NHW4(self) -> NDArray[np.uint8]:
-        return np.memmap(self.path, dtype=np.uint8, mode="r+", shape=self.shape_N)
+        return np.memmap(self.path, dtype=np.uint8, mode="r", shape=self.shape_NHW4)
 
     @cached_property
-    def _is_kept_N(self) -> NDArray[np.uint8]:
-        return np.memmap(_index_of(self.path), dtype=np.uint8, mode="r+", shape=self.shape_N[:1])
+    def _checksum_N(self) -> NDArray[np.uint32]:
+        shape_N = self.shape_NHW4[:1]
+        return np.memmap(self.path, dtype=np.uint32, mode="r", offset=self._pixels_bytes, shape=shape_N)
 
     def __reduce__(self) -> tuple[type[FrameStore], tuple[Path, tuple[int, int, int, int], int]]:
         """Sent without its maps, which would travel as copies of all pixels."""
-        return FrameStore, (self.path, self.shape_N, self.scale)
+        return FrameStore, (self.path, self.shape_NHW4, self.scale)
 
     def read(self, index: int) -> DecodedPictures | None:
-        """A frame, or None where it is not kept yet."""
-        if not self._is_kept_N[index]:
+        """A frame, or None where it is not kept, or not whole."""
+        if not self._checksum_N[index]:
             return None
-        pixels_HW4 = self._pixels_NHW4[index]
+        pixels_HW4 = np.ascontiguousarray(self._pixels_NHW4[index])
+        if _checksum(pixels_HW4) != self._checksum_N[index]:
+            return None
         coverage_HW = pixels_HW4[..., 3]
         return DecodedPictures(
             image=Image.fromarray(np.ascontiguousarray(pixels_HW4[..., :3])),
@@ -88,82 +107,102 @@ class FrameStore:
         )
 
     def keep(self, index: int, frame: DecodedPictures) -> None:
-        """Keep a frame at full size; one of another size than the first of its split is left out.
+        """Keep a frame; one of another size than most of its split is left out.
+
+        Written and not mapped, so that a full disk is an error and no signal.
 
         Args:
             index: Place of the frame in its split.
-            frame: As decoded from its files.
+            frame: Pictures at full size, as decoded from the frame's files.
+
+        Raises:
+            OutputError: If the file can't be written.
         """
-        pictures = [picture.reduce(self.scale) if self.scale > 1 else picture for picture in _pictures(frame)]
-        if pictures[0].size != (self.shape_N[2], self.shape_N[1]):
+        if frame.image.size != (self.shape_NHW4[2] * self.scale, self.shape_NHW4[1] * self.scale):
             return
-        image_HWC, body_HW, panel_HW = (np.asarray(picture) for picture in pictures)
-        packed_HW = (_PACKED[body_HW] << 4) | _PACKED[panel_HW]
-        self._pixels_NHW4[index] = np.dstack([image_HWC, packed_HW])
-        self._is_kept_N[index] = 1  # last: a frame that is half written is not there
+        pictures = (frame.image, *frame.coverages)
+        image_HWC, body_HW, panel_HW = (
+            np.asarray(picture.reduce(self.scale) if self.scale > 1 else picture) for picture in pictures
+        )
+        pixels_HW4 = np.dstack([image_HWC, (_PACKED[body_HW] << 4) | _PACKED[panel_HW]])
+        try:
+            with self.path.open("r+b", buffering=0) as stream:
+                os.pwrite(stream.fileno(), pixels_HW4.tobytes(), index * pixels_HW4.nbytes)
+                checksum = _checksum(pixels_HW4).to_bytes(_CHECKSUM_BYTES, sys.byteorder)
+                os.pwrite(stream.fileno(), checksum, self._pixels_bytes + index * _CHECKSUM_BYTES)
+        except OSError as error:
+            raise OutputError(
+                f"can't keep decoded frames in {self.path}: {error.strerror}. Make room, or use --cache none."
+            ) from error
 
 
-def _pictures(frame: DecodedPictures) -> tuple[Image.Image, ...]:
-    return frame.image, *frame.coverages
+def _checksum(pixels_HW4: NDArray[np.uint8]) -> int:
+    return zlib.crc32(pixels_HW4.data) or 1
 
 
-def frame_store(frames: Sequence[LabelledFrame], root: Path) -> FrameStore:
+def frame_store(frames: Sequence[LabelledFrame], root: Path, input_size_px: tuple[int, int]) -> FrameStore:
     """The store of a split, made empty if there is none for exactly these files.
 
     Args:
-        frames: Of the split, in the order of their indices.
+        frames: Labelled frames of the split, in the order of their indices.
         root: Folder of the data; the store lies in a hidden folder there.
+        input_size_px: (height, width) of the network's input: frames are kept at half their size where that is no less.
 
     Raises:
-        DataError: If the first frame can't be read.
+        DataError: If no frame can be read.
         OutputError: If the folder can't be written, or the disk has no room.
     """
-    try:
-        with Image.open(frames[0].image_path) as image:
-            width_px, height_px = image.size
-    except OSError as error:
-        raise DataError(f"can't read {frames[0].image_path}: {error}. Replace the file.") from error
-    scale = 2 if min(width_px, height_px) >= HALVED_FROM_PX and width_px % 2 == height_px % 2 == 0 else 1
-    shape_N = (len(frames), height_px // scale, width_px // scale, _BYTES_PER_PIXEL)
-    store = FrameStore(root / FOLDER_NAME / f"{_key(frames, shape_N)}.frames", shape_N, scale)
-    _make_files(store)
+    height_px, width_px = _size_px(frames)
+    halves = ((height_px / 2, input_size_px[0]), (width_px / 2, input_size_px[1]))
+    scale = 2 if all(half == round(half) and half >= needed for half, needed in halves) else 1
+    shape_NHW4 = (len(frames), height_px // scale, width_px // scale, _BYTES_PER_PIXEL)
+    store = FrameStore(root / FOLDER_NAME / f"{_key(frames, root, shape_NHW4)}.frames", shape_NHW4, scale)
+    _make_file(store)
     return store
 
 
-def _index_of(path: Path) -> Path:
-    return path.with_suffix(".kept")
+def _size_px(frames: Sequence[LabelledFrame]) -> tuple[int, int]:
+    """Height and width of the first frame that can be read."""
+    for frame in frames:
+        with suppress(FrameError, DataError):
+            return image_size_px(frame.image_path)
+    raise DataError(f"none of {len(frames)} frames can be read, the first {frames[0].image_path}. Check --data.")
 
 
-def _key(frames: Sequence[LabelledFrame], shape_N: tuple[int, ...]) -> str:
-    """Changes with any file's path, size or time."""
-    digest = hashlib.sha256(repr((_LAYOUT, shape_N)).encode())
+def _key(frames: Sequence[LabelledFrame], root: Path, shape_NHW4: tuple[int, ...]) -> str:
+    """Changes with any file's name, size or time, and not with the way to the folder."""
+    digest = hashlib.sha256(repr((_LAYOUT, shape_NHW4)).encode())
     for frame in frames:
         for path in (frame.image_path, frame.mask_path):
             if path is not None and path.exists():
                 status = path.stat()
-                digest.update(repr((path.as_posix(), status.st_size, status.st_mtime_ns)).encode())
+                digest.update(repr((os.path.relpath(path, root), status.st_size, status.st_mtime_ns)).encode())
     return digest.hexdigest()[:16]
 
 
-def _make_files(store: FrameStore) -> None:
-    """Files of the right size that take no room until frames are kept."""
-    pixels_bytes = int(np.prod(store.shape_N))
-    index = _index_of(store.path)
+def _make_file(store: FrameStore) -> None:
+    """A file of the right size that takes no room until frames are kept."""
+    whole_bytes = store._pixels_bytes + store.shape_NHW4[0] * _CHECKSUM_BYTES
+    folder = store.path.parent
     try:
-        store.path.parent.mkdir(parents=True, exist_ok=True)
-        if not (store.path.exists() and index.exists()):
-            free_bytes = shutil.disk_usage(store.path.parent).free
-            if free_bytes < pixels_bytes:
-                raise OutputError(
-                    f"decoded frames take {pixels_bytes / 2**30:.1f} GiB, and {store.path.parent} has "
-                    f"{free_bytes / 2**30:.1f} GiB left. Use --cache none, or fewer frames (--limit-frames)."
-                )
-        for path, size_bytes in ((store.path, pixels_bytes), (index, store.shape_N[0])):
-            with path.open("ab") as stream:  # another process may be making it too: never emptied
-                if path.stat().st_size < size_bytes:
-                    stream.truncate(size_bytes)
+        folder.mkdir(parents=True, exist_ok=True)
+        if store.path.exists() and store.path.stat().st_size == whole_bytes:
+            return
+        free_bytes = shutil.disk_usage(folder).free
+        if free_bytes < whole_bytes:
+            raise OutputError(
+                f"decoded frames take {whole_bytes / 2**30:.1f} GiB, and {folder} has {free_bytes / 2**30:.1f} GiB "
+                "left. Make room, or use --cache none or fewer frames (--limit-frames)."
+            )
+        if others := [path for path in folder.glob("*.frames") if path != store.path]:
+            taken_bytes = sum(path.stat().st_blocks * 512 for path in others)
+            log.warning(
+                "%s holds frames of %d other selections, %.1f GiB; delete those that no run needs",
+                *(folder, len(others), taken_bytes / 2**30),
+            )
+        with store.path.open("ab") as stream:  # another process may be making it too: never emptied
+            stream.truncate(whole_bytes)
     except OSError as error:
         raise OutputError(
-            f"can't keep decoded frames in {store.path.parent}: {error.strerror}. Use --cache none, or make the folder "
-            "writable."
+            f"can't keep decoded frames in {folder}: {error.strerror}. Use --cache none, or make the folder writable."
         ) from error

@@ -1,4 +1,4 @@
-"""What of a network is left as it is while the rest is trained: early stages, batch norm's statistics."""
+"""Parts of a network that stay as they are while the rest is trained: early stages, batch norm's statistics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from spacecompile.errors import UsageError
+from spacecompile.errors import UsageError, first_line_of
+from spacecompile.network.encoder_index import BUILD_ERRORS
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.network.unused import reaching_parameters
 from spacecompile.train.recipe import Recipe
@@ -20,12 +21,12 @@ def freeze(network: MultiTaskNetwork, recipe: Recipe) -> None:
     """Take the first stages of the encoder out of the training.
 
     Args:
-        network: Its frozen parameters ask for no gradient any more, so that nothing is kept for one either.
-        recipe: How many stages. Stage k ends with the features at a 2^k-th of the input's size; the stem belongs to the
-            first.
+        network: Network whose frozen parameters ask for no gradient any more, so that nothing is kept for one either.
+        recipe: Recipe with the number of stages. Stage k ends with the features at a 2^k-th of the input's size; the
+            stem belongs to the first.
 
     Raises:
-        UsageError: If the encoder has fewer stages.
+        UsageError: If the encoder has fewer stages, or none that ends there.
     """
     if recipe.freeze_stages > network.spec.encoder_depth:
         raise UsageError(
@@ -36,7 +37,18 @@ def freeze(network: MultiTaskNetwork, recipe: Recipe) -> None:
         return
     input_NCHW = torch.zeros(1, 3, *network.spec.input_size_px, device="meta")
     # The first of smp's features is the input itself.
-    frozen = reaching_parameters(network.encoder, input_NCHW, slice(recipe.freeze_stages + 1))
+    try:
+        frozen = reaching_parameters(network.encoder, input_NCHW, slice(recipe.freeze_stages + 1))
+    except BUILD_ERRORS as error:
+        reason = first_line_of(error)
+        raise UsageError(
+            f"the stages of {network.spec.encoder} can't be told apart: {reason}. Leave out --freeze-stages."
+        ) from error
+    if not frozen:
+        raise UsageError(
+            f"encoder {network.spec.encoder} has nothing before its stage {recipe.freeze_stages + 1}. Give a larger "
+            "--freeze-stages."
+        )
     for name, parameter in network.encoder.named_parameters():
         parameter.requires_grad_(name not in frozen)
 
@@ -45,8 +57,8 @@ def train_mode(network: MultiTaskNetwork, recipe: Recipe) -> None:
     """Put a network into training mode, but for what is frozen: that computes as it will when it ships.
 
     Args:
-        network: What `freeze` was called on.
-        recipe: The same.
+        network: Network that `freeze` was called on.
+        recipe: Recipe of the run.
     """
     network.train()
     for module in network.modules():

@@ -81,7 +81,7 @@ def from_scratch() -> Recipe:
 
 
 def fine_tuned() -> Recipe:
-    """Training that begins with a pretrained encoder, `--encoder-weights imagenet`: its early stages stay as they are."""
+    """Training that begins with a pretrained encoder, `--encoder-weights imagenet`, whose early stages stay."""
     return Recipe(
         lr=1.2e-3,
         encoder_lr_scale=0.3,

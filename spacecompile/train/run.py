@@ -154,6 +154,7 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
     spec = state.network.spec
     batch_size = state.recipe.batch_size
     share = world.share_of(batch_size)  # refuses an uneven share before any folder is made
+    steps_per_epoch(len(train_frames), state.recipe.batch_size)  # refuses too few frames before any folder is made
     inputs = LoopInputs(
         train_frames=TrainingFrames(
             train_frames,
@@ -162,7 +163,7 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
             craft_views=state.recipe.zoom > 0,
             cache=job.cache if world.size == 1 or job.cache != "auto" else "none",
             processes=job.workers,
-            store=frame_store(train_frames, job.data) if job.cache == "disk" else None,
+            store=frame_store(train_frames, job.data, spec.input_size_px) if job.cache == "disk" else None,
         ),
         val_frames=_validation_frames(val_split.spread(state.val_frames), spec, job.cache),
         plan=plan,
@@ -172,11 +173,10 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
         teacher=_teacher(state, plan),
     )
     if world.is_first:
-        _warn_of_small_batches(state, batch_size if world.shares_statistics(state.recipe.sync_batchnorm) else share)
+        _warn_of_small_statistics(state, batch_size if world.shares_statistics(state.recipe.sync_batchnorm) else share)
         log.info("%d training and %d validation frames, on %s", len(train_frames), len(val_split.frames), plan.name)
         if missing := set(spec.classes) - {frame.class_name for frame in train_frames}:
             log.warning("no training frame shows %s; these classes can't be learned", ", ".join(sorted(missing)))
-    steps_per_epoch(len(train_frames), state.recipe.batch_size)  # refuses too few frames before any folder is made
     if world.is_first:
         _prepare_output(job, state.command)
     with event_log(job.output / LOG_FOLDER if job.tensorboard and world.is_first else None, state.steps_done) as logged:
@@ -187,14 +187,14 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
     return world.from_first(lambda: _finish(job, state, facts, finals, progress))
 
 
-def _warn_of_small_batches(state: TrainingState, frames: int) -> None:
+def _warn_of_small_statistics(state: TrainingState, frames_per_statistic: int) -> None:
     """Batch norm that learns from a few frames at a time does harm."""
     train_mode(state.network, state.recipe)
-    if frames < BATCH_FOR_STATISTICS and trains_on_batch_statistics(state.network):
+    if frames_per_statistic < BATCH_FOR_STATISTICS and trains_on_batch_statistics(state.network):
         log.warning(
             "batch norm takes its statistics from %d frames, fewer than %d, which can cost accuracy; keep those that "
             "it has with --freeze-norm, or take a larger --batch-size",
-            *(frames, BATCH_FOR_STATISTICS),
+            *(frames_per_statistic, BATCH_FOR_STATISTICS),
         )
 
 
@@ -228,7 +228,7 @@ def _validation_frames(frames: Sequence[LabelledFrame], spec: ModelSpec, cache: 
         classes=spec.classes,
         input_size_px=spec.input_size_px,
         frame_size_px=spec.frame_size_px,
-        cache=cache,
+        cache="auto" if cache == "disk" else cache,  # these are few, and stay in memory if they fit
     )
 
 
@@ -239,6 +239,12 @@ def _prepared_state(job: TrainJob, world: World) -> tuple[TrainingState, DeviceP
         )
     if job.init and job.encoder_weights:
         raise UsageError("--init brings the weights of the whole network; leave out --encoder-weights, or --init.")
+    freezes = (job.recipe.freeze_stages or job.recipe.freeze_norm) and not job.resume
+    if freezes and (job.transfer or not (job.init or job.encoder_weights)):
+        raise UsageError(
+            "--freeze-stages and --freeze-norm keep what a network begins with, and here it begins with random "
+            "weights. Name others with --encoder-weights or --init, or give --freeze-stages 0."
+        )
     if job.transfer and job.init is None:
         raise UsageError("--transfer takes weights of a checkpoint, and none is named. Name one with --init.")
     device = world.device_of(job.device)
@@ -250,11 +256,14 @@ def _prepared_state(job: TrainJob, world: World) -> tuple[TrainingState, DeviceP
     _refuse_existing(job)
     plan = plan_device(device, amp=job.recipe.amp)
     torch.manual_seed(job.recipe.seed)
-    tell = log.warning if world.is_first else log.debug
+    told: list[str] = []
     network = initial_network(
-        job.init, job.spec_changes, encoder_weights=job.encoder_weights, transfer=job.transfer, tell=tell
+        job.init, job.spec_changes, encoder_weights=job.encoder_weights, transfer=job.transfer, tell=told.append
     )
+    for sentence in told:
+        log.log(logging.WARNING if world.is_first else logging.DEBUG, sentence)
     state = new_state(network, job.recipe, plan)
+    state.start = "".join(told) if job.encoder_weights else ""
     state.command, state.limit_frames, state.val_frames = job.command, job.limit_frames, job.val_frames
     state.teacher = str(job.teacher.resolve()) if job.teacher else ""
     return state, plan
@@ -349,6 +358,7 @@ def _facts(state: TrainingState, inputs: LoopInputs, *, frames: int) -> dict[str
         "amp": str(plan.autocast_dtype).removeprefix("torch.") if plan.autocast_dtype else "float32",
         "threads": torch.get_num_threads(),
         "processes": inputs.world.size,
+        **({"start": state.start} if state.start else {}),
         **({"teacher_sha256": state.teacher_sha256} if state.teacher else {}),
         "versions": {
             "spacecompile": __version__,

@@ -22,7 +22,7 @@ from spacecompile.train.freeze import freeze
 from spacecompile.train.optimise import AveragedWeights, optimizer_of
 from spacecompile.train.recipe import Recipe
 
-STATE_FORMAT = "spacecompile-training-2"
+STATE_FORMAT = "spacecompile-training-3"
 
 
 @dataclass(kw_only=True)
@@ -42,6 +42,7 @@ class TrainingState:
         command: That the run was started with.
         limit_frames, val_frames: Of the job that started the run; 0 for all.
         teacher, teacher_sha256: Path and content of the teacher's checkpoint; empty without.
+        start: What the encoder began with, in a sentence; empty for random weights and for those of `init`.
         rows_sha256: Of the labels of both splits, see `data.labels.Split`; empty where an earlier version did not say.
         broken_files: Frames that could not be used, as far as they were met: what is wrong, by path.
     """
@@ -61,6 +62,7 @@ class TrainingState:
     val_frames: int = 0
     teacher: str = ""
     teacher_sha256: str = ""
+    start: str = ""
     rows_sha256: str = ""
     broken_files: dict[str, str] = field(default_factory=dict)
 
@@ -101,7 +103,7 @@ def save_state(path: Path, state: TrainingState) -> None:
         "averaged": state.averaged.network.state_dict() if state.averaged else None,
         "optimizer": state.optimizer.state_dict(),
         "scaler": state.scaler.state_dict(),
-        **{name: getattr(state, name) for name in (*_PLAIN, *_LATER)},
+        **{name: getattr(state, name) for name in _PLAIN},
     }
     with replacing(path, errors=(RuntimeError,)) as partial_path, partial_path.open("wb") as stream:
         torch.save(content, stream)
@@ -110,10 +112,9 @@ def save_state(path: Path, state: TrainingState) -> None:
 
 _PLAIN = (
     *("epochs_done", "steps_done", "elapsed_s", "best_s_acc", "history"),
-    *("command", "limit_frames", "val_frames"),
+    *("command", "limit_frames", "val_frames", "start"),
+    *("teacher", "teacher_sha256", "rows_sha256", "broken_files"),
 )
-_LATER = ("teacher", "teacher_sha256", "rows_sha256", "broken_files")
-"""Added after the format: states without them mean the default."""
 
 
 def load_state(path: Path, plan: DevicePlan) -> TrainingState:
@@ -127,7 +128,10 @@ def load_state(path: Path, plan: DevicePlan) -> TrainingState:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if content["format"] != STATE_FORMAT:
-            raise CheckpointError(f"{path} has format {content['format']!r}, expected {STATE_FORMAT!r}. Start anew.")
+            raise CheckpointError(
+                f"{path} has format {content['format']!r}, expected {STATE_FORMAT!r}: another version began this run. "
+                "Start a new one from its weights, with --init."
+            )
         network = MultiTaskNetwork(msgspec.convert(content["spec"], ModelSpec))
         state = new_state(network, msgspec.convert(content["recipe"], Recipe), plan)
         state.network.load_state_dict(content["network"])
@@ -137,8 +141,6 @@ def load_state(path: Path, plan: DevicePlan) -> TrainingState:
         state.scaler.load_state_dict(content["scaler"])
         for name in _PLAIN:
             setattr(state, name, content[name])
-        for name in _LATER:
-            setattr(state, name, content.get(name, getattr(state, name)))
     except (
         *(RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError),
         *(IndexError, AttributeError, AssertionError, pickle.UnpicklingError),

@@ -31,7 +31,7 @@ def test_it_is_the_weighted_mean_of_the_features() -> None:
         for part in range(2):
             cells_hw = weights_NKHW[frame, part].reshape(4, 2, 6, 2).mean((1, 3))
             sums_C = (features_NChw[frame] * cells_hw).sum((1, 2))
-            expected_C = sums_C / (cells_hw.sum() + FLOOR_PX)
+            expected_C = sums_C / (cells_hw.sum() + FLOOR_PX / 4)  # four weights to a place
             np.testing.assert_allclose(pooled_N2C[frame, part], expected_C, rtol=1e-12)
 
 
@@ -49,6 +49,17 @@ def test_half_precision_holds_one_pixel_and_a_whole_frame(covered: int) -> None:
         pooled_under(weights_NKHW.to(dtype), features_NChw.to(dtype)) for dtype in (torch.float64, torch.float16)
     )
     torch.testing.assert_close(half.double(), exact, rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize("logit", [-6.0, -9.0, -12.0])
+def test_the_tails_of_an_empty_mask_weigh_nothing_in_any_precision(network: MultiTaskNetwork, logit: float) -> None:
+    """16,384 probabilities of 6e-6 add up to a tenth of a pixel, and half precision has lost most of them."""
+    head = network.classification_head
+    deepest_NChw, decoded_NChw = torch.randn(1, head.embed.in_channels, 32, 32), torch.randn(1, 128, 64, 64)
+    part_logits_NKHW = torch.full((1, 2, 64, 64), logit)
+    assert torch.equal(head(deepest_NChw, decoded_NChw, part_logits_NKHW)[0], head.linear.bias)
+    halves = (tensor.half() for tensor in (deepest_NChw, decoded_NChw, part_logits_NKHW))
+    assert torch.equal(head.half()(*halves)[0], head.linear.bias)
 
 
 def test_sides_that_are_no_multiples_are_refused_in_words() -> None:

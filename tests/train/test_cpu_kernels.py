@@ -34,3 +34,9 @@ def test_without_autocast_nothing_changes() -> None:
     input_NCHW = torch.randn(1, 4, 8, 8, dtype=torch.float64)
     with DepthwiseInFloat32():
         assert convolution(input_NCHW).dtype is torch.float64
+
+
+def test_calls_by_keyword_keep_autocast_s_types() -> None:
+    input_NCHW, weight = torch.randn(1, 4, 8, 8), torch.randn(4, 1, 3, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16), DepthwiseInFloat32():
+        assert torch.conv2d(input_NCHW, weight=weight, bias=None, groups=4).dtype is torch.bfloat16

@@ -84,6 +84,7 @@ def test_a_checkpoint_of_ours_lends_its_encoder(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "ours.pt", MultiTaskNetwork(SPEC), training={})
     network, told = loaded(SPEC, tmp_path / "ours.pt")
     expected = load_checkpoint(tmp_path / "ours.pt").network.encoder.state_dict()
+    assert network.spec.mean == SPEC.mean  # the file says so itself
     assert all(torch.equal(value, expected[key]) for key, value in network.encoder.state_dict().items())
     assert "by name" in told
 
@@ -95,6 +96,33 @@ def test_foreign_names_are_matched_by_order_and_shape(tmp_path: Path) -> None:
     network, told = loaded(LITE, tmp_path / "weights.pth")
     assert "by order and shape (layer0.weight is taken for model.conv_stem.weight" in told
     assert_features_of(network, tensors, "tf_efficientnet_lite0")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "depth", "larger"),
+    [
+        pytest.param("resnet18", 5, "resnet34", id="resnet"),
+        pytest.param("resnet18", 3, "resnet34", id="resnet, cut"),
+        pytest.param("tu-tf_efficientnet_lite0", 4, "tf_efficientnet_lite1", id="efficientnet"),
+        pytest.param("tu-convnext_atto", 4, "convnext_femto", id="convnext"),
+    ],
+)
+def test_a_larger_network_that_has_all_the_tensors_too_is_another_one(
+    tmp_path: Path, encoder: str, depth: int, larger: str
+) -> None:
+    torch.save(timm.create_model(larger).state_dict(), tmp_path / "weights.pth")
+    spec = msgspec.structs.replace(SPEC, encoder=encoder, encoder_depth=depth)
+    with pytest.raises(CheckpointError, match=f"does not hold the weights of {encoder}"):
+        loaded(spec, tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-convnext_atto", "tu-mobilenetv4_conv_small", "tu-hgnetv2_b0"])
+@pytest.mark.parametrize("depth", [3, 4])
+def test_a_cut_encoder_takes_its_share_of_a_whole_classifier(tmp_path: Path, encoder: str, depth: int) -> None:
+    torch.save(timm.create_model(encoder.removeprefix("tu-")).state_dict(), tmp_path / "weights.pth")
+    _, told = loaded(msgspec.structs.replace(SPEC, encoder=encoder, encoder_depth=depth), tmp_path / "weights.pth")
+    assert "by name" in told
+    assert "published weights" in told
 
 
 def test_an_order_with_norms_written_otherwise_is_refused(tmp_path: Path) -> None:
@@ -144,6 +172,14 @@ def test_named_normalisation_wins(tmp_path: Path) -> None:
         pytest.param(
             lambda path: torch.save(dict(list(timm_tensors().items())[:9]), path), "tensors, the file", id="cut short"
         ),
+        pytest.param(
+            lambda path: torch.save(
+                {f"{name}.{key}": value for name in ("net", "ema") for key, value in timm_tensors().items()}, path
+            ),
+            "2 times, under different prefixes",
+            id="twice",
+        ),
+        pytest.param(lambda path: torch.save({0: torch.zeros(3)}, path), "holds no tensors", id="without names"),
     ],
 )
 def test_bad_weights_are_one_sentence(tmp_path: Path, make: object, words: str) -> None:
@@ -220,6 +256,7 @@ def test_a_run_begins_with_the_weights_and_keeps_their_normalisation(tmp_path: P
     network = load_checkpoint(run / "model.pt").network
     assert network.spec.class_pooling == "mask"
     assert network.spec.mean == pytest.approx((127 / 255,) * 3)
+    assert "package efficientnet-lite0" in load_checkpoint(run / "model.pt").training["start"]
     fresh, _ = loaded(msgspec.structs.replace(network.spec), "imagenet")
     for key, value in network.encoder.state_dict().items():
         torch.testing.assert_close(value.float(), fresh.encoder.state_dict()[key].half().float(), rtol=0, atol=0)
@@ -230,7 +267,12 @@ def test_a_run_begins_with_the_weights_and_keeps_their_normalisation(tmp_path: P
     [
         pytest.param(("--init", "x.pt", "--encoder-weights", "imagenet"), "leave out --encoder-weights", id="init"),
         pytest.param(("--resume", "--encoder-weights", "imagenet"), "leave out --encoder-weights", id="resume"),
-        pytest.param(("--class-pooling", "max"), "choose one of mean, mask", id="pooling"),
+        pytest.param(("--class-pooling", "max"), "choose one of mean, mask with --class-pooling", id="pooling"),
+        pytest.param(("--freeze-stages", "2"), "begins with random weights", id="frozen noise"),
+        pytest.param(("--freeze-norm",), "begins with random weights", id="frozen norms of nothing"),
+        pytest.param(
+            ("--recipe", "efficientnet-lite0-s16-512"), "Name others with --encoder-weights", id="recipe without"
+        ),
     ],
 )
 def test_flags_that_contradict_are_refused(

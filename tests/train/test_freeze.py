@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
@@ -63,6 +64,12 @@ def test_a_small_batch_is_warned_of(
 def test_more_stages_than_there_are_is_refused() -> None:
     with pytest.raises(UsageError, match="has 4 stages"):
         freeze(MultiTaskNetwork(SPEC), Recipe(freeze_stages=5))
+
+
+def test_a_stage_that_an_encoder_lacks_is_said() -> None:
+    spec = msgspec.structs.replace(SPEC, encoder="mit_b0", encoder_depth=5)  # begins at a quarter of the input
+    with pytest.raises(UsageError, match="nothing before its stage 2"):
+        freeze(MultiTaskNetwork(spec), Recipe(freeze_stages=1))
 
 
 def test_nothing_is_frozen_unless_asked_for() -> None:

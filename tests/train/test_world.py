@@ -57,7 +57,7 @@ def in_one_and_in_two(folder: Path, data: Path, start: Path, *given: str) -> tup
     """The same run in one process and in two."""
     arguments = [
         *("train", "--data", str(data), "--init", str(start), "--batch-size", "8", "--augment", "none", "--lr", "1e-4"),
-        *("--encoder-lr-scale", "1", "--no-amp", "--device", "cpu", "--threads", "1", "--sync-batchnorm", *given),
+        *("--encoder-lr-scale", "1", "--no-amp", "--device", "cpu", "--threads", "1", *given),
     ]
     assert main([*arguments, "-o", str(folder / "one")]) == 0
     launch = ["-W", "error::FutureWarning", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -93,7 +93,7 @@ def fused_checkpoint(still_checkpoint: Path, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def runs(tiny_data: Path, fused_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    given = ("--epochs", "2", "--limit-frames", "24", "--ema", "0.9")
+    given = ("--epochs", "2", "--limit-frames", "24", "--ema", "0.9", "--sync-batchnorm")
     return in_one_and_in_two(tmp_path_factory.mktemp("runs"), tiny_data, fused_checkpoint, *given)
 
 
@@ -123,10 +123,30 @@ def test_two_processes_give_every_loss_and_every_broken_file_of_one(
     data_with_broken_files: Path, still_checkpoint: Path, tmp_path: Path
 ) -> None:
     weights = ("--box-loss-weight", "1", "--lovasz-weight", "1", "--teacher", str(still_checkpoint))
-    runs = in_one_and_in_two(tmp_path, data_with_broken_files, still_checkpoint, "--epochs", "1", *weights)
+    given = ("--epochs", "1", "--sync-batchnorm", *weights)
+    runs = in_one_and_in_two(tmp_path, data_with_broken_files, still_checkpoint, *given)
     ((alone,), (together,)) = (lines_of(run) for run in runs)
     assert set(alone["losses"]) == {"loss", "dice", "bce", "cls", "lovasz", "box", "teacher"}
     assert together["losses"] == pytest.approx(alone["losses"], rel=1e-3)
     broken = [json.loads((run / "train.json").read_text())["broken_files"] for run in runs]
     assert len(broken[0]) == 2
     assert broken[0] == broken[1]
+
+
+def test_on_cpus_each_process_has_its_own_statistics_and_frozen_stages_stay(
+    tmp_path: Path, tiny_data: Path, still_checkpoint: Path
+) -> None:
+    given = ("--epochs", "1", "--freeze-stages", "2")
+    one, two = in_one_and_in_two(tmp_path, tiny_data, still_checkpoint, *given)
+    start = load_checkpoint(still_checkpoint).network.state_dict()
+    alone, together = (torch.load(run / "last.pt", weights_only=True)["network"] for run in (one, two))
+    frozen = [
+        name for name in start if name.startswith(("encoder.model.conv1", "encoder.model.bn1", "encoder.model.layer1"))
+    ]
+    assert all(torch.equal(together[name], start[name]) for name in frozen)
+    # Of half as many frames: near those of one process, and not the same.
+    statistics = [name for name in start if name.endswith("running_mean") and name not in frozen]
+    assert all(not torch.equal(together[name], alone[name]) for name in statistics)
+    (losses_alone,), (losses_together,) = (lines_of(run) for run in (one, two))
+    assert losses_together["losses"]["loss"] == pytest.approx(losses_alone["losses"]["loss"], rel=0.1)
+    assert losses_together["losses"]["loss"] != losses_alone["losses"]["loss"]
