@@ -7,7 +7,7 @@ shape where only one place fits, and whichever it was is told.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -232,21 +232,23 @@ def _by_name(
     plain, plain_whole = {_plain(name): name for name in wanted}, {_plain(name) for name in whole}
     found = {name.replace("_", "."): name for name in known}
     first = next(iter(plain))
-    prefixes = [name.removesuffix(first) for name in found if name == first or name.endswith(f".{first}")]
-    # A larger network has all of these tensors too, and further blocks between them.
-    parts = {name.split(".")[0] for name in plain}
-    return [
-        {mine: found[prefix + name] for name, mine in plain.items()}
-        for prefix in prefixes
-        if all(prefix + name in found for name in plain)
-        and all(wanted[mine].shape == known[found[prefix + name]].shape for name, mine in plain.items())
-        and {
-            name.removeprefix(prefix)
-            for name in found
-            if name.startswith(prefix) and name.removeprefix(prefix).split(".")[0] in parts
-        }
-        <= plain_whole
-    ]
+    matches = []
+    for prefix in [name.removesuffix(first) for name in found if name == first or name.endswith(f".{first}")]:
+        match = {mine: found.get(prefix + name, "") for name, mine in plain.items()}
+        is_whole = all(other and wanted[mine].shape == known[other].shape for mine, other in match.items())
+        if is_whole and _beside(match.values(), found, prefix) <= plain_whole:
+            matches.append(match)
+    return matches
+
+
+def _beside(taken: Collection[str], found: Mapping[str, str], prefix: str) -> set[str]:
+    """All names of the blocks that tensors are taken from: a larger network has those tensors too, and more of them."""
+    blocks = {name[len(prefix) :].split(".")[0] for name in taken}
+    return {
+        plain[len(prefix) :]
+        for plain, name in found.items()
+        if plain.startswith(prefix) and name[len(prefix) :].split(".")[0] in blocks
+    }
 
 
 def _plain(name: str) -> str:
