@@ -55,7 +55,7 @@ def test_a_run_says_what_it_made_and_what_comes_next(tiny_data: Path, capsys: py
         pytest.param(["--mean", "0.1,0.2"], 2, "--mean", id="two channels"),
         pytest.param(["--std", "a,b,c"], 2, "--std", id="std that is no number"),
         pytest.param(["--augment", "wild"], 2, "--augment", id="unknown augmentation"),
-        pytest.param(["--cache", "disk"], 2, "--cache", id="unknown cache"),
+        pytest.param(["--cache", "tape"], 2, "--cache", id="unknown cache"),
         pytest.param(["--epochs", "0"], 2, "--epochs", id="no epoch"),
         pytest.param(["--device", "tpu"], 2, "--device", id="unknown device"),
         pytest.param(["--device", "cuda:99"], 3, "--device cpu", id="device that is not there"),
