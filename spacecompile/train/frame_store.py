@@ -3,7 +3,7 @@
 A frame is kept at its own size, or at half of it where that still fills the network's input, with four bytes per pixel:
 RGB and the coverage of both parts in steps of 1/15.
 
-Layout legend: N frames, H W rows and columns as stored, 4 bytes of a pixel.
+Layout legend: H W rows and columns as stored, C colours.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ FOLDER_NAME: Final = ".spacecompile"
 _BYTES_PER_PIXEL: Final = 4
 _CHECKSUM_BYTES: Final = 4
 _COVERAGE_STEPS: Final = 15
-_LAYOUT: Final = "frames 2"
+_LAYOUT: Final = "frames 3"
 """Part of every file's name in hashed form: another layout never reads this one's files."""
 
 _PACKED: Final = np.round(np.arange(256) * _COVERAGE_STEPS / 255).astype(np.uint8)
-_UNPACKED: Final = (np.arange(_COVERAGE_STEPS + 1) * (255 // _COVERAGE_STEPS)).astype(np.uint8)
+_HIGH: Final = [(value >> 4) * (255 // _COVERAGE_STEPS) for value in range(256)]
+_LOW: Final = [(value & 15) * (255 // _COVERAGE_STEPS) for value in range(256)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,52 +63,59 @@ class DecodedPictures:
 class FrameStore:
     """Where decoded frames are kept. It travels to other processes as a path.
 
-    The file holds the pixels of all frames, then a checksum of each: 0 where a frame is not there. Pixels that never
-    reached the disk, after a power cut, fail theirs and are decoded again.
+    The file holds the frames one after the other, each as interleaved RGB and then the coverages, and behind them a
+    checksum of each: 0 where a frame is not there. Pixels that never reached the disk, after a power cut, fail theirs
+    and are decoded again.
 
     Attributes:
         path: The file.
-        shape_NHW4: Number of frames, rows, columns, bytes of a pixel.
+        num_frames: Number of frames that it has room for.
+        size_px: (height, width) of the kept pictures.
         scale: 2 where frames are kept at half their size, else 1.
     """
 
     path: Path
-    shape_NHW4: tuple[int, int, int, int]
+    num_frames: int
+    size_px: tuple[int, int]
     scale: int
 
     @property
-    def _pixels_bytes(self) -> int:
-        return math.prod(self.shape_NHW4)
+    def _frame_bytes(self) -> int:
+        return _BYTES_PER_PIXEL * math.prod(self.size_px)
+
+    @property
+    def whole_bytes(self) -> int:
+        """Size of the file."""
+        return self.num_frames * (self._frame_bytes + _CHECKSUM_BYTES)
 
     @cached_property
-    def _pixels_NHW4(self) -> NDArray[np.uint8]:
-        return np.memmap(self.path, dtype=np.uint8, mode="r", shape=self.shape_NHW4)
+    def _frames(self) -> NDArray[np.uint8]:
+        return np.memmap(self.path, dtype=np.uint8, mode="r", shape=(self.num_frames, self._frame_bytes))
 
     @cached_property
-    def _checksum_N(self) -> NDArray[np.uint32]:
-        shape_N = self.shape_NHW4[:1]
-        return np.memmap(self.path, dtype=np.uint32, mode="r", offset=self._pixels_bytes, shape=shape_N)
+    def _checksums(self) -> NDArray[np.uint32]:
+        start = self.num_frames * self._frame_bytes
+        return np.memmap(self.path, dtype=np.uint32, mode="r", offset=start, shape=(self.num_frames,))
 
-    def __reduce__(self) -> tuple[type[FrameStore], tuple[Path, tuple[int, int, int, int], int]]:
+    def __reduce__(self) -> tuple[type[FrameStore], tuple[Path, int, tuple[int, int], int]]:
         """Sent without its maps, which would travel as copies of all pixels."""
-        return FrameStore, (self.path, self.shape_NHW4, self.scale)
+        return FrameStore, (self.path, self.num_frames, self.size_px, self.scale)
 
     def read(self, index: int) -> DecodedPictures | None:
         """A frame, or None where it is not kept, or not whole."""
-        if not self._checksum_N[index]:
+        if not self._checksums[index] or _checksum(self._frames[index].data) != self._checksums[index]:
             return None
-        pixels_HW4 = np.ascontiguousarray(self._pixels_NHW4[index])
-        if _checksum(pixels_HW4) != self._checksum_N[index]:
-            return None
-        coverage_HW = pixels_HW4[..., 3]
+        picture_px = (self.size_px[1], self.size_px[0])
+        rgb, packed = np.split(self._frames[index], [3 * math.prod(self.size_px)])
+        coverages = Image.frombuffer("L", picture_px, packed)
         return DecodedPictures(
-            image=Image.fromarray(np.ascontiguousarray(pixels_HW4[..., :3])),
-            coverages=tuple(Image.fromarray(_UNPACKED[half]) for half in (coverage_HW >> 4, coverage_HW & 15)),
+            image=Image.frombuffer("RGB", picture_px, rgb),
+            coverages=tuple(coverages.point(table) for table in (_HIGH, _LOW)),
             scale=self.scale,
         )
 
     def keep(self, index: int, frame: DecodedPictures) -> None:
-        """Keep a frame; one of another size than most of its split is left out.
+        """Keep a frame; one of another size than the first of its split is left out.
 
         Written and not mapped, so that a full disk is an error and no signal.
 
@@ -118,26 +126,27 @@ class FrameStore:
         Raises:
             OutputError: If the file can't be written.
         """
-        if frame.image.size != (self.shape_NHW4[2] * self.scale, self.shape_NHW4[1] * self.scale):
+        if frame.image.size != (self.size_px[1] * self.scale, self.size_px[0] * self.scale):
             return
         pictures = (frame.image, *frame.coverages)
         image_HWC, body_HW, panel_HW = (
             np.asarray(picture.reduce(self.scale) if self.scale > 1 else picture) for picture in pictures
         )
-        pixels_HW4 = np.dstack([image_HWC, (_PACKED[body_HW] << 4) | _PACKED[panel_HW]])
+        content = image_HWC.tobytes() + ((_PACKED[body_HW] << 4) | _PACKED[panel_HW]).tobytes()
+        checksum = _checksum(content).to_bytes(_CHECKSUM_BYTES, sys.byteorder)
         try:
             with self.path.open("r+b", buffering=0) as stream:
-                os.pwrite(stream.fileno(), pixels_HW4.tobytes(), index * pixels_HW4.nbytes)
-                checksum = _checksum(pixels_HW4).to_bytes(_CHECKSUM_BYTES, sys.byteorder)
-                os.pwrite(stream.fileno(), checksum, self._pixels_bytes + index * _CHECKSUM_BYTES)
+                os.pwrite(stream.fileno(), content, index * self._frame_bytes)
+                checksums_start = self.num_frames * self._frame_bytes
+                os.pwrite(stream.fileno(), checksum, checksums_start + index * _CHECKSUM_BYTES)
         except OSError as error:
             raise OutputError(
                 f"can't keep decoded frames in {self.path}: {error.strerror}. Make room, or use --cache none."
             ) from error
 
 
-def _checksum(pixels_HW4: NDArray[np.uint8]) -> int:
-    return zlib.crc32(pixels_HW4.data) or 1
+def _checksum(content: bytes | memoryview) -> int:
+    return zlib.crc32(content) or 1
 
 
 def frame_store(frames: Sequence[LabelledFrame], root: Path, input_size_px: tuple[int, int]) -> FrameStore:
@@ -155,8 +164,9 @@ def frame_store(frames: Sequence[LabelledFrame], root: Path, input_size_px: tupl
     height_px, width_px = _size_px(frames)
     halves = ((height_px / 2, input_size_px[0]), (width_px / 2, input_size_px[1]))
     scale = 2 if all(half == round(half) and half >= needed for half, needed in halves) else 1
-    shape_NHW4 = (len(frames), height_px // scale, width_px // scale, _BYTES_PER_PIXEL)
-    store = FrameStore(root / FOLDER_NAME / f"{_key(frames, root, shape_NHW4)}.frames", shape_NHW4, scale)
+    size_px = (height_px // scale, width_px // scale)
+    path = root / FOLDER_NAME / f"{_key(frames, root, size_px)}.frames"
+    store = FrameStore(path, len(frames), size_px, scale)
     _make_file(store)
     return store
 
@@ -169,9 +179,9 @@ def _size_px(frames: Sequence[LabelledFrame]) -> tuple[int, int]:
     raise DataError(f"none of {len(frames)} frames can be read, the first {frames[0].image_path}. Check --data.")
 
 
-def _key(frames: Sequence[LabelledFrame], root: Path, shape_NHW4: tuple[int, ...]) -> str:
+def _key(frames: Sequence[LabelledFrame], root: Path, size_px: tuple[int, int]) -> str:
     """Changes with any file's name, size or time, and not with the way to the folder."""
-    digest = hashlib.sha256(repr((_LAYOUT, shape_NHW4)).encode())
+    digest = hashlib.sha256(repr((_LAYOUT, size_px)).encode())
     for frame in frames:
         for path in (frame.image_path, frame.mask_path):
             if path is not None and path.exists():
@@ -182,8 +192,7 @@ def _key(frames: Sequence[LabelledFrame], root: Path, shape_NHW4: tuple[int, ...
 
 def _make_file(store: FrameStore) -> None:
     """A file of the right size that takes no room until frames are kept."""
-    whole_bytes = store._pixels_bytes + store.shape_NHW4[0] * _CHECKSUM_BYTES
-    folder = store.path.parent
+    folder, whole_bytes = store.path.parent, store.whole_bytes
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if store.path.exists() and store.path.stat().st_size == whole_bytes:

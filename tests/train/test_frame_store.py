@@ -75,7 +75,7 @@ def test_pixels_that_never_reached_the_disk_are_decoded_again(data: Path) -> Non
     first = batches_of(data, store)
     with store.path.open("r+b") as stream:  # a page of zeros in the first frame, its checksum still there
         stream.write(b"\0" * 4096)
-    assert FrameStore(store.path, store.shape_NHW4, store.scale).read(0) is None
+    assert FrameStore(store.path, store.num_frames, store.size_px, store.scale).read(0) is None
     assert all(torch.equal(*pair) for pair in zip(batches_of(data, store), first, strict=True))
 
 
@@ -104,7 +104,7 @@ def test_another_selection_is_told_of_those_that_are_there(data: Path, caplog: p
 def test_a_damaged_first_frame_does_not_matter(data: Path) -> None:
     frames = read_split(data, "train")
     frames[0].image_path.write_bytes(b"no image")
-    assert frame_store(frames, data, INPUT_SIZE_PX).shape_NHW4 == (40, 96, 96, 4)
+    assert frame_store(frames, data, INPUT_SIZE_PX).size_px == (96, 96)
 
 
 def test_changed_files_get_a_new_store(data: Path) -> None:
