@@ -120,7 +120,9 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     amp: Annotated[bool, typer.Option("--amp/--no-amp", help="Mixed precision where the device has it.")] = True,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for torch's choice.")] = 0,
-    init: Annotated[Path | None, typer.Option(help="Checkpoint to take weights and network from.")] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Checkpoint to take weights and network from, or a run's last.pt.")
+    ] = None,
     transfer: Annotated[
         bool, typer.Option("--transfer", help="Take what fits of --init's weights; it may be of another network.")
     ] = False,

@@ -20,7 +20,9 @@ from spacecompile.network.checkpoint import (
 )
 from spacecompile.network.identify import NETWORK_FIELDS
 from spacecompile.network.model import MultiTaskNetwork
+from spacecompile.train.device import plan_device
 from spacecompile.train.encoder_weights import with_encoder_weights
+from spacecompile.train.state import is_training_state, load_state
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +42,8 @@ def initial_network(
     """A new network, or the one of a checkpoint with its weights.
 
     Args:
-        init: The checkpoint; None for a new network.
+        init: The checkpoint, or the `last.pt` of a run, whose averaged weights are taken where it has any; None for a
+            new network.
         spec_changes: Fields of `ModelSpec` that differ from the reference network's, or from those of `init`.
         encoder_weights: Pretrained weights for the encoder of a new network, see `with_encoder_weights`.
         transfer: Take what fits of another network: weights of the same name and shape. The others are new.
@@ -57,7 +60,7 @@ def initial_network(
             return network
         is_named = not spec_changes.keys().isdisjoint(("mean", "std"))
         return with_encoder_weights(network, encoder_weights, keeps_normalisation=is_named, tell=tell)
-    loaded = load_checkpoint(init)
+    loaded = _loaded(init)
     # Whatever its logits were made for: from here on they are trained and judged with half-pixel upsampling.
     # A box head belongs to the features that it was trained on.
     ours = {"box": BoxRule(), "box_d4": None, "box_head": None, "mask_upsampling": "half_pixel"}
@@ -78,6 +81,16 @@ def initial_network(
             f"the weights of {init} don't fit the network asked for. Leave out --recipe, or start without --init."
         ) from error
     return network
+
+
+def _loaded(init: Path) -> LoadedCheckpoint:
+    """A checkpoint, or the weights that a run's state would be judged by."""
+    if not is_training_state(init):
+        return load_checkpoint(init)
+    network = load_state(init, plan_device("cpu", amp=False)).evaluated
+    return LoadedCheckpoint(
+        network=network.eval(), spec=network.spec, training={}, sha256="", format=CHECKPOINT_FORMAT_PREFIX
+    )
 
 
 def _transferred(loaded: LoadedCheckpoint, spec: ModelSpec, init: Path) -> tuple[MultiTaskNetwork, str]:

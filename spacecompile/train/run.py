@@ -301,7 +301,7 @@ def _settled(job: TrainJob, frames: Sequence[LabelledFrame]) -> TrainJob:
     them.
     """
     if job.init and job.transfer and "classes" not in job.spec_changes:
-        known = load_checkpoint(job.init).spec.classes
+        known = initial_network(job.init, {}).spec.classes
         if not {frame.class_name for frame in frames} <= set(known):  # a new classifier, for what the data shows
             job = replace(job, spec_changes={**job.spec_changes, "classes": classes_of(frames)})
     if not (job.init or job.resume):

@@ -110,6 +110,15 @@ def save_state(path: Path, state: TrainingState) -> None:
         flush_to_disk(stream)
 
 
+def is_training_state(path: Path) -> bool:
+    """Whether a file is a `last.pt`, of whatever version."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
+        return False  # whoever reads it as a checkpoint says what it is
+    return isinstance(content, dict) and str(content.get("format")).startswith(STATE_FORMAT.rsplit("-", 1)[0])
+
+
 _PLAIN = (
     *("epochs_done", "steps_done", "elapsed_s", "best_s_acc", "history"),
     *("command", "limit_frames", "val_frames", "start"),
@@ -130,7 +139,7 @@ def load_state(path: Path, plan: DevicePlan) -> TrainingState:
         if content["format"] != STATE_FORMAT:
             raise CheckpointError(
                 f"{path} has format {content['format']!r}, expected {STATE_FORMAT!r}: another version began this run. "
-                "Start a new one from its weights, with --init."
+                "Start a new one from its best.pt, with --init."
             )
         network = MultiTaskNetwork(msgspec.convert(content["spec"], ModelSpec))
         state = new_state(network, msgspec.convert(content["recipe"], Recipe), plan)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from spacecompile.cli.main import main
 from spacecompile.contract import SPARK_CLASSES
 from spacecompile.errors import CheckpointError, UsageError
 from spacecompile.network.checkpoint import load_checkpoint
@@ -79,3 +80,28 @@ def test_a_network_that_nothing_but_biases_fits_is_refused(still_checkpoint: Pat
 def test_classes_of_another_order_are_refused_in_a_transfer_too(still_checkpoint: Path) -> None:
     with pytest.raises(UsageError, match="in the order"):
         initial_network(still_checkpoint, {"classes": SPARK_CLASSES[::-1]}, transfer=True)
+
+
+def test_the_state_of_a_run_lends_its_averaged_weights(still_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+    given = ("--epochs", "2", "--batch-size", "20", "--lr", "1e-2", "--ema", "0.5", "--no-amp", "--val-frames", "2")
+    arguments = [
+        "train",
+        "--data",
+        str(tiny_data),
+        "--init",
+        str(still_checkpoint),
+        "-o",
+        str(tmp_path / "run"),
+        *given,
+    ]
+    assert main(arguments) == 0
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    weights = initial_network(tmp_path / "run" / "last.pt", {}).state_dict()
+    assert all(torch.equal(value, state["averaged"][name]) for name, value in weights.items())
+    assert any(not torch.equal(value, state["network"][name]) for name, value in weights.items())
+
+
+def test_a_state_of_another_version_is_one_sentence(tmp_path: Path) -> None:
+    torch.save({"format": "spacecompile-training-1"}, tmp_path / "last.pt")
+    with pytest.raises(CheckpointError, match="another version began this run"):
+        initial_network(tmp_path / "last.pt", {})
