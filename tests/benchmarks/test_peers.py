@@ -31,6 +31,7 @@ from spacecompile.benchmarks.peers import CompiledPeer, CudaEagerPeer, EagerPeer
 from spacecompile.benchmarks.peers_plain import PlainExportPeer, cuda_onnxruntime, cuda_tensorrt, export_plain
 from spacecompile.benchmarks.torch_reference import TorchReference
 from spacecompile.box_rule import BoxHead, BoxRule
+from spacecompile.contract import ModelSpec
 from spacecompile.errors import MissingPartError, UsageError
 from spacecompile.network.checkpoint import LoadedCheckpoint, load_checkpoint, load_source, save_checkpoint
 from spacecompile.network.model import MultiTaskNetwork
@@ -180,6 +181,26 @@ def test_the_plain_network_is_smp_s_own_with_its_upsampling(loaded: LoadedCheckp
     part_logits_NKhw, class_logits_NL = network(torch.zeros(1, 3, *loaded.spec.input_size_px))
     assert part_logits_NKhw.shape == (1, 2, *loaded.spec.input_size_px)
     assert class_logits_NL.shape == (1, 10)
+
+
+@pytest.mark.parametrize("part_head", ["plain", "shuffle"])
+def test_a_class_pooled_under_the_mask_and_a_cut_encoder_are_the_peers_too(part_head: str, tmp_path: Path) -> None:
+    spec = ModelSpec(
+        encoder="tu-mobilenetv4_conv_small",
+        encoder_depth=4,
+        class_pooling="mask",
+        part_head=part_head,
+        input_size_px=(64, 64),
+    )
+    save_checkpoint(tmp_path / "pooled.pt", MultiTaskNetwork(spec), training={})
+    loaded = load_checkpoint(tmp_path / "pooled.pt")
+    input_NCHW = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        masks_NKHW, class_logits_NL = plain_smp_network(loaded)(input_NCHW)
+        expected_NL, part_logits_NKhw = loaded.network(input_NCHW)
+    torch.testing.assert_close(class_logits_NL, expected_NL)
+    upsampled_NKHW = nn.functional.interpolate(part_logits_NKhw, (64, 64), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(masks_NKHW, upsampled_NKHW)
 
 
 def test_a_closed_eager_peer_leaves_torch_s_threads_as_they_were(loaded: LoadedCheckpoint) -> None:
