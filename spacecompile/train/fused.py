@@ -38,8 +38,13 @@ class TrainingForward(nn.Module):
         part_logits_NKhw = network.segmentation_head(decoded_NChw)
         # Sums over thousands of places lose their digits in bfloat16.
         with torch.autocast(input_NCHW.device.type, enabled=False):
-            class_logits_NL = network.class_logits(features[-1].float(), decoded_NChw.float(), part_logits_NKhw.float())
+            seen = (features[-1], decoded_NChw, part_logits_NKhw)
+            class_logits_NL = network.class_logits(*(_not_half(tensor) for tensor in seen))
         return class_logits_NL, part_logits_NKhw
+
+
+def _not_half(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 def fused_decoder(decoder: SegformerDecoder, features: list[Tensor]) -> Tensor:

@@ -10,11 +10,12 @@ import pytest
 from spacecompile.errors import OutputError, UsageError
 from spacecompile.files import replacing
 from spacecompile.train import loader
+from spacecompile.train.decode import ALL_VIEWS
 from spacecompile.train.loader import DecodedGroup, received, worker_deaths_told
 
 
 def broken_off(error: Exception) -> Iterator[DecodedGroup]:
-    yield DecodedGroup(indices=(1,))
+    yield DecodedGroup(requests=((1, ALL_VIEWS),))
     raise error
 
 
@@ -42,7 +43,7 @@ def test_a_connection_that_breaks_before_the_signal_comes_is_a_death_too(
 ) -> None:
     monkeypatch.setattr(loader, "_NEWS_OF_DEATH_S", 0.0)
     groups = received(broken_off(error))
-    assert next(groups).indices == (1,)
+    assert next(groups).requests == ((1, ALL_VIEWS),)
     with pytest.raises(UsageError, match="a decoding process died"), worker_deaths_told():
         next(groups)
 
