@@ -311,14 +311,12 @@ def test_a_file_that_is_lost_and_restored_hinders_no_run(tiny_data: Path, tmp_pa
     assert "train_00001_img.jpg does not exist" in training["broken_files"][0]
 
 
-def test_a_state_from_before_frames_were_told_apart_goes_on(finished: Path, tiny_data: Path, tmp_path: Path) -> None:
+def test_a_state_of_another_version_is_refused_with_what_to_do(finished: Path, tiny_data: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
     state = torch.load(tmp_path / "run/last.pt", weights_only=True)
-    assert state.pop("rows_sha256")
-    del state["broken_files"]
-    torch.save(state, tmp_path / "run/last.pt")
-    report = train(tiny_job(tiny_data, tmp_path / "run", resume=True))
-    assert load_checkpoint(report.checkpoint).training["broken_files"] == []
+    torch.save({**state, "format": "spacecompile-training-2"}, tmp_path / "run/last.pt")
+    with pytest.raises(CheckpointError, match=r"another version began this run. Start a new one from its best\.pt"):
+        train(tiny_job(tiny_data, tmp_path / "run", resume=True))
 
 
 def test_broken_files_of_both_splits_are_listed_though_a_resumed_run_meets_them_no_more(
