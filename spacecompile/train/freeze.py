@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -12,9 +14,28 @@ from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.network.unused import reaching_parameters
 from spacecompile.train.recipe import Recipe
 
+log = logging.getLogger(__name__)
+
 BATCH_FOR_STATISTICS = 8
 """Frames per process below which batch norm's statistics are too noisy to train with: batches of four took S_det from
 0.89 to 0.77 in five minutes, with frozen statistics it stayed at 0.87 (EfficientNet-Lite0, 512 px)."""
+
+
+def refuse_frozen_noise(recipe: Recipe, *, has_weights: bool) -> None:
+    """Refuse to keep random weights as they are.
+
+    Args:
+        recipe: Recipe of a new run.
+        has_weights: Whether all that it freezes was trained before.
+
+    Raises:
+        UsageError: If it freezes something that was not.
+    """
+    if (recipe.freeze_stages or recipe.freeze_norm) and not has_weights:
+        raise UsageError(
+            "--freeze-stages and --freeze-norm keep what a network begins with, and here it begins with random "
+            "weights. Name others with --encoder-weights or --init, or give --freeze-stages 0."
+        )
 
 
 def freeze(network: MultiTaskNetwork, recipe: Recipe) -> None:
@@ -71,3 +92,20 @@ def train_mode(network: MultiTaskNetwork, recipe: Recipe) -> None:
 def trains_on_batch_statistics(network: nn.Module) -> bool:
     """Whether any layer is normalised by the statistics of the batch; asked of a network in training mode."""
     return any(isinstance(module, _BatchNorm) and module.training for module in network.modules())
+
+
+def warn_of_small_statistics(network: MultiTaskNetwork, recipe: Recipe, frames_per_statistic: int) -> None:
+    """Warn where batch norm would learn from a few frames at a time, which does harm.
+
+    Args:
+        network: Network that `freeze` was called on; left in training mode.
+        recipe: Recipe of the run.
+        frames_per_statistic: Number of frames that each batch statistic is of.
+    """
+    train_mode(network, recipe)
+    if frames_per_statistic < BATCH_FOR_STATISTICS and trains_on_batch_statistics(network):
+        log.warning(
+            "batch norm takes its statistics from %d frames, fewer than %d, which can cost accuracy; keep those that "
+            "it has with --freeze-norm, or take a larger --batch-size",
+            *(frames_per_statistic, BATCH_FOR_STATISTICS),
+        )

@@ -21,9 +21,9 @@ from spacecompile._version import __version__
 from spacecompile.contract import Cost, ModelSpec, Progress, no_progress
 from spacecompile.data.labels import classes_of, usable_split
 from spacecompile.data.spark import LabelledFrame, spread
-from spacecompile.errors import CheckpointError, DataError, OutputError, UsageError
+from spacecompile.errors import DataError, OutputError, UsageError
 from spacecompile.extras import require_extra
-from spacecompile.files import PARTIAL_PREFIX, remove_partial_files, write_file
+from spacecompile.files import remove_partial_files, write_file
 from spacecompile.metrics import Scores
 from spacecompile.network.checkpoint import load_checkpoint, round_to_half, save_checkpoint
 from spacecompile.network.count import cost_of
@@ -33,13 +33,14 @@ from spacecompile.train.dataset import Cache, TrainingFrames, ValidationFrames
 from spacecompile.train.device import DevicePlan, plan_device
 from spacecompile.train.evaluate import answers, scores_from_answers
 from spacecompile.train.frame_store import frame_store
-from spacecompile.train.freeze import BATCH_FOR_STATISTICS, train_mode, trains_on_batch_statistics
+from spacecompile.train.freeze import refuse_frozen_noise, warn_of_small_statistics
 from spacecompile.train.gallery import Gallery
 from spacecompile.train.initial import initial_network
 from spacecompile.train.logs import LOG_FOLDER, event_log
 from spacecompile.train.loop import Callbacks, LoopInputs, run_epochs, steps_per_epoch
 from spacecompile.train.page import PAGE_NAME, render_page
 from spacecompile.train.recipe import Recipe
+from spacecompile.train.run_folder import holds_something
 from spacecompile.train.state import TrainingState, load_state, new_state
 from spacecompile.train.teacher import Teacher, load_teacher
 from spacecompile.train.world import Launch, World, join
@@ -173,7 +174,9 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
         teacher=_teacher(state, plan),
     )
     if world.is_first:
-        _warn_of_small_statistics(state, batch_size if world.shares_statistics(state.recipe.sync_batchnorm) else share)
+        warn_of_small_statistics(
+            state.network, state.recipe, batch_size if world.shares_statistics(state.recipe.sync_batchnorm) else share
+        )
         log.info("%d training and %d validation frames, on %s", len(train_frames), len(val_split.frames), plan.name)
         if missing := set(spec.classes) - {frame.class_name for frame in train_frames}:
             log.warning("no training frame shows %s; these classes can't be learned", ", ".join(sorted(missing)))
@@ -185,17 +188,6 @@ def _trained(job: TrainJob, callbacks: Callbacks, progress: Progress) -> TrainRe
     facts = _facts(state, inputs, frames=len(train_frames))
     finals = _Finals(plan=plan, cost=inputs.cost, train=train_frames, val=val_split.frames)
     return world.from_first(lambda: _finish(job, state, facts, finals, progress))
-
-
-def _warn_of_small_statistics(state: TrainingState, frames_per_statistic: int) -> None:
-    """Batch norm that learns from a few frames at a time does harm."""
-    train_mode(state.network, state.recipe)
-    if frames_per_statistic < BATCH_FOR_STATISTICS and trains_on_batch_statistics(state.network):
-        log.warning(
-            "batch norm takes its statistics from %d frames, fewer than %d, which can cost accuracy; keep those that "
-            "it has with --freeze-norm, or take a larger --batch-size",
-            *(frames_per_statistic, BATCH_FOR_STATISTICS),
-        )
 
 
 def _require_same_data(state: TrainingState, data: Path, sha256: str) -> None:
@@ -239,12 +231,8 @@ def _prepared_state(job: TrainJob, world: World) -> tuple[TrainingState, DeviceP
         )
     if job.init and job.encoder_weights:
         raise UsageError("--init brings the weights of the whole network; leave out --encoder-weights, or --init.")
-    freezes = (job.recipe.freeze_stages or job.recipe.freeze_norm) and not job.resume
-    if freezes and (job.transfer or not (job.init or job.encoder_weights)):
-        raise UsageError(
-            "--freeze-stages and --freeze-norm keep what a network begins with, and here it begins with random "
-            "weights. Name others with --encoder-weights or --init, or give --freeze-stages 0."
-        )
+    if not job.resume:
+        refuse_frozen_noise(job.recipe, has_weights=bool(job.init or job.encoder_weights) and not job.transfer)
     if job.transfer and job.init is None:
         raise UsageError("--transfer takes weights of a checkpoint, and none is named. Name one with --init.")
     device = world.device_of(job.device)
@@ -272,26 +260,11 @@ def _prepared_state(job: TrainJob, world: World) -> tuple[TrainingState, DeviceP
 def _refuse_existing(job: TrainJob) -> None:
     if job.output.exists() and not job.output.is_dir():
         raise OutputError(f"output {job.output} is a file. Choose another folder with --output.")
-    if not job.force and job.output.is_dir() and _holds_something(job.output):
+    if not job.force and job.output.is_dir() and holds_something(job.output):
         raise OutputError(
             f"output {job.output} exists and is not empty. Go on with --resume, overwrite with --force, or choose "
             "another folder with --output."
         )
-
-
-def _holds_something(output: Path) -> bool:
-    """Whether a folder has anything beyond what a run leaves that was stopped before there was a state to resume."""
-    names = {path.name for path in output.iterdir() if not path.name.startswith(PARTIAL_PREFIX)}
-    if "train.json" not in names or names - {"train.json", "best.pt", LOG_FOLDER}:
-        return bool(names)
-    try:
-        facts = json.loads((output / "train.json").read_text(encoding="utf-8"))
-        # A kill between the first epoch's weights and its state leaves weights that can't be resumed. Later weights
-        # whose state somebody removed are worth keeping.
-        epoch = load_checkpoint(output / "best.pt").training.get("epoch") if "best.pt" in names else 1
-    except (OSError, ValueError, CheckpointError):
-        return True
-    return epoch != 1 or not isinstance(facts, dict) or facts.get("finished") is not False
 
 
 def _settled(job: TrainJob, frames: Sequence[LabelledFrame]) -> TrainJob:
