@@ -47,7 +47,7 @@ constraints: setup  ## Write constraints.txt anew from pyproject.toml.
 		pyproject.toml -o constraints.txt
 
 docs: setup  ## Write the README's tables anew from the newest results file.
-	@$(BIN)/python -m spacecompile.benchmarks.readme README.md \
+	@$(BIN)/python -m spacecompile.benchmarks.report.readme_tables README.md \
 		"$$(ls spacecompile/benchmarks/results/reference_*.json | sort | tail -n 1)"
 
 dist: setup  ## Wheel and source archive under dist/.

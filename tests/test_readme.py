@@ -14,8 +14,8 @@ import segmentation_models_pytorch as smp
 import torch
 from PIL import Image
 
-from spacecompile.benchmarks.readme import BEGIN, END, results_block, with_results
-from spacecompile.benchmarks.records import read_result
+from spacecompile.benchmarks.report.readme_tables import BEGIN, END, results_block, with_results
+from spacecompile.benchmarks.result_records import read_result
 from spacecompile.cli.main import app, main
 from spacecompile.errors import DataError
 

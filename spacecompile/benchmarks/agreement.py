@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.records import Agreement
 from spacecompile.contract import PARTS, ModelSpec
 from spacecompile.metrics import parts_iou
+from spacecompile.record import Record
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,3 +122,28 @@ def _grown(mask_HW: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
         rows_HW = padded_HW[:-2] | padded_HW[1:-1] | padded_HW[2:]
         mask_HW = rows_HW[:, :-2] | rows_HW[:, 1:-1] | rows_HW[:, 2:]
     return mask_HW
+
+
+class Agreement(Record):
+    """How far a peer's answers are from a variant's, on the very frames of the latency run.
+
+    Attributes:
+        frames: Compared.
+        class_agreement: Share with the same top class.
+        class_probs_max: Largest absolute difference of a class probability.
+        parts_iou_mean, parts_iou_min: Over frames and parts; two empty masks have IoU 1.
+        parts_near_mean: Mean share of set pixels that have one of the other answer's within `near_px` frame pixels.
+        box_px_median, box_px_max: Largest edge difference per frame, in frame pixels.
+        same: Whether they are close enough to be the same task; see `AgreementTolerance`.
+    """
+
+    frames: int
+    class_agreement: float
+    class_probs_max: float
+    parts_iou_mean: float
+    parts_iou_min: float
+    near_px: int
+    parts_near_mean: float
+    box_px_median: float
+    box_px_max: float
+    same: bool

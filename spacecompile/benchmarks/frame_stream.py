@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from spacecompile.data.spark import LabelledFrame, read_frame_HWC, read_split, spread
+from spacecompile.data.labels import LabelledFrame, read_split, spread
+from spacecompile.data.spark import read_frame_HWC
 from spacecompile.errors import DataError, UsageError
 from spacecompile.runtime.bundle import Bundle
 

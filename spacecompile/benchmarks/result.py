@@ -10,29 +10,24 @@ import msgspec
 from msgspec import UNSET
 
 from spacecompile._version import __version__
-from spacecompile.benchmarks.budget import Measured, check_budget
-from spacecompile.benchmarks.contest import INTERRUPTED
-from spacecompile.benchmarks.draft import NO_DATA, Draft
-from spacecompile.benchmarks.environment import read_environment
-from spacecompile.benchmarks.machine import machine_warnings
-from spacecompile.benchmarks.records import (
-    BenchResult,
-    BudgetReport,
-    Configuration,
-    Latency,
-    ScoreReport,
-    Subject,
-)
-from spacecompile.benchmarks.score import charged_score, score_drop
-from spacecompile.benchmarks.summary import NOISY_VARIATION
-from spacecompile.benchmarks.variants import SLOW_EVERY, Entrant
+from spacecompile.benchmarks.cost.budget import Measured, check_budget
+from spacecompile.benchmarks.cost.records import BudgetReport
+from spacecompile.benchmarks.latency.records import Latency
+from spacecompile.benchmarks.latency.summary import NOISY_VARIATION
+from spacecompile.benchmarks.latency.variants import SLOW_EVERY, Entrant
+from spacecompile.benchmarks.result_records import BenchResult, Configuration, Subject
+from spacecompile.benchmarks.run import INTERRUPTED, NO_DATA, Draft
+from spacecompile.benchmarks.score.evaluate import charged_score, score_drop
+from spacecompile.benchmarks.score.records import ScoreReport
 from spacecompile.contract import Manifest
+from spacecompile.machine.environment import read_environment
+from spacecompile.machine.watch import machine_warnings
 from spacecompile.runtime.backends.registry import entry_named
 from spacecompile.runtime.bundle import Bundle
 from spacecompile.runtime.threads import usable_processors
 
 if TYPE_CHECKING:
-    from spacecompile.benchmarks.suite import BenchSettings
+    from spacecompile.benchmarks.settings import BenchSettings
 
 _SCOPES = {
     "engine": "the engine's own call; of a peer, its network alone",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from msgspec import UnsetType
 
-from spacecompile.benchmarks.records import BenchResult
+from spacecompile.benchmarks.result_records import BenchResult
 from spacecompile.runtime.backends.registry import entry_named
 
 

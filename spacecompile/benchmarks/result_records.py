@@ -7,102 +7,22 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from spacecompile.benchmarks.limit_records import LimitReport
-from spacecompile.benchmarks.records_timing import (
-    Agreement,
+from spacecompile.benchmarks.cost.records import BudgetReport
+from spacecompile.benchmarks.latency.records import (
     ColdStart,
     Energy,
     Latency,
     Paced,
-    Peer,
     ProcessStart,
-    Ratio,
     Throughput,
+    VariantEngine,
 )
-from spacecompile.benchmarks.scaling_records import ScalingReport
-from spacecompile.contract import Cost, PassReport
-from spacecompile.metrics import Scores
+from spacecompile.benchmarks.limits.records import LimitReport
+from spacecompile.benchmarks.limits.scaling_records import ScalingReport
+from spacecompile.benchmarks.peers.records import Peer
+from spacecompile.benchmarks.score.records import ScoreReport
+from spacecompile.machine.records import Environment
 from spacecompile.record import Record
-
-__all__ = [
-    "Agreement",
-    "BenchResult",
-    "BudgetLine",
-    "BudgetReport",
-    "ColdStart",
-    "Configuration",
-    "Energy",
-    "Environment",
-    "Failure",
-    "GraphCost",
-    "Latency",
-    "MachineFacts",
-    "Paced",
-    "Peer",
-    "ProcessStart",
-    "Ratio",
-    "ScoreReport",
-    "StageCost",
-    "Subject",
-    "Throughput",
-    "VariantEngine",
-    "read_result",
-]
-
-
-class MachineFacts(Record):
-    """What the machine did from the start of the run to its end. None is what it does not tell; nothing is guessed.
-
-    Attributes:
-        frequency_start_mhz, frequency_end_mhz: Mean of the cores that tell.
-        temperature_start_c, temperature_end_c: Of the hottest sensor of the processor.
-        throttle_events: How often the processor slowed down for its temperature.
-        stolen_share: Share of the processor time that a hypervisor gave to others, 0 to 1.
-        others_share: Share of the processor time that other processes took, 0 to 1.
-        accelerators: Name and driver of every GPU that the driver's library lists.
-    """
-
-    frequency_start_mhz: float | None = None
-    frequency_end_mhz: float | None = None
-    temperature_start_c: float | None = None
-    temperature_end_c: float | None = None
-    throttle_events: int | None = None
-    stolen_share: float | None = None
-    others_share: float | None = None
-    accelerators: tuple[str, ...] = ()
-
-
-class Environment(Record):
-    """Where and how the numbers were measured.
-
-    Attributes:
-        cpu: Model name.
-        cores: Logical ones that this process may use.
-        threads: That every contestant used.
-        openmp_wait_policy: `OMP_WAIT_POLICY`, which PyTorch's idle threads follow; None for the library's default.
-        governor: Of the first core's frequency; None where the kernel does not tell.
-        load_average_start, load_average_end: Runnable processes over the last minute; at the end this one too.
-        memory_bytes: Of the machine; None where it does not tell.
-        platform: Operating system and machine.
-        versions: Of every package that takes part.
-        commit: Of the source tree; None outside a clone.
-        modified: Whether the source tree differs from that commit.
-        machine: What the machine did during the run; None in files of before it was watched.
-    """
-
-    cpu: str
-    cores: int
-    threads: int
-    openmp_wait_policy: str | None
-    governor: str | None
-    load_average_start: float | None
-    load_average_end: float | None
-    memory_bytes: int | None
-    platform: str
-    versions: dict[str, str]
-    commit: str | None
-    modified: bool | None
-    machine: MachineFacts | None = None
 
 
 class Subject(Record):
@@ -125,20 +45,6 @@ class Subject(Record):
     frame_size_px: tuple[int, int]
     variant_bytes: dict[str, int]
     checkpoint_training: dict[str, Any]
-
-
-class VariantEngine(Record):
-    """What ran one variant.
-
-    Attributes:
-        name: Of the backend.
-        version: Of its engine.
-        reason: Why this one.
-    """
-
-    name: str
-    version: str
-    reason: str
 
 
 class Configuration(Record):
@@ -175,118 +81,6 @@ class Configuration(Record):
     engines: dict[str, VariantEngine] = msgspec.field(default_factory=dict)
     block_calls: int = 1
     scopes: dict[str, str] = msgspec.field(default_factory=dict)
-
-
-class BudgetLine(Record):
-    """One limit.
-
-    Attributes:
-        key: In `budgets.toml`.
-        label: For people.
-        value, limit, margin: In `unit`; the margin is what is left.
-        unit: Of the numbers.
-        passed: Whether the value is at most the limit.
-    """
-
-    key: str
-    label: str
-    value: float
-    limit: float
-    margin: float
-    unit: str
-    passed: bool
-
-
-class StageCost(Record):
-    """Cost of one stage of the network, before and after the rewrites.
-
-    Attributes:
-        stage: `encoder`, `decoder`, `segmentation_head`, `classification_head`, `box_head` where the network has one,
-            or `mask_upsampling`.
-        before, after: In the conventions of `contract.Cost`.
-    """
-
-    stage: str
-    before: Cost
-    after: Cost
-
-
-class GraphCost(Record):
-    """Cost of one shipped graph, counted in the ONNX file itself: no checkpoint is needed and nothing fused is missed.
-
-    Attributes:
-        params: Elements of its weights.
-        macs: Multiply-adds of one frame, one counted once, all views of test-time augmentation included.
-        views: Of test-time augmentation: how often the network runs in it.
-        macs_by_op: Per operator.
-        macs_by_type: Per type that they are done in.
-        file_bytes, weight_bytes: Of the file, and of the weights in it.
-        uncounted: Nodes that multiply and add but whose shapes are unknown.
-        precision: Of the variant; a file in fp32 may be run in bf16. Empty in older files.
-    """
-
-    params: int
-    macs: int
-    views: int
-    macs_by_op: dict[str, int]
-    macs_by_type: dict[str, int]
-    file_bytes: int
-    weight_bytes: int
-    uncounted: int = 0
-    precision: str = ""
-
-
-class BudgetReport(Record):
-    """The limits, and the cost of the network in both conventions, before and after the rewrites.
-
-    Attributes:
-        passed: Whether every line is, and every limit could be judged.
-        lines: One per limit.
-        counter: That the limit on multiply-adds is judged by.
-        cost_source, cost: Before and after.
-        rewrites: What each pass changed.
-        counters: What counted each number, by name of the number.
-        unjudged: Why a limit could not be judged, by its key.
-        stages: Of the network; empty without the checkpoint.
-        graphs: By variant; empty without the `onnx` package.
-        notes: Why `stages` or `graphs` are empty or lack a variant, and what adds them, by that name.
-    """
-
-    passed: bool
-    lines: tuple[BudgetLine, ...]
-    counter: str
-    cost_source: Cost
-    cost: Cost
-    rewrites: tuple[PassReport, ...]
-    counters: dict[str, str] = msgspec.field(default_factory=dict)
-    unjudged: dict[str, str] = msgspec.field(default_factory=dict)
-    stages: tuple[StageCost, ...] = ()
-    graphs: dict[str, GraphCost] = msgspec.field(default_factory=dict)
-    notes: dict[str, str] = msgspec.field(default_factory=dict)
-
-
-class ScoreReport(Record):
-    """The benchmark's scores of the shipped files.
-
-    Attributes:
-        data: Where the labelled frames came from.
-        split: Of that data set.
-        variants: Scores by variant; test-time augmentation is not charged, as the benchmark has it.
-        s_final_charged: `s_final` by variant with every view of test-time augmentation charged.
-        torch: PyTorch's own scores of the same checkpoint on the same frames, neither rewritten nor exported, by
-            augmentation (`none`, `d4`, `d4-median`); empty where it was not asked.
-        drops: `s_final` of PyTorch with the same augmentation and the cost of the rewritten network, less the
-            variant's; negative where the variant is better.
-        torch_note: Why `torch` is empty, and what adds it; empty where it is not.
-    """
-
-    data: str
-    split: str
-    variants: dict[str, Scores]
-    s_final_charged: dict[str, float] = msgspec.field(default_factory=dict)
-    torch: dict[str, Scores] = msgspec.field(default_factory=dict)
-    drops: dict[str, float] = msgspec.field(default_factory=dict)
-    torch_note: str = ""
 
 
 class Failure(Record):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,24 +13,33 @@ import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.checkpoints import check_checkpoint, find_checkpoint
-from spacecompile.benchmarks.contest import INTERRUPTED, ContestSettings, run_contest
-from spacecompile.benchmarks.draft import NO_DATA, Draft, unforeseen
-from spacecompile.benchmarks.environment import load_average
-from spacecompile.benchmarks.frames import FrameStream, labelled_frames, stream_from_bundle, stream_from_data
-from spacecompile.benchmarks.further import FurtherSettings, measure_roofline, measure_sizes
-from spacecompile.benchmarks.machine import MachineWatch
-from spacecompile.benchmarks.paced import check_rate
-from spacecompile.benchmarks.peer_table import chosen_peers, not_installed
-from spacecompile.benchmarks.process_start import start_once, summarise_starts
-from spacecompile.benchmarks.records import BenchResult
+from spacecompile.benchmarks.frame_stream import FrameStream, labelled_frames, stream_from_bundle, stream_from_data
+from spacecompile.benchmarks.latency.process_start import start_once, summarise_starts
+from spacecompile.benchmarks.latency.throughput import measure_throughput, session_counts
+from spacecompile.benchmarks.latency.variants import Entrant, answered_from_answer, entrants, no_onnx
+from spacecompile.benchmarks.limits.records import LimitReport
+from spacecompile.benchmarks.limits.scaling_records import ScalingReport
+from spacecompile.benchmarks.peers.table import chosen_peers, not_installed
+from spacecompile.benchmarks.race import run_contest
 from spacecompile.benchmarks.result import result_of
-from spacecompile.benchmarks.score import check_frames, evaluate
-from spacecompile.benchmarks.throughput import measure_throughput, session_counts
-from spacecompile.benchmarks.variants import Entrant, answered_from_answer, entrants, no_onnx
-from spacecompile.contract import Budget, Progress, Variant, no_progress
-from spacecompile.data.spark import LabelledFrame
-from spacecompile.errors import BuildError, CheckpointError, IntegrityError, SpacecompileError, UsageError
+from spacecompile.benchmarks.result_records import BenchResult
+from spacecompile.benchmarks.run import INTERRUPTED, NO_DATA, Contest, Draft, Further, unforeseen
+from spacecompile.benchmarks.score.evaluate import check_frames, evaluate
+from spacecompile.benchmarks.settings import BenchSettings, FurtherSettings
+from spacecompile.benchmarks.source_checkpoint import check_checkpoint, find_checkpoint
+from spacecompile.contract import Progress, Variant, no_progress
+from spacecompile.data.labels import LabelledFrame
+from spacecompile.errors import (
+    BuildError,
+    CheckpointError,
+    IntegrityError,
+    MissingPartError,
+    SpacecompileError,
+    UsageError,
+)
+from spacecompile.extras import require_extra
+from spacecompile.machine.environment import load_average
+from spacecompile.machine.watch import MachineWatch
 from spacecompile.runtime.answer import Answer
 from spacecompile.runtime.bundle import Bundle
 from spacecompile.runtime.session import load
@@ -39,43 +48,6 @@ PARITY_PATH = "reports/parity.json"
 
 NO_PEERS = "left out on request"
 NO_TORCH_SCORES = "PyTorch's scores were left out; add them with: --torch-scores"
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchSettings:
-    """What to measure, and how.
-
-    Attributes:
-        contest: Latency.
-        budget: Limits.
-        variants: Names; all of the bundle when empty.
-        backends: That run them: names, `auto` for the best of each, `all` for every certified one that is present.
-        data: Labelled frames for scores and for the latency stream; None for the bundle's self-test frames.
-        split: Of `data`.
-        score_limit: Frames to score; None for all.
-        stream_frames: Different frames of the latency run at most.
-        peers: Whether PyTorch is asked: the peers, the cost of each stage, and the scores next to the variants'.
-        checkpoint: With the bundle's source weights; None to look for it.
-        starts: Processes in which each variant is started for load time and memory; 0 leaves that out.
-        torch_scores: Whether PyTorch is scored too, with every augmentation that the variants have.
-        throughput: Whether sessions side by side are measured.
-        limits: Roofline, layers and scaling; None to leave them out.
-    """
-
-    contest: ContestSettings
-    budget: Budget = field(default_factory=Budget)
-    variants: tuple[str, ...] = ()
-    backends: tuple[str, ...] = ("auto",)
-    data: Path | None = None
-    split: str = "val"
-    score_limit: int | None = None
-    stream_frames: int = 16
-    peers: bool = True
-    checkpoint: Path | None = None
-    starts: int = 0
-    torch_scores: bool = False
-    throughput: bool = False
-    limits: FurtherSettings | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,7 +275,7 @@ def _graphs(bundle: Bundle, variants: Sequence[Variant], draft: Draft, progress:
     if no_files:
         draft.cost_notes["graphs"] = "; ".join(f"{name}: {reason}" for name, reason in no_files.items())
     try:
-        draft.graphs = import_module("spacecompile.benchmarks.graph_cost").graph_costs(
+        draft.graphs = import_module("spacecompile.benchmarks.cost.graphs").graph_costs(
             bundle, variants, progress=progress
         )
     except ModuleNotFoundError as error:
@@ -316,7 +288,7 @@ def _stages(bundle: Bundle, checkpoint: Path | str, draft: Draft, progress: Prog
         draft.cost_notes["stages"] = checkpoint
         return
     try:
-        draft.stages = import_module("spacecompile.benchmarks.stage_cost").stage_costs(
+        draft.stages = import_module("spacecompile.benchmarks.cost.stages").stage_costs(
             checkpoint, bundle.manifest.spec, progress=progress
         )
     except ModuleNotFoundError as error:
@@ -342,7 +314,7 @@ def _torch_score(
         draft.notes["drops"] = checkpoint if isinstance(checkpoint, str) else NO_TORCH_SCORES
     else:
         try:
-            module = import_module("spacecompile.benchmarks.torch_scores")
+            module = import_module("spacecompile.benchmarks.score.torch_scores")
             module.torch_scores(
                 checkpoint,
                 bundle.manifest.spec,
@@ -366,16 +338,92 @@ def _parity(bundle: Bundle) -> Any:
         raise IntegrityError(f"{bundle.root / PARITY_PATH} is not JSON: {error}. Build the bundle again.") from error
 
 
-def check_settings(settings: BenchSettings) -> None:
-    """Refuse settings that could only fail after minutes.
+def measure_sizes(
+    bundle: Bundle,
+    asked: Sequence[Entrant],
+    contest: Contest,
+    settings: FurtherSettings,
+    further: Further,
+    *,
+    sizes: Path | None,
+    progress: Progress,
+) -> None:
+    """Measure scaling, where it is asked for.
+
+    Args:
+        bundle: Verified.
+        asked: Variants on their engines, that can run here; the first with an ONNX file lends its engine.
+        contest: Of the latency run, which chose the engines.
+        settings: What.
+        further: Filled curve by curve, so that an interrupt keeps what is done.
+        sizes: The bundle's checkpoint, to build other sizes from; None to leave scaling out.
+        progress: Told each step.
 
     Raises:
-        UsageError: If a number is out of range.
+        SpacecompileError: If the checkpoint can't be read.
+        UsageError: If no variant has an engine that other sizes could be built for.
     """
-    if settings.stream_frames < 1:
-        raise UsageError(f"the latency stream has {settings.stream_frames} frames; at least one is needed.")
-    if settings.starts < 0:
-        raise UsageError(f"starts is {settings.starts}; give the number of processes, or 0. Check --starts.")
-    check_rate(settings.contest.rate_hz, settings.contest.paced_s)
-    if settings.contest.how.threads < 1:
-        raise UsageError(f"threads is {settings.contest.how.threads}; at least one is needed. Check --threads.")
+    if sizes is None or not asked:
+        return
+    require_extra("compile", "scaling, which builds other sizes,")
+    subject = next((entrant for entrant in asked if no_onnx(entrant.variant) is None), None)
+    if subject is None:
+        raise UsageError("scaling builds ONNX files, and no variant that runs here is one. Name one with --variant.")
+    from spacecompile.benchmarks.limits.scaling import measure_scaling, scaling_settings  # noqa: PLC0415
+
+    def keep(report: ScalingReport) -> None:
+        further.scaling = report
+
+    further.scaling = measure_scaling(
+        sizes,
+        bundle.manifest.spec,
+        subject.variant,
+        backend=contest.engines[subject.name].name,
+        settings=scaling_settings(threads=settings.threads, spinning=settings.spinning, duration_s=settings.duration_s),
+        keep=keep,
+        progress=progress,
+    )
+
+
+def measure_roofline(
+    bundle: Bundle,
+    asked: Sequence[Entrant],
+    contest: Contest,
+    stream: FrameStream,
+    settings: FurtherSettings,
+    further: Further,
+    *,
+    progress: Progress,
+) -> None:
+    """Measure limits, where they are asked for.
+
+    Args:
+        bundle: Verified.
+        asked: Variants on their engines, that can run here.
+        contest: Of the latency run, which chose the engines.
+        stream: Frames to run on.
+        settings: What.
+        further: Filled variant by variant, so that an interrupt keeps what is done.
+        progress: Told each step.
+
+    Raises:
+        SpacecompileError: If a graph can't be read.
+    """
+    if not asked or not (settings.roofline or settings.profile):
+        return
+    try:
+        require_extra("compile", "the roofline, which reads graphs,")
+    except MissingPartError as error:
+        further.roofline_note = str(error)
+        return
+    # It reads ONNX files, which a machine that only runs bundles can't.
+    from spacecompile.benchmarks.limits.measure import limit_settings, measure_limits  # noqa: PLC0415
+
+    def keep(report: LimitReport) -> None:
+        further.roofline = report
+
+    how = limit_settings(
+        threads=settings.threads, spinning=settings.spinning, profile=settings.profile, duration_s=settings.duration_s
+    )
+    engines = {name: engine.name for name, engine in contest.engines.items()}
+    further.roofline = measure_limits(bundle, asked, engines, stream.frames_HWC, how, keep=keep, progress=progress)

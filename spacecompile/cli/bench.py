@@ -11,17 +11,18 @@ import typer
 from rich.markup import escape
 
 from spacecompile.cli import console
-from spacecompile.cli.bench_compare import compare_results
-from spacecompile.cli.bench_flags import BenchFlags, bench_settings, latency_settings, percentiles_from_text
-from spacecompile.cli.openmp import run_in_own_process
-from spacecompile.cli.results_folder import check_results, results_folder
+from spacecompile.cli.compare import compare_results
+from spacecompile.cli.flags.bench import BenchFlags, bench_settings, latency_settings, percentiles_from_text
+from spacecompile.cli.flags.json_destination import check_results, results_folder
+from spacecompile.cli.own_process import run_in_own_process
 from spacecompile.errors import InterruptedRunError, SpacecompileError, UsageError
 from spacecompile.extras import require_extra
 from spacecompile.files import check_destination, write_file
 
 if TYPE_CHECKING:
-    from spacecompile.benchmarks.records import BenchResult
-    from spacecompile.benchmarks.suite import BenchRun, BenchSettings
+    from spacecompile.benchmarks.result_records import BenchResult
+    from spacecompile.benchmarks.settings import BenchSettings
+    from spacecompile.benchmarks.suite import BenchRun
 
 REFERENCE_BUNDLE = Path("runs") / "reference.spacepkg"
 
@@ -166,9 +167,10 @@ def bench_bundle(
         InterruptedRunError: After an interrupt, once the partial result was written.
         SpacecompileError: That of a step after the latency run that failed, once the partial result was written.
     """
-    from spacecompile.benchmarks.budget import budget_error
-    from spacecompile.benchmarks.suite import check_settings, run_bench
-    from spacecompile.cli.bench_tables import say_result
+    from spacecompile.benchmarks.cost.budget import budget_error
+    from spacecompile.benchmarks.settings import check_settings
+    from spacecompile.benchmarks.suite import run_bench
+    from spacecompile.cli.show.bench import say_result
     from spacecompile.runtime.bundle import open_bundle
 
     check_settings(settings)
@@ -196,8 +198,8 @@ def bench_bundle(
 
 def _reference_bundle() -> Path:
     """A bundle of the committed reference checkpoint, built when there is none yet."""
-    from spacecompile.benchmarks.checkpoints import reference_checkpoint
-    from spacecompile.benchmarks.reference import is_current
+    from spacecompile.benchmarks.source_checkpoint import reference_checkpoint
+    from spacecompile.cli.reference_bundle import is_current
 
     checkpoint = reference_checkpoint()
     console.say(f"no bundle was named: taking {escape(str(REFERENCE_BUNDLE))}, built from {escape(str(checkpoint))}")
@@ -232,7 +234,7 @@ def _write(run: BenchRun, report: Path | None, json: str | None) -> None:
     if json not in (None, "-"):
         console.emit_json(run.result, str(json))
     if report is not None:
-        from spacecompile.benchmarks.report import render_report
+        from spacecompile.benchmarks.report.page import render_report
 
         write_file(report, render_report(run.result, run.samples), remedy="Choose another file with --report.")
     if json == "-":
@@ -243,7 +245,7 @@ def _with_error(result: BenchResult, error: SpacecompileError | None) -> BenchRe
     """The results file, which says under the key that every failure uses why the command will fail."""
     from msgspec.structs import replace
 
-    from spacecompile.benchmarks.records import Failure
+    from spacecompile.benchmarks.result_records import Failure
 
     if error is None:
         return result

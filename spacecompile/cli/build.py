@@ -8,11 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spacecompile.cli import console
-from spacecompile.cli.build_tables import say_passes, say_precisions
-from spacecompile.cli.dry_run import say_dry_run
-from spacecompile.cli.openmp import wait_passively
-from spacecompile.cli.parity_lines import parity_line
-from spacecompile.cli.spec_options import (
+from spacecompile.cli.flags.network import (
     ArchitectureFlag,
     ClassesFlag,
     DecoderOptionsFlag,
@@ -25,11 +21,14 @@ from spacecompile.cli.spec_options import (
     StdFlag,
     spec_changes,
 )
-from spacecompile.cli.values import names_from_text
+from spacecompile.cli.flags.parse import names_from_text
+from spacecompile.cli.own_process import wait_passively
+from spacecompile.cli.show.build import parity_line, say_passes, say_precisions
+from spacecompile.cli.show.dry_run import say_dry_run
 from spacecompile.extras import require_extra
 
 if TYPE_CHECKING:
-    from spacecompile.export.build import BuildReport, BuildStep
+    from spacecompile.export.build_report import BuildReport, BuildStep
     from spacecompile.export.plan import BuildPlan
 
 

@@ -11,13 +11,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from spacecompile.cli import console
-from spacecompile.cli.openmp import wait_passively
+from spacecompile.cli.own_process import wait_passively
 from spacecompile.contract import Tta
 from spacecompile.extras import require_extra
 
 if TYPE_CHECKING:
     from spacecompile.box_rule import BoxRule
-    from spacecompile.train.calibrate import CalibrationReport
+    from spacecompile.train.box.calibrate import CalibrationReport
 
 
 def calibrate(
@@ -50,9 +50,9 @@ def calibrate(
     console.check_json(json, force=force, output=output)
     import torch
 
-    from spacecompile.train.box_head import HeadSettings
-    from spacecompile.train.calibrate import CalibrationJob
-    from spacecompile.train.calibrate import calibrate as run_calibration
+    from spacecompile.train.box.calibrate import CalibrationJob
+    from spacecompile.train.box.calibrate import calibrate as run_calibration
+    from spacecompile.train.box.head import HeadSettings
 
     torch.set_num_threads(threads or torch.get_num_threads())
     job = CalibrationJob(

@@ -11,8 +11,8 @@ from spacecompile.cli import console
 from spacecompile.errors import SpacecompileError, UsageError
 
 if TYPE_CHECKING:
-    from spacecompile.benchmarks.comparison import NamedResult
-    from spacecompile.benchmarks.comparison_records import Change, Comparison
+    from spacecompile.benchmarks.compare.compare import NamedResult
+    from spacecompile.benchmarks.compare.records import Change, Comparison
 
 _STYLES = {"same": "dim", "better": "green", "worse": "bold red", "not judged": "yellow"}
 
@@ -30,7 +30,7 @@ def compare_results(paths: tuple[Path, Path] | None, fail_on: str | None, *, jso
         UsageError: If an argument can't be used, or the files have nothing in common.
         BudgetError: If something got worse beyond noise by as much as `fail_on`, after everything was written.
     """
-    from spacecompile.benchmarks.comparison import compare, regression_error, share_from_text
+    from spacecompile.benchmarks.compare.compare import compare, regression_error, share_from_text
 
     if paths is None:
         raise UsageError("--fail-on judges a comparison. Add --compare OLD.json NEW.json.")
@@ -50,8 +50,8 @@ def compare_results(paths: tuple[Path, Path] | None, fail_on: str | None, *, jso
 def _read(path: Path) -> NamedResult:
     import msgspec
 
-    from spacecompile.benchmarks.comparison import NamedResult
-    from spacecompile.benchmarks.records import read_result
+    from spacecompile.benchmarks.compare.compare import NamedResult
+    from spacecompile.benchmarks.result_records import read_result
 
     try:
         return NamedResult(name=path.name, result=read_result(path.read_bytes()))
@@ -64,7 +64,7 @@ def _read(path: Path) -> NamedResult:
 
 
 def _say(comparison: Comparison) -> None:
-    from spacecompile.cli.rich_tables import plain_table
+    from spacecompile.cli.show.layout import plain_table
 
     rows = plain_table(f"{comparison.old} -> {comparison.new}", "", "old", "new", "change", "99 % sure", "")
     for change in comparison.changes:

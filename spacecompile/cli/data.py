@@ -11,14 +11,14 @@ import typer
 from rich.markup import escape
 
 from spacecompile.cli import console
-from spacecompile.cli.values import size_px_from_text
+from spacecompile.cli.flags.parse import size_px_from_text
 from spacecompile.errors import DataError, UsageError
 from spacecompile.extras import require_extra
 from spacecompile.files import check_destination, write_file
 
 if TYPE_CHECKING:
     from spacecompile.data.check import SplitFacts, Spread
-    from spacecompile.train.throughput import AugmentRate, DecodeRate
+    from spacecompile.train.read_rate import AugmentRate, DecodeRate
 
 app = typer.Typer(
     name="data", help="Look at a data set, export it, measure reading it, fetch one.", no_args_is_help=True
@@ -50,8 +50,7 @@ def check(
     from spacecompile.data.broken import refuse_too_many
     from spacecompile.data.check import check_split
     from spacecompile.data.contact_sheet import contact_sheet
-    from spacecompile.data.labels import scan_split
-    from spacecompile.data.spark import spread
+    from spacecompile.data.labels import scan_split, spread
     from spacecompile.runtime.threads import usable_processors
 
     console.check_json(json, force=force)
@@ -130,8 +129,7 @@ def coco(
     from spacecompile._version import __version__
     from spacecompile.data.broken import BrokenFiles
     from spacecompile.data.coco import coco_document
-    from spacecompile.data.labels import scan_split
-    from spacecompile.data.spark import spread
+    from spacecompile.data.labels import scan_split, spread
     from spacecompile.runtime.threads import usable_processors
 
     check_destination(output, flag="--output", force=force)
@@ -183,7 +181,7 @@ def bench(
     from spacecompile.runtime.threads import usable_processors
     from spacecompile.train.augment import SETTINGS
     from spacecompile.train.device import plan_device
-    from spacecompile.train.throughput import augment_rate, decode_rate
+    from spacecompile.train.read_rate import augment_rate, decode_rate
 
     if augment not in SETTINGS:
         raise UsageError(f"--augment is {augment!r}; it must be one of {', '.join(SETTINGS)}.")

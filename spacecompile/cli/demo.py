@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from spacecompile._version import __version__
 from spacecompile.cli import console
-from spacecompile.cli.openmp import run_in_own_process
+from spacecompile.cli.own_process import run_in_own_process
 from spacecompile.files import write_file
 
 # No checkpoint of ours was trained on this seed: what the demo shows are frames that the network has never seen.
@@ -69,7 +69,7 @@ def demo(
 
     A step whose inputs did not change since the last time is skipped. Interrupted, the same command goes on.
     """
-    from spacecompile.benchmarks.checkpoints import reference_checkpoint
+    from spacecompile.benchmarks.source_checkpoint import reference_checkpoint
 
     start_s = time.perf_counter()
     checkpoint = reference_checkpoint()
@@ -131,7 +131,7 @@ def _frames(folder: _Folder, *, force: bool) -> None:
 
 
 def _build(checkpoint: Path, folder: _Folder, *, force: bool) -> None:
-    from spacecompile.benchmarks.reference import is_current
+    from spacecompile.cli.reference_bundle import is_current
 
     if not force and is_current(folder.bundle, checkpoint):
         console.say(f"[bold]build[/] skipped: {escape(str(folder.bundle))} is up to date")
@@ -155,7 +155,7 @@ def _frames_key(folder: _Folder) -> str:
 
 
 def _predict(folder: _Folder) -> None:
-    from spacecompile.benchmarks.frames import labelled_frames
+    from spacecompile.benchmarks.frame_stream import labelled_frames
     from spacecompile.cli.predict import predict
 
     images = [str(frame.image_path) for frame in labelled_frames(folder.frames, "val", NUM_PREDICTED)]

@@ -17,7 +17,7 @@ from spacecompile.cli import console
 from spacecompile.errors import MissingPartError
 
 if TYPE_CHECKING:
-    from spacecompile.benchmarks.doctor import Checkup
+    from spacecompile.machine.doctor import Checkup
 
 _COLORS = {"ok": "green", "note": "yellow", "missing": "dim", "broken": "bold red"}
 _FILE_WIDTH = 120
@@ -47,7 +47,7 @@ def doctor(
 
     Example: spacecompile doctor --for build
     """
-    from spacecompile.benchmarks.doctor import examine, require_working
+    from spacecompile.machine.doctor import examine, require_working
 
     console.check_json(json, force=force)
     with console.progress_bar() as progress:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spacecompile.cli import console
-from spacecompile.cli.values import names_from_text
+from spacecompile.cli.flags.parse import names_from_text
 from spacecompile.errors import BuildError, OutputError, UsageError
 from spacecompile.files import check_destination, write_file
 
 if TYPE_CHECKING:
     from spacecompile.contract import Variant
-    from spacecompile.export.engine_facts import EngineFacts, EngineOptions
+    from spacecompile.export.engine.facts import EngineFacts, EngineOptions
     from spacecompile.runtime.bundle import Bundle
     from spacecompile.runtime.cuda.engine_api import EngineApi
 
@@ -62,8 +62,8 @@ def engine(
 
     Example: spacecompile engine net.spacepkg -o plans --engine tensorrt-rtx
     """
-    from spacecompile.export.engine_facts import EngineOptions
-    from spacecompile.export.engine_options import check_options
+    from spacecompile.export.engine.facts import EngineOptions
+    from spacecompile.export.engine.options import check_options
     from spacecompile.runtime.bundle import open_bundle
     from spacecompile.runtime.cuda.engine_api import load_engine_api
 
@@ -155,10 +155,10 @@ def _build_all(
     Returns:
         The facts by folder.
     """
-    from spacecompile.export.engine_facts import require_precision
-    from spacecompile.export.engine_options import target_of
-    from spacecompile.export.engine_writer import check_engine_folder, write_engine
-    from spacecompile.export.to_engine import build_engine
+    from spacecompile.export.engine.build_plan import build_engine
+    from spacecompile.export.engine.facts import require_precision
+    from spacecompile.export.engine.options import target_of
+    from spacecompile.export.engine.writer import check_engine_folder, write_engine
 
     target = target_of(api, options)
     folders = {variant.name: output / f"{api.kind}-{variant.name}-{target}" for variant in variants}
@@ -200,7 +200,7 @@ def _check_rules(model_bytes: bytes, name: str) -> None:
     """Name the nodes that no builder takes, where onnx is there to read them: some crash it."""
     if find_spec("onnx") is None:
         return
-    from spacecompile.export.legality import legality_of
+    from spacecompile.export.engine.legality import legality_of
 
     illegal = legality_of(model_bytes).illegal
     if illegal:

@@ -11,13 +11,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from spacecompile.cli import console
-from spacecompile.cli.openmp import wait_passively
+from spacecompile.cli.own_process import wait_passively
 from spacecompile.contract import PrecisionWish, Progress, Tta
 from spacecompile.errors import UsageError
 from spacecompile.extras import require_extra
 
 if TYPE_CHECKING:
-    from spacecompile.data.spark import LabelledFrame
+    from spacecompile.data.labels import LabelledFrame
     from spacecompile.metrics import Scores
 
 SCORE_NAMES = ("s_cls", "s_det", "s_seg", "s_acc", "s_flops", "s_params", "s_final")
@@ -48,7 +48,7 @@ def eval_(
 
     Example: spacecompile eval net.spacepkg --data frames --variant fp32-d4 --json -
     """
-    from spacecompile.benchmarks.frames import labelled_frames
+    from spacecompile.benchmarks.frame_stream import labelled_frames
 
     console.check_json(json, force=force)
     if not source.exists():
@@ -87,8 +87,8 @@ def eval_(
 def _bundle_scores(
     root: Path, frames: list[LabelledFrame], progress: Progress, *, arguments: dict[str, Any]
 ) -> tuple[dict[str, Any], Scores]:
-    from spacecompile.benchmarks.score import evaluate
-    from spacecompile.benchmarks.variants import answered_from_answer
+    from spacecompile.benchmarks.latency.variants import answered_from_answer
+    from spacecompile.benchmarks.score.evaluate import evaluate
     from spacecompile.metrics import FORWARD_PASSES
     from spacecompile.runtime.bundle import open_bundle
     from spacecompile.runtime.session import load
@@ -136,8 +136,8 @@ def _checkpoint_scores(
     wait_passively()
     import torch
 
-    from spacecompile.benchmarks.score import evaluate
-    from spacecompile.benchmarks.torch_reference import TorchReference
+    from spacecompile.benchmarks.score.evaluate import evaluate
+    from spacecompile.benchmarks.score.torch_reference import TorchReference
     from spacecompile.metrics import FORWARD_PASSES
     from spacecompile.network.checkpoint import load_checkpoint
     from spacecompile.runtime.threads import usable_cores

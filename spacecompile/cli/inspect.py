@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spacecompile.cli import console
-from spacecompile.cli.inspect_graph import MISSING_READER, graph_lines, graphs_of
-from spacecompile.cli.inspect_target import inspect_target
-from spacecompile.cli.rows import row
+from spacecompile.cli.show.graph import MISSING_READER, graph_lines, graphs_of
+from spacecompile.cli.show.layout import row
+from spacecompile.cli.show.target import inspect_target
 
 if TYPE_CHECKING:
-    from spacecompile.benchmarks.records import BudgetLine, BudgetReport
+    from spacecompile.benchmarks.cost.records import BudgetLine, BudgetReport
     from spacecompile.contract import Cost, Manifest, PassReport, Tolerance, Variant
-    from spacecompile.export.graph_facts import GraphFacts
+    from spacecompile.export.onnx_facts.facts import GraphFacts
     from spacecompile.runtime.bundle import Bundle
 
 
@@ -35,7 +35,7 @@ def inspect(
 
     Example: spacecompile inspect net.spacepkg --variant fp16
     """
-    from spacecompile.benchmarks.budget import check_budget
+    from spacecompile.benchmarks.cost.budget import check_budget
     from spacecompile.contract import Budget
     from spacecompile.runtime.bundle import open_bundle
 

@@ -25,7 +25,7 @@ from spacecompile.cli.doctor import doctor
 from spacecompile.cli.engine import engine
 from spacecompile.cli.eval import eval_
 from spacecompile.cli.inspect import inspect
-from spacecompile.cli.openmp import keep_freed_memory
+from spacecompile.cli.own_process import keep_freed_memory
 from spacecompile.cli.predict import predict
 from spacecompile.cli.rebuild import rebuild
 from spacecompile.cli.render import render

@@ -23,9 +23,9 @@ from spacecompile.files import PARTIAL_PREFIX, write_file
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from spacecompile.data.images import NamedImage
     from spacecompile.data.submission import SubmissionWriter
     from spacecompile.runtime.frames import FrameReader
-    from spacecompile.runtime.images import NamedImage
     from spacecompile.runtime.session import Session
 
 ANSWERS_NAME = "answers.json"
@@ -73,9 +73,9 @@ def predict(
     An image that can't be used is reported and left out, the others are answered; the exit code is then 2. Interrupted,
     it writes the answers that it has, marked as partial.
     """
+    from spacecompile.data.images import find_images, overlay_names
     from spacecompile.data.submission import SUBMISSION_NAME, SubmissionWriter, check_names
     from spacecompile.runtime.frames import FrameReader
-    from spacecompile.runtime.images import find_images, overlay_names
     from spacecompile.runtime.session import load
 
     named = find_images(images, recursive=recursive)

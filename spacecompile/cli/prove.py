@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from spacecompile.cli import console
-from spacecompile.cli.results_folder import check_results, results_folder
+from spacecompile.cli.flags.json_destination import check_results, results_folder
 from spacecompile.errors import (
     DeviceError,
     DeviceLostError,
@@ -24,8 +24,8 @@ from spacecompile.errors import (
 from spacecompile.extras import require_extra
 
 if TYPE_CHECKING:
-    from spacecompile.benchmarks.latency import LatencySettings
-    from spacecompile.benchmarks.proof_records import Proof
+    from spacecompile.benchmarks.latency.interleaved import LatencySettings
+    from spacecompile.benchmarks.proof.records import Proof
     from spacecompile.runtime.bundle import Bundle
     from spacecompile.runtime.cuda.device import CudaDevice
     from spacecompile.runtime.cuda.driver import GpuFacts
@@ -86,7 +86,7 @@ def prove_bundle(
         InterruptedRunError: After an interrupt; what was shown until then was written.
         SpacecompileError: If a part ended with an error that no code foresaw; likewise.
     """
-    from spacecompile.benchmarks.prove import runs_on_gpu
+    from spacecompile.benchmarks.proof.prove import runs_on_gpu
     from spacecompile.runtime.bundle import open_bundle
     from spacecompile.runtime.cuda.bindings import open_device
 
@@ -121,7 +121,7 @@ def _source(bundle: Bundle, checkpoint: Path | None) -> Path:
     Raises:
         UsageError: If it is not there, or the one that is named is another.
     """
-    from spacecompile.benchmarks.checkpoints import check_checkpoint, find_checkpoint
+    from spacecompile.benchmarks.source_checkpoint import check_checkpoint, find_checkpoint
 
     sha256 = bundle.manifest.source_sha256
     if checkpoint is not None:
@@ -175,9 +175,9 @@ def _run(
     data: Path | None,
     latency: LatencySettings,
 ) -> Proof:
-    from spacecompile.benchmarks.peer_table import PEERS, open_peers
-    from spacecompile.benchmarks.prove import ProofInput, ProofSettings, prove
-    from spacecompile.export.frames import parity_frames
+    from spacecompile.benchmarks.peers.table import PEERS, open_peers
+    from spacecompile.benchmarks.proof.prove import ProofInput, ProofSettings, prove
+    from spacecompile.export.parity.frames import parity_frames
     from spacecompile.network.checkpoint import load_source
     from spacecompile.runtime.threads import usable_cores
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from spacecompile.cli import console
-from spacecompile.cli.values import names_from_text
+from spacecompile.cli.flags.parse import names_from_text
 
 
 def rebuild(
@@ -35,9 +35,9 @@ def rebuild(
     Example: spacecompile rebuild net.spacepkg
     """
     from spacecompile.cli.selftest import say_selftest
-    from spacecompile.export.engine_facts import EngineOptions
-    from spacecompile.export.rebuild import buildable
-    from spacecompile.export.rebuild import rebuild as run_rebuild
+    from spacecompile.export.engine.facts import EngineOptions
+    from spacecompile.export.engine.rebuild import buildable
+    from spacecompile.export.engine.rebuild import rebuild as run_rebuild
     from spacecompile.runtime.bundle import open_bundle
     from spacecompile.runtime.cuda.engine_api import load_engine_api
 

@@ -11,15 +11,15 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from spacecompile.cli import console
-from spacecompile.cli.openmp import wait_passively
-from spacecompile.cli.typed import typed_command
-from spacecompile.cli.values import names_from_text, size_px_from_text
+from spacecompile.cli.flags.parse import names_from_text, size_px_from_text
+from spacecompile.cli.flags.typed import typed_command
+from spacecompile.cli.own_process import wait_passively
 from spacecompile.extras import require_extra
 
 if TYPE_CHECKING:
     from spacecompile.search.results import Outcome, SearchResult
     from spacecompile.search.study import SearchJob
-    from spacecompile.train.named import NamedRecipe
+    from spacecompile.train.named_recipes import NamedRecipe
     from spacecompile.train.recipe import Recipe
 
 app = typer.Typer(no_args_is_help=True, help="Search for networks and for the numbers to train them with.")
@@ -176,7 +176,7 @@ def _base(given: dict[str, Any]) -> NamedRecipe:
     """The recipe to begin with, from the flags of `hyperparameters`."""
     import msgspec
 
-    from spacecompile.train.named import recipe_named
+    from spacecompile.train.named_recipes import recipe_named
 
     named = recipe_named(given["recipe"])
     numbers = {name: given[name] for name in ("epochs", "batch_size", "seed")}

@@ -15,16 +15,16 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spacecompile.cli import console
-from spacecompile.cli.openmp import wait_passively
-from spacecompile.cli.typed import is_given, typed_command
-from spacecompile.cli.values import channels_from_text, names_from_text, size_px_from_text
+from spacecompile.cli.flags.parse import channels_from_text, names_from_text, size_px_from_text
+from spacecompile.cli.flags.typed import is_given, typed_command
+from spacecompile.cli.own_process import wait_passively
 from spacecompile.errors import InterruptedRunError, UsageError
 from spacecompile.extras import require_extra
 
 if TYPE_CHECKING:
     from spacecompile.train.loop import EpochReport, StepReport
+    from spacecompile.train.processes import Launch
     from spacecompile.train.run import TrainJob, TrainReport
-    from spacecompile.train.world import Launch
 
 NUMBER_FLAGS = (
     *("epochs", "batch_size", "lr", "encoder_lr_scale", "weight_decay", "warmup_epochs", "clip", "augment"),
@@ -189,8 +189,8 @@ def _check_flags(ctx: typer.Context) -> None:
 
 
 def _job(ctx: typer.Context, launch: Launch | None) -> TrainJob:
-    from spacecompile.cli.named_recipe import field_of_flag, fields_of_flags, with_recipe
-    from spacecompile.train.initial import NETWORK_AND_HEADS
+    from spacecompile.cli.flags.recipe import field_of_flag, fields_of_flags, with_recipe
+    from spacecompile.train.initial_network import NETWORK_AND_HEADS
     from spacecompile.train.recipe import Recipe
     from spacecompile.train.run import TrainJob
 
@@ -216,7 +216,7 @@ def _launch_of_torchrun() -> tuple[Launch | None, bool]:
     """How torchrun started this process, if it did, and whether it is the one that talks and writes."""
     import torch
 
-    from spacecompile.train.world import Launch
+    from spacecompile.train.processes import Launch
 
     if not torch.distributed.is_torchelastic_launched():
         return None, True

@@ -10,14 +10,14 @@ import typer
 from rich.markup import escape
 
 from spacecompile.cli import console
-from spacecompile.cli.openmp import wait_passively
-from spacecompile.cli.parity_lines import parity_line
+from spacecompile.cli.own_process import wait_passively
 from spacecompile.cli.selftest import say_selftest
+from spacecompile.cli.show.build import parity_line
 from spacecompile.errors import ParityError, UsageError
 from spacecompile.extras import require_extra
 
 if TYPE_CHECKING:
-    from spacecompile.export.recertify import Recertificate
+    from spacecompile.export.parity.recertify import Recertificate
     from spacecompile.runtime.bundle import Bundle
     from spacecompile.runtime.selftest import SelftestResult
 
@@ -59,7 +59,7 @@ def verify(
         if selftest:
             tested = run_selftest(opened, backend=backend, variant=variant, threads=threads, progress=progress)
         if checkpoint is not None:
-            from spacecompile.export.recertify import RecertifyOptions, recertify
+            from spacecompile.export.parity.recertify import RecertifyOptions, recertify
 
             options = RecertifyOptions(
                 data=data,
@@ -98,7 +98,7 @@ def _say_files(bundle: Bundle) -> None:
 
 def _say_certificate(certificate: Recertificate) -> ParityError | None:
     """Print every verdict; the error if one failed."""
-    from spacecompile.export.recertify import require_recertified
+    from spacecompile.export.parity.recertify import require_recertified
 
     for verdict in certificate.verdicts:
         console.say_line(escape(parity_line(verdict)) + ("" if verdict.passed else "  [bold red]failed[/]"))

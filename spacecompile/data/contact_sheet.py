@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from spacecompile.contract import Progress, no_progress
 from spacecompile.data.check import mask_box
-from spacecompile.data.labels import LabelledFrame
-from spacecompile.data.spark import BODY_BIT, PANEL_BIT, read_frame_HWC, read_parts_HW, spread
+from spacecompile.data.labels import LabelledFrame, spread
+from spacecompile.data.spark import BODY_BIT, PANEL_BIT, read_frame_HWC, read_parts_HW
 from spacecompile.errors import DataError, FrameError
 
 TILE_PX: Final = 224

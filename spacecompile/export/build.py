@@ -27,8 +27,11 @@ from spacecompile.contract import (
     no_progress,
 )
 from spacecompile.errors import OutputError
-from spacecompile.export.bundle_writer import BundleWriter, bundle_writer
-from spacecompile.export.certificate import (
+from spacecompile.export.build_report import BuildReport, BuildStep, Clock, no_steps
+from spacecompile.export.bundle.provenance import licences_of, tool_versions
+from spacecompile.export.bundle.writer import BundleWriter, bundle_writer
+from spacecompile.export.choose_precisions import MEASURED, planned_precisions
+from spacecompile.export.parity.certificate import (
     Judgement,
     backends_of,
     fresh_file,
@@ -37,10 +40,11 @@ from spacecompile.export.certificate import (
     parity_report,
     with_certificates,
 )
-from spacecompile.export.facts import licences_of, tool_versions
-from spacecompile.export.frames import ParityFrame, parity_frames
-from spacecompile.export.measure import MEASURED, planned_precisions
-from spacecompile.export.parity import ParityReport, VariantParity, require_parity
+from spacecompile.export.parity.frames import ParityFrame, parity_frames
+from spacecompile.export.parity.reference import ExpectedAnswer, ViewByView, expected_answers
+from spacecompile.export.parity.score_drop import Scoring
+from spacecompile.export.parity.verdict import ParityReport, VariantParity, require_parity
+from spacecompile.export.parity.worst_frame import clear_failure_report, write_failure_report
 from spacecompile.export.plan import BuildOptions, BuildPlan, plan_build
 from spacecompile.export.precision.files import (
     FilePrecision,
@@ -49,14 +53,10 @@ from spacecompile.export.precision.files import (
     checked_precision,
     model_in,
 )
-from spacecompile.export.reference import ExpectedAnswer, ViewByView, expected_answers
 from spacecompile.export.rewrite import rewrite_network
-from spacecompile.export.score_drop import Scoring
-from spacecompile.export.sealed import SealedGraph
-from spacecompile.export.selftest import write_selftest
-from spacecompile.export.steps import BuildReport, BuildStep, Clock, no_steps
-from spacecompile.export.to_onnx import export_model, model_bytes
-from spacecompile.export.worst_frame import clear_failure_report, write_failure_report
+from spacecompile.export.sealed.graph import SealedGraph
+from spacecompile.export.sealed.to_onnx import export_model, model_bytes
+from spacecompile.export.selftest_frames import write_selftest
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.record import json_from_record
 from spacecompile.runtime.threads import usable_cores

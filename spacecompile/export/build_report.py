@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from spacecompile.contract import Cost, PassReport, Variant
-from spacecompile.export.parity import ParityReport
+from spacecompile.export.parity.verdict import ParityReport
 from spacecompile.export.precision.files import PrecisionReport
 from spacecompile.record import Record
 

@@ -11,16 +11,16 @@ from onnx import ModelProto
 
 from spacecompile.contract import Precision, Progress, Tta
 from spacecompile.errors import UsageError
-from spacecompile.export.certificate import backends_of, fresh_file, judge
-from spacecompile.export.frames import ParityFrame, calibration_frames
+from spacecompile.export.build_report import Clock
+from spacecompile.export.parity.certificate import backends_of, fresh_file, judge
+from spacecompile.export.parity.frames import ParityFrame, calibration_frames
+from spacecompile.export.parity.reference import ExpectedAnswer
+from spacecompile.export.parity.score_drop import Scoring
 from spacecompile.export.plan import BuildPlan
 from spacecompile.export.precision.files import HalfReport, Int8Report, PrecisionPlans, PrecisionReport
 from spacecompile.export.precision.half import HalfPlan, plan_half
 from spacecompile.export.precision.magnitude import largest_magnitudes
 from spacecompile.export.precision.search import Int8Plan, in_int8, plan_int8
-from spacecompile.export.reference import ExpectedAnswer
-from spacecompile.export.score_drop import Scoring
-from spacecompile.export.steps import Clock
 from spacecompile.runtime.threads import usable_cores
 
 MEASURED: Final[tuple[Precision, ...]] = ("fp16", "int8")

@@ -12,14 +12,14 @@ import msgspec
 
 from spacecompile.contract import TOLERANCES, ModelSpec, Precision, Tta, Variant
 from spacecompile.errors import UsageError
-from spacecompile.export.bundle_writer import SUFFIX, check_output
-from spacecompile.export.certificate import backends_of
-from spacecompile.export.frames import images_of
-from spacecompile.export.sealed import check_tta
-from spacecompile.export.to_onnx import OPSET
+from spacecompile.export.bundle.writer import SUFFIX, check_output
+from spacecompile.export.parity.certificate import backends_of
+from spacecompile.export.parity.frames import images_of
+from spacecompile.export.sealed.graph import check_tta
+from spacecompile.export.sealed.to_onnx import OPSET
 from spacecompile.extras import modules_of
 from spacecompile.network.checkpoint import LoadedCheckpoint, load_checkpoint
-from spacecompile.network.identify import NETWORK_FIELDS
+from spacecompile.network.foreign.identify import NETWORK_FIELDS
 from spacecompile.network.model import MultiTaskNetwork
 
 _OTHER_FILES_BYTES = 32 << 20

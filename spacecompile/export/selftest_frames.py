@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spacecompile.contract import Tta
-from spacecompile.data.spark import spread
-from spacecompile.export.bundle_writer import BundleWriter
-from spacecompile.export.reference import ExpectedAnswer
+from spacecompile.data.labels import spread
+from spacecompile.export.bundle.writer import BundleWriter
+from spacecompile.export.parity.reference import ExpectedAnswer
 from spacecompile.runtime.selftest import EXPECTED_PATH, Selftest, expected_answer
 
 NUM_FRAMES = 4

@@ -13,12 +13,12 @@ from typing import Literal, get_args
 from packaging.specifiers import SpecifierSet
 
 from spacecompile._version import __version__
-from spacecompile.benchmarks.environment import read_environment
-from spacecompile.benchmarks.probe_process import ProbeResult, run_probe
-from spacecompile.benchmarks.requirements import Requirements, python_range, read_requirements
 from spacecompile.contract import Progress, no_progress
 from spacecompile.errors import MissingPartError, UsageError
 from spacecompile.extras import modules_of
+from spacecompile.machine.environment import read_environment
+from spacecompile.machine.probe import ProbeResult, run_probe
+from spacecompile.machine.requirements import Requirements, python_range, read_requirements
 from spacecompile.record import Record
 from spacecompile.runtime.backends.openvino_cache import user_cache_folder
 from spacecompile.runtime.backends.registry import BACKENDS, BackendEntry

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from spacecompile._version import __version__
-from spacecompile.benchmarks.records import Environment
+from spacecompile.machine.records import Environment
 from spacecompile.runtime.threads import usable_processors
 
 PACKAGES = ("numpy", "pillow", "onnxruntime", "openvino", "torch", "segmentation-models-pytorch", "timm", "onnx")

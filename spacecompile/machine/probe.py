@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from spacecompile.benchmarks.probe import answer_from_output
+from spacecompile.machine.probe_child import answer_from_output
 from spacecompile.record import Record
 
 PROBE_LIMIT_S = 180.0
@@ -18,7 +18,7 @@ PROBE_LIMIT_S = 180.0
 # pass for a library.
 _CODE = (
     "import sys; sys.path.insert(0, {root!r}); import spacecompile; del sys.path[0]; "
-    "from spacecompile.benchmarks.probe import main; main(sys.argv[1:])"
+    "from spacecompile.machine.probe_child import main; main(sys.argv[1:])"
 )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from spacecompile.benchmarks.records import MachineFacts
+from spacecompile.machine.records import MachineFacts
 
 NOISY_STOLEN_SHARE = 0.02
 NOISY_OTHERS_SHARE = 0.10

@@ -24,10 +24,10 @@ from torch import Tensor
 from spacecompile.contract import CHECKPOINT_FORMAT, ModelSpec
 from spacecompile.errors import CheckpointError, IntegrityError, UsageError
 from spacecompile.files import flush_to_disk, replacing
-from spacecompile.network.adopt import adopt
-from spacecompile.network.encoder_index import WithoutWeights
-from spacecompile.network.foreign import WRAPPERS, foreign_weights, state_dicts
-from spacecompile.network.identify import NETWORK_FIELDS
+from spacecompile.network.foreign.adopt import adopt
+from spacecompile.network.foreign.encoders import WithoutWeights
+from spacecompile.network.foreign.identify import NETWORK_FIELDS
+from spacecompile.network.foreign.weights import WRAPPERS, foreign_weights, state_dicts
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.network.run import run_once
 

@@ -10,6 +10,12 @@ from torch import nn
 
 from spacecompile.contract import PARTS
 
+BUILD_ERRORS = (
+    *(RuntimeError, ValueError, TypeError, KeyError, AttributeError, AssertionError, IndexError),
+    *(NotImplementedError, ImportError, ZeroDivisionError),
+)
+"""What smp and timm raise for a combination that they were not made for."""
+
 SHUFFLE = 2
 """Part logits per decoder pixel along each axis: at stride 2 instead of SegFormer's 4."""
 

@@ -20,8 +20,7 @@ from spacecompile.box_rule import BoxHead
 from spacecompile.contract import PARTS, ModelSpec
 from spacecompile.errors import CheckpointError
 from spacecompile.network.class_head import MaskPooledClassifier
-from spacecompile.network.encoder_index import BUILD_ERRORS
-from spacecompile.network.head import SHUFFLE, shuffle_head
+from spacecompile.network.head import BUILD_ERRORS, SHUFFLE, shuffle_head
 from spacecompile.network.unused import without_unused_layers
 
 _OURS = frozenset(("self", "kwargs", "encoder_name", "encoder_depth", "encoder_weights", "classes", "aux_params"))

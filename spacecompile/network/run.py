@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from spacecompile.errors import CheckpointError, first_line_of
-from spacecompile.network.encoder_index import BUILD_ERRORS
+from spacecompile.network.head import BUILD_ERRORS
 from spacecompile.network.model import MultiTaskNetwork
 
 

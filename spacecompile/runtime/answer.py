@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from spacecompile.contract import PARTS, ModelSpec
 from spacecompile.rle import rle_from_mask
-from spacecompile.runtime.backends import RawAnswer
+from spacecompile.runtime.backend import RawAnswer
 from spacecompile.runtime.guard import GuardRule, flags_of, health_by_name, refuse_impossible
 
 

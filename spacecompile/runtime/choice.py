@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from spacecompile.contract import PrecisionWish, Tta, Variant
 from spacecompile.errors import IntegrityError, UsageError
-from spacecompile.runtime.backends import Backend, GpuOptions
+from spacecompile.runtime.backend import Backend, GpuOptions
 from spacecompile.runtime.backends.registry import can_run, expected_ratio
 from spacecompile.runtime.bundle import Bundle
 from spacecompile.runtime.cuda.compatibility import SIDECAR_SUFFIX

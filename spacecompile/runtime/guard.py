@@ -16,7 +16,7 @@ import numpy as np
 
 from spacecompile.contract import HEALTH_SIGNALS, PARTS, ModelSpec
 from spacecompile.errors import AnswerError
-from spacecompile.runtime.backends import RawAnswer
+from spacecompile.runtime.backend import RawAnswer
 
 FLAGS = (
     "no_spacecraft",

@@ -27,7 +27,7 @@ from spacecompile.errors import (
     UsageError,
 )
 from spacecompile.runtime.answer import Answer, answer_from_raw
-from spacecompile.runtime.backends import Backend
+from spacecompile.runtime.backend import Backend
 from spacecompile.runtime.backends.registry import is_on_gpu, open_backend
 from spacecompile.runtime.bundle import Bundle, open_bundle
 from spacecompile.runtime.choice import Choice, check_graph_fits, choose_variant, gpu_options

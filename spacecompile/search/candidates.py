@@ -10,7 +10,7 @@ import segmentation_models_pytorch as smp
 
 from spacecompile.contract import ModelSpec
 from spacecompile.errors import UsageError
-from spacecompile.train.named import NamedRecipe, named_recipes
+from spacecompile.train.named_recipes import NamedRecipe, named_recipes
 from spacecompile.train.recipe import Recipe
 
 POST_ENCODERS = ("efficientnet-b0", "mit_b0", "mobileone_s1")

@@ -16,7 +16,7 @@ from spacecompile.files import write_file
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.network.run import run_once
 from spacecompile.search.results import Costs
-from spacecompile.train.named import NamedRecipe
+from spacecompile.train.named_recipes import NamedRecipe
 
 INPUT_MULTIPLE_PX = 32
 """Of every side of an input."""

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from spacecompile.figures import GRID, INK, MUTED, SERIES, svg, wide_figure
+from spacecompile.page.figures import GRID, INK, MUTED, SERIES, svg, wide_figure
 from spacecompile.search.results import Outcome, SearchResult
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -41,7 +41,7 @@ def page_of(result: SearchResult) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = files("spacecompile.benchmarks").joinpath("templates/report.css").read_text(encoding="utf-8")
+    style = files("spacecompile.benchmarks.report").joinpath("templates/report.css").read_text(encoding="utf-8")
     plot = svg(_figure(result, SERIES, GRID), "search") if result.kind == "architectures" else ""
     return environment.get_template("search.html.j2").render(result=result, style=style, plot=plot)
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import msgspec
 
-from spacecompile.benchmarks.environment import load_average
 from spacecompile.contract import Progress, no_progress
 from spacecompile.errors import UsageError
+from spacecompile.machine.environment import load_average
 from spacecompile.search.candidates import default_of
 from spacecompile.search.counting import INPUT_MULTIPLE_PX
 from spacecompile.search.results import Phase, SearchResult
 from spacecompile.search.study import SearchJob, circumstances, prepare, require_best, train_all, write_result
-from spacecompile.train.named import NamedRecipe
+from spacecompile.train.named_recipes import NamedRecipe
 
 _WIDTHS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "Segformer": ("decoder_segmentation_channels", (64, 128, 256)),

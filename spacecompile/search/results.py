@@ -6,11 +6,11 @@ from typing import Literal
 
 import msgspec
 
-from spacecompile.benchmarks.records import Environment
 from spacecompile.contract import Cost
+from spacecompile.machine.records import Environment
 from spacecompile.metrics import Scores, with_cost
 from spacecompile.record import Record
-from spacecompile.train.named import NamedRecipe
+from spacecompile.train.named_recipes import NamedRecipe
 
 Status = Literal["done", "stopped", "diverged", "failed", "refused"]
 """done: all epochs. stopped: early, by ASHA. diverged: no longer finite. failed: an error, or a lost machine that was

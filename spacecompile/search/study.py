@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 import torch
 
-from spacecompile.benchmarks.environment import load_average, read_environment
 from spacecompile.contract import Progress, no_progress
 from spacecompile.data.labels import usable_split
 from spacecompile.errors import BuildError, OutputError, UsageError
 from spacecompile.files import replacing, write_file
+from spacecompile.machine.environment import load_average, read_environment
 from spacecompile.search.counting import count_all
 from spacecompile.search.page import page_of, png_of
 from spacecompile.search.pareto import frontier_of, knee_of
@@ -25,7 +25,7 @@ from spacecompile.search.results import Circumstances, Costs, Outcome, SearchRes
 from spacecompile.search.trial import TrialSetup, device_for
 from spacecompile.search.tuning import TuneOptions, ray_session, run_all
 from spacecompile.train.loop import steps_per_epoch
-from spacecompile.train.named import NamedRecipe
+from spacecompile.train.named_recipes import NamedRecipe
 
 RESULT_FILES = ("search.json", "best.json", "index.html", "pareto.png", "costs.json")
 SETTINGS = "settings.json"

@@ -17,9 +17,9 @@ from spacecompile.errors import DivergedError, MissingPartError, OutputError, Sp
 from spacecompile.metrics import Scores, with_cost
 from spacecompile.record import Record
 from spacecompile.search.ray_import import tune
-from spacecompile.train.dataset import Cache
+from spacecompile.train.frames.dataset import Cache
 from spacecompile.train.loop import Callbacks, EpochReport
-from spacecompile.train.named import NamedRecipe
+from spacecompile.train.named_recipes import NamedRecipe
 from spacecompile.train.run import TrainJob, train
 
 

@@ -18,7 +18,7 @@ from spacecompile.errors import InterruptedRunError, MissingPartError, OutputErr
 from spacecompile.search.ray_import import ASHAScheduler, JsonLoggerCallback, ray, tune
 from spacecompile.search.results import Costs, Outcome, Status
 from spacecompile.search.trial import Told, TrialSetup, device_for, trainable
-from spacecompile.train.named import NamedRecipe
+from spacecompile.train.named_recipes import NamedRecipe
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,8 @@ from torch import Tensor
 from spacecompile.contract import ModelSpec
 from spacecompile.errors import CheckpointError, first_line_of
 from spacecompile.network.checkpoint import tensors_of_file
-from spacecompile.network.encoder_index import BUILD_ERRORS, DEPTHS, build_encoder
+from spacecompile.network.foreign.encoders import DEPTHS, build_encoder
+from spacecompile.network.head import BUILD_ERRORS
 from spacecompile.network.model import MultiTaskNetwork
 
 IMAGENET: Final = "imagenet"

@@ -18,9 +18,11 @@ from spacecompile.contract import Cost, ModelSpec, Progress, no_progress
 from spacecompile.metrics import ScoreMeter, Scores
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.network.preprocess import normalised
-from spacecompile.train.box_profile import BoxProfile, box_from_profile, frame_logits, logit, profile_of
-from spacecompile.train.dataset import ValidationFrame, ValidationFrames
+from spacecompile.train.box.profile import BoxProfile, box_from_profile, frame_logits, logit, profile_of
+from spacecompile.train.box.rules import BoxCase
 from spacecompile.train.device import DevicePlan
+from spacecompile.train.frames.dataset import ValidationFrames
+from spacecompile.train.frames.decode import ValidationFrame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,3 +165,11 @@ def scores_from_answers(
             true_parts_HW = truth.parts_HW if truth.has_parts else None
             meter.add(answer.class_index, truth.class_index, answer.parts_HW, true_parts_HW, box_xyxy, truth.box_xyxy)
     return [meter.scores(cost) for meter in meters]
+
+
+def cases_from_answers(answers: Iterable[FrameAnswer]) -> list[BoxCase]:
+    """Keep of each answer only what the calibration needs."""
+    return [
+        BoxCase(profile=answer.profile, true_box_xyxy=answer.truth.box_xyxy, class_index=answer.truth.class_index)
+        for answer in answers
+    ]

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from spacecompile.errors import UsageError, first_line_of
-from spacecompile.network.encoder_index import BUILD_ERRORS
+from spacecompile.network.head import BUILD_ERRORS
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.network.unused import reaching_parameters
 from spacecompile.train.recipe import Recipe

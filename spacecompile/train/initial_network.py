@@ -18,7 +18,7 @@ from spacecompile.network.checkpoint import (
     load_checkpoint,
     without_cut_layers,
 )
-from spacecompile.network.identify import NETWORK_FIELDS
+from spacecompile.network.foreign.identify import NETWORK_FIELDS
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.train.device import plan_device
 from spacecompile.train.encoder_weights import with_encoder_weights

@@ -21,19 +21,19 @@ from spacecompile.errors import DivergedError, UsageError
 from spacecompile.files import write_file
 from spacecompile.metrics import Scores
 from spacecompile.network.checkpoint import save_checkpoint
-from spacecompile.train.box_losses import warmed_up
-from spacecompile.train.dataset import Batch, TrainingFrames, ValidationFrames
+from spacecompile.train.box.losses import warmed_up
 from spacecompile.train.device import DevicePlan
 from spacecompile.train.evaluate import score_rules
+from spacecompile.train.frames.dataset import Batch, TrainingFrames, ValidationFrames
+from spacecompile.train.frames.loader import worker_deaths_told
 from spacecompile.train.freeze import train_mode
-from spacecompile.train.fused import TrainingForward
-from spacecompile.train.loader import worker_deaths_told
+from spacecompile.train.fused_decoder import TrainingForward
 from spacecompile.train.objective import Objective
 from spacecompile.train.optimise import lr_factor, set_lr
+from spacecompile.train.processes import World
 from spacecompile.train.state import TrainingState, save_state
 from spacecompile.train.step import require_finite_weights, train_step
 from spacecompile.train.teacher import Teacher
-from spacecompile.train.world import World
 
 EPOCH_SEED_STRIDE = 1_000_003
 """Prime, so that runs with neighbouring seeds share no epoch's order."""

@@ -13,8 +13,8 @@ from segmentation_models_pytorch.losses import LovaszLoss
 from torch import Tensor
 from torch.nn import functional
 
-from spacecompile.train.box_losses import mask_box_loss
-from spacecompile.train.dataset import silenced
+from spacecompile.train.box.losses import mask_box_loss
+from spacecompile.train.frames.dataset import silenced
 from spacecompile.train.recipe import Recipe
 
 DICE_SMOOTH_PX = 1.0

@@ -14,8 +14,8 @@ from torch import Tensor
 from spacecompile.contract import ModelSpec
 from spacecompile.network.preprocess import normalised
 from spacecompile.train.augment import SETTINGS, augmented_with_boxes
-from spacecompile.train.dataset import Batch
 from spacecompile.train.device import DevicePlan
+from spacecompile.train.frames.dataset import Batch
 from spacecompile.train.losses import BoxTargets, Losses, multi_task_losses
 from spacecompile.train.recipe import Recipe
 from spacecompile.train.teacher import Teacher

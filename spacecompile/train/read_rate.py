@@ -15,8 +15,8 @@ from spacecompile.data.labels import LabelledFrame
 from spacecompile.errors import UsageError
 from spacecompile.record import Record
 from spacecompile.train.augment import SETTINGS, augmented_with_boxes
-from spacecompile.train.dataset import Batch, TrainingFrames
-from spacecompile.train.loader import worker_deaths_told
+from spacecompile.train.frames.dataset import Batch, TrainingFrames
+from spacecompile.train.frames.loader import worker_deaths_told
 from spacecompile.train.recipe import Augmentation
 
 _BATCHES_MAX = 4_000

@@ -19,8 +19,7 @@ import torch
 
 from spacecompile._version import __version__
 from spacecompile.contract import Cost, ModelSpec, Progress, no_progress
-from spacecompile.data.labels import classes_of, usable_split
-from spacecompile.data.spark import LabelledFrame, spread
+from spacecompile.data.labels import LabelledFrame, classes_of, spread, usable_split
 from spacecompile.errors import DataError, OutputError, UsageError
 from spacecompile.extras import require_extra
 from spacecompile.files import remove_partial_files, write_file
@@ -28,22 +27,22 @@ from spacecompile.metrics import Scores
 from spacecompile.network.checkpoint import load_checkpoint, round_to_half, save_checkpoint
 from spacecompile.network.count import cost_of
 from spacecompile.network.model import MultiTaskNetwork
-from spacecompile.train.boxes import calibrated_box_rule, cases_from_answers
-from spacecompile.train.dataset import Cache, TrainingFrames, ValidationFrames
+from spacecompile.train.box.rules import calibrated_box_rule
 from spacecompile.train.device import DevicePlan, plan_device
-from spacecompile.train.evaluate import answers, scores_from_answers
-from spacecompile.train.frame_store import frame_store
+from spacecompile.train.evaluate import answers, cases_from_answers, scores_from_answers
+from spacecompile.train.event_log import LOG_FOLDER, event_log
+from spacecompile.train.frames.dataset import Cache, TrainingFrames, ValidationFrames
+from spacecompile.train.frames.store import frame_store
 from spacecompile.train.freeze import refuse_frozen_noise, warn_of_small_statistics
-from spacecompile.train.gallery import Gallery
-from spacecompile.train.initial import initial_network
-from spacecompile.train.logs import LOG_FOLDER, event_log
+from spacecompile.train.initial_network import initial_network
 from spacecompile.train.loop import Callbacks, LoopInputs, run_epochs, steps_per_epoch
-from spacecompile.train.page import PAGE_NAME, render_page
+from spacecompile.train.page.gallery import Gallery
+from spacecompile.train.page.page import PAGE_NAME, render_page
+from spacecompile.train.processes import Launch, World, join
 from spacecompile.train.recipe import Recipe
 from spacecompile.train.run_folder import holds_something
 from spacecompile.train.state import TrainingState, load_state, new_state
 from spacecompile.train.teacher import Teacher, load_teacher
-from spacecompile.train.world import Launch, World, join
 
 log = logging.getLogger(__name__)
 

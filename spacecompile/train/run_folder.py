@@ -8,7 +8,7 @@ from pathlib import Path
 from spacecompile.errors import CheckpointError
 from spacecompile.files import PARTIAL_PREFIX
 from spacecompile.network.checkpoint import load_checkpoint
-from spacecompile.train.logs import LOG_FOLDER
+from spacecompile.train.event_log import LOG_FOLDER
 
 
 def holds_something(output: Path) -> bool:

@@ -7,10 +7,10 @@ import math
 import torch
 
 from spacecompile.errors import DivergedError
-from spacecompile.train.dataset import Batch
+from spacecompile.train.frames.dataset import Batch
 from spacecompile.train.objective import Objective, batch_losses
+from spacecompile.train.processes import World
 from spacecompile.train.state import TrainingState
-from spacecompile.train.world import World
 
 SCALE_MIN = 2.0**-10
 """float16 gradients that still overflow at this loss scale are no matter of range: the weights have diverged."""

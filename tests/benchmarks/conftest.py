@@ -9,8 +9,20 @@ import msgspec
 import numpy as np
 import pytest
 
-from spacecompile.benchmarks.budget import COUNTERS
-from spacecompile.benchmarks.limit_records import (
+from spacecompile.benchmarks.agreement import Agreement
+from spacecompile.benchmarks.cost.budget import COUNTERS
+from spacecompile.benchmarks.cost.records import BudgetLine, BudgetReport, GraphCost, StageCost
+from spacecompile.benchmarks.latency.records import (
+    ColdStart,
+    Energy,
+    Paced,
+    ProcessStart,
+    Ratio,
+    Throughput,
+    VariantEngine,
+)
+from spacecompile.benchmarks.latency.summary import summarise
+from spacecompile.benchmarks.limits.records import (
     WHERE,
     Bandwidth,
     Ceiling,
@@ -19,30 +31,12 @@ from spacecompile.benchmarks.limit_records import (
     VariantLimit,
     VariantProfile,
 )
-from spacecompile.benchmarks.records import (
-    Agreement,
-    BenchResult,
-    BudgetLine,
-    BudgetReport,
-    ColdStart,
-    Configuration,
-    Energy,
-    Environment,
-    GraphCost,
-    MachineFacts,
-    Paced,
-    Peer,
-    ProcessStart,
-    Ratio,
-    ScoreReport,
-    StageCost,
-    Subject,
-    Throughput,
-    VariantEngine,
-)
-from spacecompile.benchmarks.scaling_records import Axis, Fit, ScalingCurve, ScalingPoint, ScalingReport
-from spacecompile.benchmarks.summary import summarise
+from spacecompile.benchmarks.limits.scaling_records import Axis, Fit, ScalingCurve, ScalingPoint, ScalingReport
+from spacecompile.benchmarks.peers.records import Peer
+from spacecompile.benchmarks.result_records import BenchResult, Configuration, Subject
+from spacecompile.benchmarks.score.records import ScoreReport
 from spacecompile.contract import Cost, PassReport
+from spacecompile.machine.records import Environment, MachineFacts
 from spacecompile.metrics import Scores
 
 BEFORE = Cost(params=3_454_060, macs_fvcore=4_482_700_000, macs_torch=4_411_600_000)

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spacecompile.benchmarks.answers import AgreementTolerance, Answered, compare, parts_near, tolerance_for
-from spacecompile.benchmarks.peer_table import answered_from_peer
+from spacecompile.benchmarks.agreement import AgreementTolerance, Answered, compare, parts_near, tolerance_for
+from spacecompile.benchmarks.peers.table import answered_from_peer
 from spacecompile.contract import ModelSpec
 
 

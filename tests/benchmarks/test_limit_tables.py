@@ -6,9 +6,9 @@ import msgspec
 import pytest
 from msgspec import UNSET
 
-from spacecompile.benchmarks.readme import results_block
-from spacecompile.benchmarks.records import BenchResult, read_result
-from spacecompile.cli.bench_limits import say_limits, say_scaling
+from spacecompile.benchmarks.report.readme_tables import results_block
+from spacecompile.benchmarks.result_records import BenchResult, read_result
+from spacecompile.cli.show.bench import say_limits, say_scaling
 
 
 def test_every_number_of_limits_and_scaling_is_said(

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from spacecompile.benchmarks.records import BenchResult
-from spacecompile.benchmarks.report import render_report
+from spacecompile.benchmarks.report.page import render_report
+from spacecompile.benchmarks.result_records import BenchResult
 from spacecompile.runtime.answer import Answer
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

@@ -7,8 +7,9 @@ import pytest
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from spacecompile.benchmarks.records import BenchResult, Configuration, VariantEngine
+from spacecompile.benchmarks.latency.records import VariantEngine
 from spacecompile.benchmarks.result_file import dated_file, file_of_result
+from spacecompile.benchmarks.result_records import BenchResult, Configuration
 
 
 def test_a_file_is_named_after_its_parts_and_the_day(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from msgspec import UNSET
 
-from spacecompile.benchmarks.records import BenchResult, read_result
+from spacecompile.benchmarks.result_records import BenchResult, read_result
 
 
 def test_a_results_file_is_read_back_as_it_was(whole_result: BenchResult) -> None:

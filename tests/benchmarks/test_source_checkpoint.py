@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from spacecompile.benchmarks import checkpoints
-from spacecompile.benchmarks.checkpoints import check_checkpoint, find_checkpoint, reference_checkpoint
+from spacecompile.benchmarks import source_checkpoint as checkpoints
+from spacecompile.benchmarks.source_checkpoint import check_checkpoint, find_checkpoint, reference_checkpoint
 from spacecompile.errors import CheckpointError, MissingPartError
 
 CONTENT = b"weights of a network"

@@ -12,7 +12,9 @@ import pytest
 from msgspec import UNSET
 from quick_bench import ROUNDS, certified_on, settings
 
-from spacecompile.benchmarks.records import Agreement, ScoreReport, read_result
+from spacecompile.benchmarks.agreement import Agreement
+from spacecompile.benchmarks.result_records import read_result
+from spacecompile.benchmarks.score.records import ScoreReport
 from spacecompile.benchmarks.suite import BenchRun, run_bench
 from spacecompile.contract import FileFact, Manifest
 from spacecompile.errors import CheckpointError, DataError, UsageError

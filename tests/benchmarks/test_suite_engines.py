@@ -10,8 +10,9 @@ import msgspec
 import pytest
 from quick_bench import certified_on, settings
 
-from spacecompile.benchmarks import variants
-from spacecompile.benchmarks.records import Configuration, ScoreReport, read_result
+from spacecompile.benchmarks.latency import variants
+from spacecompile.benchmarks.result_records import Configuration, read_result
+from spacecompile.benchmarks.score.records import ScoreReport
 from spacecompile.benchmarks.suite import run_bench
 from spacecompile.errors import MissingPartError, UsageError
 from spacecompile.runtime.backends import openvino_cache, registry

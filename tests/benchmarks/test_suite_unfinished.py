@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 from quick_bench import ROUNDS, settings
 
 from spacecompile.benchmarks import suite
-from spacecompile.benchmarks.energy import Counters
-from spacecompile.benchmarks.further import FurtherSettings
-from spacecompile.benchmarks.limit_records import LimitReport
-from spacecompile.benchmarks.peer_table import PeerAnswer
-from spacecompile.benchmarks.peers_plain import PlainExportPeer
-from spacecompile.benchmarks.records import BenchResult, ScoreReport, read_result
+from spacecompile.benchmarks.latency.energy import Counters
+from spacecompile.benchmarks.latency.variants import VariantContestant
+from spacecompile.benchmarks.limits.records import LimitReport
+from spacecompile.benchmarks.peers.plain_exports import PlainExportPeer
+from spacecompile.benchmarks.peers.table import PeerAnswer
+from spacecompile.benchmarks.result_records import BenchResult, read_result
+from spacecompile.benchmarks.score.records import ScoreReport
+from spacecompile.benchmarks.settings import FurtherSettings
 from spacecompile.benchmarks.suite import run_bench
-from spacecompile.benchmarks.variants import VariantContestant
 from spacecompile.errors import DeviceError, IntegrityError, MissingPartError, SpacecompileError, UsageError
-from spacecompile.export.sealed import SealedGraph
+from spacecompile.export.sealed.graph import SealedGraph
 from spacecompile.runtime.answer import Answer
 from spacecompile.runtime.bundle import open_bundle
 
@@ -155,7 +156,7 @@ def test_a_failure_before_anything_was_measured_ends_the_run(
     def fail(*_arguments: object, **_options: object) -> None:
         raise MissingPartError("no engine")
 
-    monkeypatch.setattr("spacecompile.benchmarks.contest.measure", fail)
+    monkeypatch.setattr("spacecompile.benchmarks.race.measure", fail)
     with pytest.raises(MissingPartError, match="no engine"):
         run_bench(open_bundle(tiny_bundle), settings(peers=False, variants=("fp32",), rounds=1))
 
@@ -173,7 +174,7 @@ def test_energy_that_can_not_be_read_any_more_is_a_step_of_its_own(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counters = Counters(cpu=(BrokenCounter(),), gpu=())
-    monkeypatch.setattr("spacecompile.benchmarks.contest.open_counters", lambda: counters)
+    monkeypatch.setattr("spacecompile.benchmarks.race.open_counters", lambda: counters)
     result = run_bench(open_bundle(tiny_bundle), settings(peers=False, variants=("fp32",), rounds=1)).result
     assert result.failed_steps == {"energy": "the counter stopped"}
     assert (result.energy, result.energy_note) == (UNSET, "the counter stopped")
@@ -202,7 +203,7 @@ def test_a_paced_run_that_fails_keeps_the_frames_it_handled_and_the_energy_is_st
     # Six calls to compare answers, one to warm up, one round, one before the paced frames; then the third of ten.
     failing_from(6 + 1 + 1 + 1 + 3, "fp32", monkeypatch)
     monkeypatch.setattr(
-        "spacecompile.benchmarks.contest.open_counters", lambda: Counters(cpu=(), gpu=(), why_no_cpu="n/a")
+        "spacecompile.benchmarks.race.open_counters", lambda: Counters(cpu=(), gpu=(), why_no_cpu="n/a")
     )
     result = run_bench(open_bundle(tiny_bundle), asked).result
     assert result.failed_steps == {"paced": "the engine gave up"}

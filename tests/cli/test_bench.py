@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spacecompile.benchmarks import checkpoints, suite
-from spacecompile.benchmarks.latency import Recording
-from spacecompile.benchmarks.records import read_result
+from spacecompile.benchmarks import source_checkpoint as checkpoints
+from spacecompile.benchmarks import suite
+from spacecompile.benchmarks.latency.interleaved import Recording
+from spacecompile.benchmarks.result_records import read_result
 from spacecompile.cli.main import main
 from spacecompile.errors import MissingPartError, UsageError
 
@@ -369,7 +370,7 @@ def test_a_report_that_can_not_be_made_does_not_cost_the_numbers(
     def fail(*_arguments: object, **_options: object) -> None:
         raise UsageError("a template is broken")
 
-    monkeypatch.setattr("spacecompile.benchmarks.report.render_report", fail)
+    monkeypatch.setattr("spacecompile.benchmarks.report.page.render_report", fail)
     page, results = tmp_path / "bench.html", tmp_path / "bench.json"
     assert main(["bench", str(tiny_bundle), *QUICK, "--report", str(page), "--json", str(results)]) == 2
     assert read_result(results.read_bytes()).latency["app"]["fp32"].samples == 12  # type: ignore[index]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spacecompile.benchmarks import records
+from spacecompile.benchmarks import result_records as records
 from spacecompile.cli.main import main
 
 RESULTS = Path(records.__file__).parent / "results"

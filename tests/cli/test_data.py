@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from spacecompile.cli.main import main
-from spacecompile.data.labels import LabelledFrame
-from spacecompile.data.spark import image_path, mask_path, write_image, write_mask, write_split_csv
+from spacecompile.data.labels import LabelledFrame, image_path, mask_path
+from spacecompile.data.spark import write_image, write_mask, write_split_csv
 
 
 @pytest.fixture

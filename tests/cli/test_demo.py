@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from spacecompile.benchmarks import checkpoints
-from spacecompile.benchmarks.reference import is_current
+from spacecompile.benchmarks import source_checkpoint as checkpoints
 from spacecompile.cli import demo as demo_module
 from spacecompile.cli.main import main
+from spacecompile.cli.reference_bundle import is_current
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from typing import get_args
 
 import pytest
 
-from spacecompile.benchmarks.doctor import Purpose
 from spacecompile.cli import doctor
 from spacecompile.cli.main import main
+from spacecompile.machine.doctor import Purpose
 
 
 def test_the_rows_are_on_stdout_and_the_talk_on_stderr(capfd: pytest.CaptureFixture[str]) -> None:

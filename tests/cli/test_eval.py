@@ -11,8 +11,8 @@ from PIL import Image
 
 from spacecompile.cli.main import main
 from spacecompile.contract import ModelSpec
-from spacecompile.data.labels import SPARK_2022_CLASSES
-from spacecompile.data.spark import LabelledFrame, write_mask, write_split_csv
+from spacecompile.data.labels import SPARK_2022_CLASSES, LabelledFrame
+from spacecompile.data.spark import write_mask, write_split_csv
 from spacecompile.metrics import final_score
 from spacecompile.network.checkpoint import save_checkpoint
 from spacecompile.network.model import MultiTaskNetwork

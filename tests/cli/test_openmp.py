@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from spacecompile.cli import main, openmp
+from spacecompile.cli import main
+from spacecompile.cli import own_process as openmp
 
 IS_GLIBC = platform.libc_ver()[0] == "glibc"
 

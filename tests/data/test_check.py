@@ -12,8 +12,8 @@ from PIL import Image
 
 from spacecompile.data.check import check_split
 from spacecompile.data.contact_sheet import LABEL_RGB, MASK_BOX_RGB, contact_sheet
-from spacecompile.data.labels import LabelledFrame, Split, scan_split
-from spacecompile.data.spark import BoxXYXY, image_path, mask_path, write_mask, write_split_csv
+from spacecompile.data.labels import BoxXYXY, LabelledFrame, Split, image_path, mask_path, scan_split
+from spacecompile.data.spark import write_mask, write_split_csv
 from spacecompile.errors import DataError
 
 BOX: BoxXYXY = (10, 20, 50, 60)

@@ -13,8 +13,8 @@ from pycocotools.cocoeval import COCOeval
 
 from spacecompile.contract import SPARK_CLASSES
 from spacecompile.data.coco import coco_document
-from spacecompile.data.labels import LabelledFrame
-from spacecompile.data.spark import image_path, mask_path, write_image, write_mask
+from spacecompile.data.labels import LabelledFrame, image_path, mask_path
+from spacecompile.data.spark import write_image, write_mask
 
 SIZE_PX = (48, 64)
 

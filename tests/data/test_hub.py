@@ -15,8 +15,8 @@ from fake_hub import COMMIT, FakeHub, serving
 
 from spacecompile.cli.main import main
 from spacecompile.data.hub import SPARK_2026, fetch
-from spacecompile.data.labels import LabelledFrame, read_split
-from spacecompile.data.spark import image_path, mask_path, write_image, write_mask, write_split_csv
+from spacecompile.data.labels import LabelledFrame, image_path, mask_path, read_split
+from spacecompile.data.spark import write_image, write_mask, write_split_csv
 from spacecompile.errors import DataError
 
 

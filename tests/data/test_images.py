@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from spacecompile.data.images import NamedImage, find_images, overlay_names
 from spacecompile.errors import UsageError
-from spacecompile.runtime.images import NamedImage, find_images, overlay_names
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from spacecompile.contract import SPARK_CLASSES
-from spacecompile.data.labels import SPARK_2022, SPARK_2022_CLASSES, classes_of, read_split, scan_split
-from spacecompile.data.spark import LabelledFrame, write_image, write_split_csv
+from spacecompile.data.labels import SPARK_2022, SPARK_2022_CLASSES, LabelledFrame, classes_of, read_split, scan_split
+from spacecompile.data.spark import write_image, write_split_csv
 from spacecompile.errors import DataError
 
 HEADER_2022 = "filename,class,bbox"

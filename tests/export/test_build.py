@@ -18,14 +18,15 @@ from PIL import Image
 import spacecompile
 from spacecompile.contract import HEALTH_SIGNALS, SPARK_CLASSES, TOLERANCES, ModelSpec, Tolerance
 from spacecompile.errors import OutputError, ParityError
-from spacecompile.export.build import PARITY_PATH, PRECISION_PATH, BuildStep, build, run_build
-from spacecompile.export.graph_facts import graph_facts
-from spacecompile.export.legality import illegal_nodes
-from spacecompile.export.parity import ParityReport
+from spacecompile.export.build import PARITY_PATH, PRECISION_PATH, build, run_build
+from spacecompile.export.build_report import BuildStep
+from spacecompile.export.engine.legality import illegal_nodes
+from spacecompile.export.onnx_facts.facts import graph_facts
+from spacecompile.export.parity.verdict import ParityReport
 from spacecompile.export.plan import BuildOptions, plan_build
 from spacecompile.export.precision.files import PrecisionReport
 from spacecompile.export.rewrite.batchnorm import FoldBatchNorm
-from spacecompile.export.sealed import SealedGraph
+from spacecompile.export.sealed.graph import SealedGraph
 from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.runtime.bundle import Bundle, open_bundle

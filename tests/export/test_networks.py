@@ -16,16 +16,16 @@ from torch.nn import functional
 
 from spacecompile.contract import FP32_TOLERANCE, ModelSpec, Tta
 from spacecompile.errors import CheckpointError
-from spacecompile.export.frames import ParityFrame, adversarial_frames
-from spacecompile.export.parity import check_parity, require_parity
+from spacecompile.export.parity.frames import ParityFrame, adversarial_frames
+from spacecompile.export.parity.reference import ViewByView, expected_answers
+from spacecompile.export.parity.verdict import check_parity, require_parity
 from spacecompile.export.precision.graph import GraphView
 from spacecompile.export.precision.half import in_half, plan_half
 from spacecompile.export.precision.magnitude import largest_magnitudes
 from spacecompile.export.precision.quantise import quantisable_layers, quantised
-from spacecompile.export.reference import ViewByView, expected_answers
 from spacecompile.export.rewrite.pipeline import rewrite_network
-from spacecompile.export.sealed import SealedGraph
-from spacecompile.export.to_onnx import export_model, export_onnx, model_bytes
+from spacecompile.export.sealed.graph import SealedGraph
+from spacecompile.export.sealed.to_onnx import export_model, export_onnx, model_bytes
 from spacecompile.network.checkpoint import LoadedCheckpoint, load_checkpoint, save_checkpoint
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.runtime.backends.onnxruntime_ import OnnxRuntimeBackend

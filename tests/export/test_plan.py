@@ -57,7 +57,7 @@ def test_a_precision_that_no_installed_backend_computes_in_is_refused_before_any
         dataclasses.replace(entry, missing=lambda: "not installed") if entry.name == "openvino" else entry
         for entry in BACKENDS
     )
-    monkeypatch.setattr("spacecompile.export.certificate.BACKENDS", lacking)
+    monkeypatch.setattr("spacecompile.export.parity.certificate.BACKENDS", lacking)
     with pytest.raises(MissingPartError, match=r"variant bf16 can't be certified: .* pip install 'spacecompile"):
         plan_build(quick_checkpoint, output=tmp_path / "net.spacepkg", precision=("bf16",))
 

@@ -6,9 +6,9 @@ from typing import get_args
 
 import pytest
 
-from spacecompile.benchmarks import doctor
-from spacecompile.benchmarks.doctor import Check, Checkup, Purpose, examine, require_working
 from spacecompile.errors import MissingPartError, UsageError
+from spacecompile.machine import doctor
+from spacecompile.machine.doctor import Check, Checkup, Purpose, examine, require_working
 
 
 def row(checkup: Checkup, name: str) -> Check:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from spacecompile._version import __version__
-from spacecompile.benchmarks import environment
-from spacecompile.benchmarks.environment import read_environment
+from spacecompile.machine import environment
+from spacecompile.machine.environment import read_environment
 
 
 def test_the_environment_names_what_a_reader_needs() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from spacecompile.benchmarks.probe_process import run_probe
+from spacecompile.machine.probe import run_probe
 from spacecompile.runtime.backends.registry import BACKENDS
 
 

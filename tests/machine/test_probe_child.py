@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from spacecompile.benchmarks.probe import FRAME_SIZE_PX, GRAPH
 from spacecompile.contract import HEALTH_SIGNALS
+from spacecompile.machine.probe_child import FRAME_SIZE_PX, GRAPH
 
 
 def probe_graph() -> bytes:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from spacecompile.benchmarks.requirements import python_range, read_requirements
+from spacecompile.machine.requirements import python_range, read_requirements
 
 
 def test_the_base_of_this_environment_is_met() -> None:

@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("psutil")
 
-from spacecompile.benchmarks.machine import MachineWatch, Moment, facts_between, machine_warnings, throttle_count
-from spacecompile.benchmarks.records import MachineFacts
+from spacecompile.machine.records import MachineFacts
+from spacecompile.machine.watch import MachineWatch, Moment, facts_between, machine_warnings, throttle_count
 
 START = Moment(
     frequency_mhz=3000.0,

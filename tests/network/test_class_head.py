@@ -11,7 +11,7 @@ from spacecompile.contract import ModelSpec
 from spacecompile.errors import CheckpointError
 from spacecompile.network.class_head import FLOOR_PX, MaskPooledClassifier, pooled_under
 from spacecompile.network.model import MultiTaskNetwork
-from spacecompile.train.fused import TrainingForward
+from spacecompile.train.fused_decoder import TrainingForward
 
 SPEC = ModelSpec(encoder="tu-test_resnet", encoder_depth=4, input_size_px=(64, 96), class_pooling="mask", dropout=0.0)
 

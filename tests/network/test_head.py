@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from spacecompile.contract import ModelSpec
 from spacecompile.errors import CheckpointError
 from spacecompile.export.rewrite.pipeline import rewrite_network
-from spacecompile.export.sealed import SealedGraph
+from spacecompile.export.sealed.graph import SealedGraph
 from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
 from spacecompile.network.head import shuffle_head
 from spacecompile.network.model import MultiTaskNetwork

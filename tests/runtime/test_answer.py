@@ -9,7 +9,7 @@ import pytest
 from spacecompile.contract import ModelSpec
 from spacecompile.rle import mask_from_rle
 from spacecompile.runtime.answer import Answer, answer_from_raw
-from spacecompile.runtime.backends import RawAnswer
+from spacecompile.runtime.backend import RawAnswer
 from spacecompile.runtime.guard import GuardRule
 
 SPEC = ModelSpec(classes=("Cheops", "Soho"), frame_size_px=(96, 128))

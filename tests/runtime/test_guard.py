@@ -7,7 +7,7 @@ import pytest
 
 from spacecompile.contract import HEALTH_SIGNALS, ModelSpec
 from spacecompile.errors import AnswerError
-from spacecompile.runtime.backends import RawAnswer
+from spacecompile.runtime.backend import RawAnswer
 from spacecompile.runtime.guard import FLAGS, GuardRule, flags_of, refuse_impossible
 
 SPEC = ModelSpec(classes=("a", "b", "c"), frame_size_px=(96, 128))

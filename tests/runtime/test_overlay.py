@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from spacecompile.contract import ModelSpec
 from spacecompile.runtime.answer import Answer, answer_from_raw
-from spacecompile.runtime.backends import RawAnswer
+from spacecompile.runtime.backend import RawAnswer
 from spacecompile.runtime.guard import GuardRule
 from spacecompile.runtime.overlay import BODY_RGB, BOX_RGB, PANEL_RGB, draw_overlay
 

@@ -15,10 +15,11 @@ from PIL import Image
 import spacecompile as sc
 from spacecompile.contract import ModelSpec
 from spacecompile.errors import AnswerError, FrameError, IntegrityError, UsageError
-from spacecompile.runtime.backends import GraphSignature, RawAnswer
+from spacecompile.runtime.backend import GraphSignature, RawAnswer
 from spacecompile.runtime.bundle import open_bundle
+from spacecompile.runtime.choice import Choice
 from spacecompile.runtime.guard import GuardRule
-from spacecompile.runtime.session import Choice, Session, load
+from spacecompile.runtime.session import Session, load
 from spacecompile.runtime.threads import usable_cores
 
 GraphMaker = Callable[..., bytes]

@@ -23,7 +23,8 @@ from spacecompile.errors import (
     UsageError,
 )
 from spacecompile.runtime.answer import Answer
-from spacecompile.runtime.backends import GpuOptions, tensorrt_
+from spacecompile.runtime.backend import GpuOptions
+from spacecompile.runtime.backends import tensorrt_
 from spacecompile.runtime.backends.registry import entry_named
 from spacecompile.runtime.cuda.answer import DeviceAnswer
 from spacecompile.runtime.cuda.source import DeviceFrame

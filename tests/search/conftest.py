@@ -11,7 +11,7 @@ import pytest
 from spacecompile.contract import SPARK_CLASSES, Cost
 from spacecompile.data import spark
 from spacecompile.search.results import Costs
-from spacecompile.train.named import NamedRecipe
+from spacecompile.train.named_recipes import NamedRecipe
 from spacecompile.train.recipe import Recipe
 
 COST = Cost(params=1_000_000, macs_fvcore=1_000_000_000, macs_torch=1_000_000_000)

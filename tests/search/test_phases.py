@@ -17,7 +17,7 @@ from spacecompile.search.results import Outcome
 from spacecompile.search.study import SearchJob, prepare
 from spacecompile.search.trial import TrialSetup
 from spacecompile.search.tuning import TuneOptions
-from spacecompile.train.named import NamedRecipe, named_recipes, recipe_named
+from spacecompile.train.named_recipes import NamedRecipe, named_recipes, recipe_named
 from spacecompile.train.recipe import Recipe
 
 

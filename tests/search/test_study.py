@@ -14,14 +14,14 @@ from PIL import Image
 
 pytest.importorskip("ray", reason="needs the search extra")
 
-from spacecompile.benchmarks.environment import read_environment
 from spacecompile.errors import BuildError, DataError, OutputError, UsageError
+from spacecompile.machine.environment import read_environment
 from spacecompile.metrics import ScoreMeter
 from spacecompile.search.results import Circumstances, Costs, Outcome, SearchResult, ranked
 from spacecompile.search.study import SearchJob, prepare, require_best, write_result
 from spacecompile.search.trial import TrialSetup
 from spacecompile.search.tuning import TuneOptions
-from spacecompile.train.named import recipe_named
+from spacecompile.train.named_recipes import recipe_named
 
 
 def outcome_of(candidate: Any, costs: Costs, overlap_px: int) -> Outcome:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.answers import Answered
-from spacecompile.benchmarks.peer_table import PeerContestant, answered_from_peer
+from spacecompile.benchmarks.agreement import Answered
+from spacecompile.benchmarks.peers.table import PeerContestant, answered_from_peer
 from spacecompile.box_rule import BoxRule
 from spacecompile.contract import ModelSpec
 

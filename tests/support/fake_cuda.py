@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from spacecompile.contract import INPUT_NAME
 from spacecompile.errors import DeviceError
-from spacecompile.runtime.backends import GraphSignature
+from spacecompile.runtime.backend import GraphSignature
 from spacecompile.runtime.cuda.bindings import error_of
 from spacecompile.runtime.cuda.engine import output_layouts
 

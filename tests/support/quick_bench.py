@@ -7,10 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from spacecompile.benchmarks.contest import ContestSettings
-from spacecompile.benchmarks.latency import LatencySettings
-from spacecompile.benchmarks.suite import BenchSettings
-from spacecompile.benchmarks.variants import LoadSettings
+from spacecompile.benchmarks.latency.interleaved import LatencySettings
+from spacecompile.benchmarks.latency.variants import LoadSettings
+from spacecompile.benchmarks.settings import BenchSettings, ContestSettings
 from spacecompile.contract import Manifest
 
 ROUNDS = 12

@@ -20,7 +20,7 @@ from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.train import encoder_weights
 from spacecompile.train.encoder_weights import with_encoder_weights
-from spacecompile.train.initial import initial_network
+from spacecompile.train.initial_network import initial_network
 
 SPEC = ModelSpec(encoder="tu-test_resnet", encoder_depth=4, input_size_px=(64, 64))
 LITE = msgspec.structs.replace(SPEC, encoder="tu-tf_efficientnet_lite0")

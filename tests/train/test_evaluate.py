@@ -11,14 +11,15 @@ from msgspec.structs import replace
 
 from spacecompile.box_rule import BoxRule
 from spacecompile.contract import SPARK_CLASSES, Cost, ModelSpec
-from spacecompile.data.spark import read_frame_HWC, read_split
-from spacecompile.export.sealed import SealedGraph
+from spacecompile.data.labels import read_split
+from spacecompile.data.spark import read_frame_HWC
+from spacecompile.export.sealed.graph import SealedGraph
 from spacecompile.metrics import ScoreMeter, parts_iou
 from spacecompile.network.model import MultiTaskNetwork
-from spacecompile.train.box_profile import box_from_profile
-from spacecompile.train.dataset import ValidationFrames
+from spacecompile.train.box.profile import box_from_profile
 from spacecompile.train.device import plan_device
 from spacecompile.train.evaluate import answers, score_rules
+from spacecompile.train.frames.dataset import ValidationFrames
 
 COST = Cost(params=3_454_060, macs_fvcore=4_482_700_000, macs_torch=4_411_600_000)
 RULE = BoxRule(threshold=0.35, margins_px=(1.5, 0.0, 2.25, 3.0))

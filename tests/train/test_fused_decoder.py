@@ -7,7 +7,7 @@ import torch
 
 from spacecompile.contract import ModelSpec
 from spacecompile.network.model import MultiTaskNetwork
-from spacecompile.train.fused import TrainingForward
+from spacecompile.train.fused_decoder import TrainingForward
 
 
 def outputs_and_gradients(forward: torch.nn.Module, network: MultiTaskNetwork) -> list[torch.Tensor]:

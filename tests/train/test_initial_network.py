@@ -12,7 +12,7 @@ from spacecompile.cli.main import main
 from spacecompile.contract import SPARK_CLASSES
 from spacecompile.errors import CheckpointError, UsageError
 from spacecompile.network.checkpoint import load_checkpoint
-from spacecompile.train.initial import initial_network
+from spacecompile.train.initial_network import initial_network
 
 
 @pytest.mark.parametrize(

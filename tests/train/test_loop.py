@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from spacecompile.train import loop
-from spacecompile.train.dataset import Batch
+from spacecompile.train.frames.dataset import Batch
 from spacecompile.train.loop import Callbacks, StepReport, _Waiting
 from spacecompile.train.recipe import Recipe
 from spacecompile.train.run import TrainJob, train

@@ -8,14 +8,14 @@ import msgspec
 import pytest
 import torch
 
-from spacecompile.cli.named_recipe import with_recipe
+from spacecompile.cli.flags.recipe import with_recipe
 from spacecompile.contract import ModelSpec
 from spacecompile.errors import UsageError
 from spacecompile.network.count import cost_of
 from spacecompile.network.model import MultiTaskNetwork
-from spacecompile.train.dataset import Batch
+from spacecompile.train.frames.dataset import Batch
 from spacecompile.train.losses import multi_task_losses
-from spacecompile.train.named import NamedRecipe, named_recipes, recipe_named
+from spacecompile.train.named_recipes import NamedRecipe, named_recipes, recipe_named
 from spacecompile.train.optimise import optimizer_of
 from spacecompile.train.recipe import Recipe
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from spacecompile.network.checkpoint import load_checkpoint
 from spacecompile.train.augment import SETTINGS, AugmentSettings
-from spacecompile.train.dataset import Batch
 from spacecompile.train.device import plan_device
-from spacecompile.train.fused import TrainingForward
+from spacecompile.train.frames.dataset import Batch
+from spacecompile.train.fused_decoder import TrainingForward
 from spacecompile.train.losses import Losses
 from spacecompile.train.objective import Objective, batch_losses
 from spacecompile.train.recipe import Recipe

@@ -18,7 +18,7 @@ from spacecompile.cli.main import main
 from spacecompile.errors import MissingPartError, UsageError
 from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
 from spacecompile.network.model import MultiTaskNetwork
-from spacecompile.train.world import Alone, Launch, join
+from spacecompile.train.processes import Alone, Launch, join
 
 REPOSITORY = Path(__file__).parents[2]
 

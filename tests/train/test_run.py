@@ -18,20 +18,20 @@ import torch
 from spacecompile.box_rule import BoxHead, BoxRule
 from spacecompile.contract import SPARK_CLASSES, ModelSpec
 from spacecompile.data.broken import BrokenFile
-from spacecompile.data.spark import read_split
+from spacecompile.data.labels import read_split
 from spacecompile.errors import CheckpointError, DataError, OutputError, UsageError
 from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.train import loop, run
-from spacecompile.train.dataset import Batch, TrainingFrames, ValidationFrames
 from spacecompile.train.device import plan_device
 from spacecompile.train.evaluate import score_rules
+from spacecompile.train.frames.dataset import Batch, TrainingFrames, ValidationFrames
 from spacecompile.train.loop import Callbacks, EpochReport, StepReport
 from spacecompile.train.optimise import lr_factor
+from spacecompile.train.processes import Alone
 from spacecompile.train.recipe import Recipe
 from spacecompile.train.run import RUN_FILES, TrainJob, train
 from spacecompile.train.step import train_step
-from spacecompile.train.world import Alone
 
 RECIPE = Recipe(epochs=2, batch_size=8, lr=1e-3, encoder_lr_scale=1.0, ema=0.9, zoom=1.0, seed=4)
 SPEC_CHANGES = {"input_size_px": (64, 64), "frame_size_px": (96, 96)}

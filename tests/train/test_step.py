@@ -10,14 +10,14 @@ import torch
 from spacecompile.errors import DivergedError
 from spacecompile.network.checkpoint import load_checkpoint
 from spacecompile.train import step
-from spacecompile.train.dataset import Batch
 from spacecompile.train.device import plan_device
-from spacecompile.train.fused import TrainingForward
+from spacecompile.train.frames.dataset import Batch
+from spacecompile.train.fused_decoder import TrainingForward
 from spacecompile.train.losses import Losses
 from spacecompile.train.objective import Objective, batch_losses
+from spacecompile.train.processes import Alone
 from spacecompile.train.recipe import Recipe
 from spacecompile.train.state import TrainingState, new_state
-from spacecompile.train.world import Alone
 
 CPU = plan_device("cpu", amp=False)
 RECIPE = Recipe(lr=1e-3, encoder_lr_scale=1.0, clip_norm=0.5, augment="none")

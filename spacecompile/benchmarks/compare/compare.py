@@ -15,9 +15,9 @@ from typing import Literal
 
 from msgspec import UnsetType
 
-from spacecompile.benchmarks.comparison_latency import latency_changes, peer_drift, why_no_drift
-from spacecompile.benchmarks.comparison_records import Change, Comparison, Verdict
-from spacecompile.benchmarks.records import BenchResult
+from spacecompile.benchmarks.compare.latency import latency_changes, peer_drift, why_no_drift
+from spacecompile.benchmarks.compare.records import Change, Comparison, Verdict
+from spacecompile.benchmarks.result_records import BenchResult
 from spacecompile.errors import BudgetError, UsageError
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from msgspec import UnsetType
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.comparison_records import CONFIDENCE, Change, Verdict
-from spacecompile.benchmarks.records import BenchResult, Latency
+from spacecompile.benchmarks.compare.records import CONFIDENCE, Change, Verdict
+from spacecompile.benchmarks.latency.records import Latency
+from spacecompile.benchmarks.result_records import BenchResult
 from spacecompile.runtime.backends.registry import BACKENDS
 
 _RESAMPLES = 4000

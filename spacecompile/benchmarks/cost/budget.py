@@ -9,8 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from spacecompile.benchmarks.records import BudgetLine, BudgetReport, Latency, ProcessStart
-from spacecompile.benchmarks.summary import percentile_of
+from spacecompile.benchmarks.cost.records import BudgetLine, BudgetReport
+from spacecompile.benchmarks.latency.records import Latency, ProcessStart
+from spacecompile.benchmarks.latency.summary import percentile_of
 from spacecompile.contract import Budget, Cost, Manifest
 from spacecompile.errors import BudgetError, UsageError
 

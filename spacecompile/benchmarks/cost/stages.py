@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from spacecompile.benchmarks.records import StageCost
+from spacecompile.benchmarks.cost.records import StageCost
 from spacecompile.contract import Cost, ModelSpec, Progress, no_progress
 from spacecompile.export.rewrite.pipeline import rewrite_network
 from spacecompile.network.checkpoint import load_source

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from spacecompile.benchmarks.records import Energy
+from spacecompile.benchmarks.latency.records import Energy
 from spacecompile.errors import DeviceError
 
 POWERCAP = Path("/sys/class/powercap")

@@ -17,9 +17,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.latency import Contestant
-from spacecompile.benchmarks.records import Paced
-from spacecompile.benchmarks.summary import summarise
+from spacecompile.benchmarks.latency.interleaved import Contestant
+from spacecompile.benchmarks.latency.records import Paced
+from spacecompile.benchmarks.latency.summary import summarise
 from spacecompile.contract import Progress, no_progress
 from spacecompile.errors import UsageError
 

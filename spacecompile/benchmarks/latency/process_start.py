@@ -10,15 +10,16 @@ from statistics import median
 
 import msgspec
 
-from spacecompile.benchmarks.records import ProcessStart
-from spacecompile.benchmarks.variants import LoadSettings
+from spacecompile.benchmarks.latency.records import ProcessStart
+from spacecompile.benchmarks.latency.variants import LoadSettings
 from spacecompile.contract import Variant
 
 LIMIT_S = 300.0
 """After which a start counts as hanging."""
 
 _CODE = (
-    "import sys; sys.path.insert(0, {root!r}); from spacecompile.benchmarks.start_child import main; main(sys.argv[1:])"
+    "import sys; sys.path.insert(0, {root!r}); "
+    "from spacecompile.benchmarks.latency.process_start_child import main; main(sys.argv[1:])"
 )
 
 
@@ -45,7 +46,7 @@ def start_once(root: Path, variant: Variant, how: LoadSettings, *, limit_s: floa
     Returns:
         What it took, or why it failed.
     """
-    package_root = str(Path(__file__).resolve().parents[2])
+    package_root = str(Path(__file__).resolve().parents[3])
     arguments = [str(root.resolve()), variant.name, how.backend, str(how.threads), "1" if how.spinning else "0"]
     command = [sys.executable, "-P", "-W", "ignore", "-c", _CODE.format(root=package_root), *arguments]
     try:

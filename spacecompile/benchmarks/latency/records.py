@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from msgspec import UNSET, UnsetType
-
-from spacecompile.contract import Tta
 from spacecompile.record import Record
 
 
@@ -142,48 +139,15 @@ class Ratio(Record):
     rounds: int
 
 
-class Agreement(Record):
-    """How far a peer's answers are from a variant's, on the very frames of the latency run.
+class VariantEngine(Record):
+    """What ran one variant.
 
     Attributes:
-        frames: Compared.
-        class_agreement: Share with the same top class.
-        class_probs_max: Largest absolute difference of a class probability.
-        parts_iou_mean, parts_iou_min: Over frames and parts; two empty masks have IoU 1.
-        parts_near_mean: Mean share of set pixels that have one of the other answer's within `near_px` frame pixels.
-        box_px_median, box_px_max: Largest edge difference per frame, in frame pixels.
-        same: Whether they are close enough to be the same task; see `agreement.AgreementTolerance`.
+        name: Of the backend.
+        version: Of its engine.
+        reason: Why this one.
     """
 
-    frames: int
-    class_agreement: float
-    class_probs_max: float
-    parts_iou_mean: float
-    parts_iou_min: float
-    near_px: int
-    parts_near_mean: float
-    box_px_median: float
-    box_px_max: float
-    same: bool
-
-
-class Peer(Record):
-    """The same network as a user runs it without spacecompile.
-
-    Attributes:
-        label: What it does, in one line.
-        ratios: By variant.
-        agreement: With the first variant without test-time augmentation; absent when the peer did not run.
-        missing: Why it did not run and what adds it, or why it left the race; None when it ran to the end.
-        tta: Its test-time augmentation; its answers are compared with a variant of the same.
-        versions: Of the engine that runs its network; empty in older files.
-        note: What it does otherwise than the variants, such as a plain box; empty where it does the same.
-    """
-
-    label: str
-    ratios: dict[str, Ratio]
-    agreement: Agreement | UnsetType = UNSET
-    missing: str | None = None
-    tta: Tta = "none"
-    versions: str = ""
-    note: str = ""
+    name: str
+    version: str
+    reason: str

@@ -7,7 +7,7 @@ from math import comb
 
 import numpy as np
 
-from spacecompile.benchmarks.records import Latency, Ratio
+from spacecompile.benchmarks.latency.records import Latency, Ratio
 from spacecompile.errors import UsageError
 
 CONFIDENCE = 0.99

@@ -17,8 +17,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.records import Throughput
-from spacecompile.benchmarks.variants import LoadSettings
+from spacecompile.benchmarks.latency.records import Throughput
+from spacecompile.benchmarks.latency.variants import LoadSettings
 from spacecompile.contract import Variant
 from spacecompile.errors import UsageError
 from spacecompile.runtime.bundle import Bundle

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.answers import Answered
-from spacecompile.benchmarks.latency import NS_PER_MS, Scope
-from spacecompile.benchmarks.records import ColdStart, VariantEngine
+from spacecompile.benchmarks.agreement import Answered
+from spacecompile.benchmarks.latency.interleaved import NS_PER_MS, Scope
+from spacecompile.benchmarks.latency.records import ColdStart, VariantEngine
 from spacecompile.contract import Variant
 from spacecompile.errors import UsageError
 from spacecompile.runtime.answer import Answer

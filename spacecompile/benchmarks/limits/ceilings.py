@@ -18,10 +18,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from spacecompile.benchmarks.limit_records import Bandwidth, Ceiling
+from spacecompile.benchmarks.limits.records import Bandwidth, Ceiling
 from spacecompile.contract import Precision, Progress, no_progress
 from spacecompile.errors import IntegrityError, MissingPartError, UsageError
-from spacecompile.export.to_onnx import OPSET
+from spacecompile.export.sealed.to_onnx import OPSET
 from spacecompile.runtime.backends.raw import open_raw
 from spacecompile.runtime.backends.registry import BACKENDS
 

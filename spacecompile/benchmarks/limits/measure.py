@@ -14,26 +14,26 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.ceilings import (
+from spacecompile.benchmarks.latency.interleaved import NS_PER_MS
+from spacecompile.benchmarks.latency.variants import Entrant, no_onnx
+from spacecompile.benchmarks.limits.ceilings import (
     MATRIX_SIDE,
     WORKING_SETS_BYTES,
     CeilingSettings,
     measure_bandwidths,
     measure_ceilings,
 )
-from spacecompile.benchmarks.latency import NS_PER_MS
-from spacecompile.benchmarks.limit_records import Bandwidth, Ceiling, LimitReport
-from spacecompile.benchmarks.roofline import (
+from spacecompile.benchmarks.limits.records import Bandwidth, Ceiling, LimitReport
+from spacecompile.benchmarks.limits.roofline import (
     Machine,
     machine_from,
     macs_as_computed,
     variant_limit,
     variant_profile,
 )
-from spacecompile.benchmarks.variants import Entrant, no_onnx
 from spacecompile.contract import INPUT_NAME, Precision, Progress, Variant, no_progress
 from spacecompile.errors import IntegrityError, MissingPartError, UsageError
-from spacecompile.export.graph_traffic import GraphTraffic, graph_traffic
+from spacecompile.export.onnx_facts.traffic import GraphTraffic, graph_traffic
 from spacecompile.runtime.backends.raw import RawGraph, open_raw
 from spacecompile.runtime.bundle import Bundle
 

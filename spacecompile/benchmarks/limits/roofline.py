@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spacecompile.benchmarks.limit_records import (
+from spacecompile.benchmarks.limits.records import (
     WHERE,
     Bandwidth,
     Bound,
@@ -20,7 +20,7 @@ from spacecompile.benchmarks.limit_records import (
     VariantLimit,
     VariantProfile,
 )
-from spacecompile.export.graph_traffic import GraphTraffic
+from spacecompile.export.onnx_facts.traffic import GraphTraffic
 from spacecompile.runtime.backends.raw import LayerTime
 
 _MS_PER_S = 1e3

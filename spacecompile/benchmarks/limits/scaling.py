@@ -18,15 +18,15 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
 
-from spacecompile.benchmarks.fits import fitted
-from spacecompile.benchmarks.latency import NS_PER_MS
-from spacecompile.benchmarks.scaling_records import Axis, ScalingCurve, ScalingPoint, ScalingReport
+from spacecompile.benchmarks.latency.interleaved import NS_PER_MS
+from spacecompile.benchmarks.limits.scaling_fit import fitted
+from spacecompile.benchmarks.limits.scaling_records import Axis, ScalingCurve, ScalingPoint, ScalingReport
 from spacecompile.contract import INPUT_NAME, ModelSpec, Precision, Progress, Tta, Variant, no_progress
 from spacecompile.errors import SpacecompileError
-from spacecompile.export.graph_facts import graph_facts
+from spacecompile.export.onnx_facts.facts import graph_facts
 from spacecompile.export.rewrite import rewrite_network
-from spacecompile.export.sealed import SealedGraph
-from spacecompile.export.to_onnx import export_onnx
+from spacecompile.export.sealed.graph import SealedGraph
+from spacecompile.export.sealed.to_onnx import export_onnx
 from spacecompile.network.checkpoint import load_source
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.runtime.backends.raw import RawGraph, open_raw

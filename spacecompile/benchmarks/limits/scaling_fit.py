@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spacecompile.benchmarks.scaling_records import Axis, Fit, ScalingPoint
+from spacecompile.benchmarks.limits.scaling_records import Axis, Fit, ScalingPoint
 
 _POINTS_MIN = 3
 """Through two points every line is exact."""

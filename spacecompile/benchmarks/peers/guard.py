@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.answers import AgreementTolerance, Answered, compare
-from spacecompile.benchmarks.latency import Contestant, Drop
-from spacecompile.benchmarks.peer_table import PeerContestant, answered_from_peer, failed
-from spacecompile.benchmarks.records import Agreement
+from spacecompile.benchmarks.agreement import Agreement, AgreementTolerance, Answered, compare
+from spacecompile.benchmarks.latency.interleaved import Contestant, Drop
+from spacecompile.benchmarks.peers.table import PeerContestant, answered_from_peer, failed
 from spacecompile.contract import Progress, no_progress
 
 

@@ -22,10 +22,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from spacecompile.benchmarks.latency import NS_PER_MS, Scope
-from spacecompile.benchmarks.peer_box import box_of_parts
-from spacecompile.benchmarks.peer_table import PeerAnswer
-from spacecompile.benchmarks.peers import plain_smp_network
+from spacecompile.benchmarks.latency.interleaved import NS_PER_MS, Scope
+from spacecompile.benchmarks.peers.box import box_of_parts
+from spacecompile.benchmarks.peers.table import PeerAnswer
+from spacecompile.benchmarks.peers.torch_peers import plain_smp_network
 from spacecompile.contract import Tta
 from spacecompile.errors import MissingPartError
 from spacecompile.network.checkpoint import LoadedCheckpoint

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.answers import Answered
-from spacecompile.benchmarks.latency import Scope
+from spacecompile.benchmarks.agreement import Answered
+from spacecompile.benchmarks.latency.interleaved import Scope
 from spacecompile.contract import ModelSpec, Progress, Tta, no_progress
 from spacecompile.errors import SpacecompileError, UsageError
 
@@ -85,7 +85,7 @@ class PeerEntry:
         return make(checkpoint, threads=threads)
 
 
-_TORCH, _PLAIN = "spacecompile.benchmarks.peers", "spacecompile.benchmarks.peers_plain"
+_TORCH, _PLAIN = "spacecompile.benchmarks.peers.torch_peers", "spacecompile.benchmarks.peers.plain_exports"
 _AROUND = "Pillow resize, NumPy, {}, NumPy sigmoid, Pillow resize, threshold, box"
 
 PEERS = (

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from spacecompile.benchmarks.latency import NS_PER_MS, Scope
-from spacecompile.benchmarks.peer_box import box_of_parts
-from spacecompile.benchmarks.peer_table import PeerAnswer
-from spacecompile.benchmarks.variants import SLOW_EVERY
+from spacecompile.benchmarks.latency.interleaved import NS_PER_MS, Scope
+from spacecompile.benchmarks.latency.variants import SLOW_EVERY
+from spacecompile.benchmarks.peers.box import box_of_parts
+from spacecompile.benchmarks.peers.table import PeerAnswer
 from spacecompile.contract import PARTS, Tta
 from spacecompile.errors import MissingPartError, first_line_of
 from spacecompile.network.checkpoint import LoadedCheckpoint

@@ -11,12 +11,12 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.latency import Scope
-from spacecompile.benchmarks.variants import SLOW_EVERY
+from spacecompile.benchmarks.latency.interleaved import Scope
+from spacecompile.benchmarks.latency.variants import SLOW_EVERY
 from spacecompile.contract import HEALTH_SIGNALS, Variant
 from spacecompile.errors import DeviceError
 from spacecompile.runtime.answer import Answer
-from spacecompile.runtime.backends import RawAnswer
+from spacecompile.runtime.backend import RawAnswer
 from spacecompile.runtime.backends.registry import BackendEntry
 from spacecompile.runtime.bundle import Bundle
 from spacecompile.runtime.cuda.answer import DeviceAnswer

@@ -14,15 +14,15 @@ from typing import Final
 
 import torch
 
-from spacecompile.benchmarks.limit_records import Bandwidth, Ceiling, VariantLimit
-from spacecompile.benchmarks.proof_contestants import DeviceContestant, Proven
-from spacecompile.benchmarks.proof_records import ProofLimits
-from spacecompile.benchmarks.roofline import Machine, machine_from, variant_limit
-from spacecompile.benchmarks.summary import sample_floor
-from spacecompile.benchmarks.torch_gpu import torch_on_gpu
+from spacecompile.benchmarks.latency.summary import sample_floor
+from spacecompile.benchmarks.limits.records import Bandwidth, Ceiling, VariantLimit
+from spacecompile.benchmarks.limits.roofline import Machine, machine_from, variant_limit
+from spacecompile.benchmarks.proof.contestants import DeviceContestant, Proven
+from spacecompile.benchmarks.proof.records import ProofLimits
+from spacecompile.benchmarks.proof.torch_on_gpu import torch_on_gpu
 from spacecompile.contract import Progress, Variant, no_progress
 from spacecompile.errors import UsageError
-from spacecompile.export.graph_traffic import GraphTraffic, graph_traffic
+from spacecompile.export.onnx_facts.traffic import GraphTraffic, graph_traffic
 from spacecompile.runtime.bundle import Bundle
 from spacecompile.runtime.cuda.compatibility import SIDECAR_SUFFIX, facts_from_sidecar
 

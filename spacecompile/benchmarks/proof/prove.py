@@ -17,27 +17,26 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.answers import tolerance_for
-from spacecompile.benchmarks.environment import load_average, read_environment
-from spacecompile.benchmarks.latency import LatencySettings, Recording, measure
-from spacecompile.benchmarks.peer_guard import answering, dropping
-from spacecompile.benchmarks.peer_table import PeerContestant
-from spacecompile.benchmarks.proof_contestants import DeviceContestant, HostContestant, Proven
-from spacecompile.benchmarks.proof_limits import DeviceCeilingSettings, proof_limits
-from spacecompile.benchmarks.proof_records import Memory, Proof, ProofLimits, ProvenParity, Soak
-from spacecompile.benchmarks.proof_targets import Findings, targets_of
-from spacecompile.benchmarks.records import Agreement
-from spacecompile.benchmarks.summary import paired_ratio, summarise
-from spacecompile.benchmarks.torch_gpu import answers_on_gpu
-from spacecompile.benchmarks.variants import answered_from_answer
+from spacecompile.benchmarks.agreement import Agreement, tolerance_for
+from spacecompile.benchmarks.latency.interleaved import LatencySettings, Recording, measure
+from spacecompile.benchmarks.latency.summary import paired_ratio, summarise
+from spacecompile.benchmarks.latency.variants import answered_from_answer
+from spacecompile.benchmarks.peers.guard import answering, dropping
+from spacecompile.benchmarks.peers.table import PeerContestant
+from spacecompile.benchmarks.proof.contestants import DeviceContestant, HostContestant, Proven
+from spacecompile.benchmarks.proof.limits import DeviceCeilingSettings, proof_limits
+from spacecompile.benchmarks.proof.records import Memory, Proof, ProofLimits, ProvenParity, Soak
+from spacecompile.benchmarks.proof.targets import Findings, targets_of
+from spacecompile.benchmarks.proof.torch_on_gpu import answers_on_gpu
 from spacecompile.contract import Progress, Variant, no_progress
 from spacecompile.errors import DeviceLostError, MissingPartError, SpacecompileError, from_unexpected
-from spacecompile.export.frames import ParityFrame
-from spacecompile.export.parity import verdict_on
-from spacecompile.export.reference import ExpectedAnswer, ViewByView, expected_answers
-from spacecompile.export.sealed import SealedGraph
+from spacecompile.export.parity.frames import ParityFrame
+from spacecompile.export.parity.reference import ExpectedAnswer, ViewByView, expected_answers
+from spacecompile.export.parity.verdict import verdict_on
+from spacecompile.export.sealed.graph import SealedGraph
+from spacecompile.machine.environment import load_average, read_environment
 from spacecompile.network.checkpoint import LoadedCheckpoint
-from spacecompile.runtime.backends import RawAnswer
+from spacecompile.runtime.backend import RawAnswer
 from spacecompile.runtime.backends.registry import BACKENDS, BackendEntry
 from spacecompile.runtime.bundle import Bundle
 from spacecompile.runtime.cuda.device import CudaDevice

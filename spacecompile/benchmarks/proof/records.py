@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from spacecompile.benchmarks.limit_records import Bandwidth, Ceiling, VariantLimit
-from spacecompile.benchmarks.records import Agreement, Environment, Latency, Ratio
-from spacecompile.export.parity import VariantParity
+from spacecompile.benchmarks.agreement import Agreement
+from spacecompile.benchmarks.latency.records import Latency, Ratio
+from spacecompile.benchmarks.limits.records import Bandwidth, Ceiling, VariantLimit
+from spacecompile.export.parity.verdict import VariantParity
+from spacecompile.machine.records import Environment
 from spacecompile.record import Record
 from spacecompile.runtime.cuda.driver import GpuFacts
 
@@ -50,7 +52,7 @@ class Soak(Record):
 
 
 class ProofLimits(Record):
-    """What the GPU allows, and how near each latency comes to it; see `limit_records`.
+    """What the GPU allows, and how near each latency comes to it; see `limits.records`.
 
     Attributes:
         ceilings: Of PyTorch's matrix product, without TF32.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from spacecompile.benchmarks.proof_records import Memory, ProvenParity, Soak, Target
-from spacecompile.benchmarks.records import Latency, Ratio
+from spacecompile.benchmarks.latency.records import Latency, Ratio
+from spacecompile.benchmarks.proof.records import Memory, ProvenParity, Soak, Target
 
 FASTER_THAN_PEERS = 1.3
 D4_TIMES_MAX = 3.0

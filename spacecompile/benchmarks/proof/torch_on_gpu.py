@@ -12,10 +12,10 @@ import torch
 
 from spacecompile.contract import Tta
 from spacecompile.errors import DeviceError, first_line_of
-from spacecompile.export.reference import ExpectedAnswer
-from spacecompile.export.sealed import SealedGraph
+from spacecompile.export.parity.reference import ExpectedAnswer
+from spacecompile.export.sealed.graph import SealedGraph
 from spacecompile.network.checkpoint import LoadedCheckpoint
-from spacecompile.runtime.backends import RawAnswer
+from spacecompile.runtime.backend import RawAnswer
 
 
 @contextmanager

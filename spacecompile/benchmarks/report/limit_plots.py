@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from spacecompile.benchmarks.fits import variable_of
-from spacecompile.benchmarks.limit_records import WHERE, LimitReport, VariantProfile
-from spacecompile.benchmarks.pareto import TradeOff
-from spacecompile.benchmarks.plots import milliseconds, plain_number, sparse_number
-from spacecompile.benchmarks.roofline import machine_from
-from spacecompile.benchmarks.scaling_records import Axis, ScalingCurve, ScalingReport
-from spacecompile.figures import GRID, INK, MUTED, SERIES, WIDTH_IN, series_color, strip_frame, svg, wide_figure
+from spacecompile.benchmarks.limits.records import WHERE, LimitReport, VariantProfile
+from spacecompile.benchmarks.limits.roofline import machine_from
+from spacecompile.benchmarks.limits.scaling_fit import variable_of
+from spacecompile.benchmarks.limits.scaling_records import Axis, ScalingCurve, ScalingReport
+from spacecompile.benchmarks.report.plots import milliseconds, plain_number, sparse_number
+from spacecompile.benchmarks.report.trade_offs import TradeOff
+from spacecompile.page.figures import GRID, INK, MUTED, SERIES, WIDTH_IN, series_color, strip_frame, svg, wide_figure
 
 # Operations per byte between which the roofs are drawn: a copy has none, a large product a thousand.
 _INTENSITY = (0.05, 2000.0)

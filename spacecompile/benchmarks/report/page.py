@@ -19,10 +19,9 @@ import numpy as np
 from msgspec import UnsetType
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.limit_records import WHERE
-from spacecompile.benchmarks.pareto import trade_offs
-from spacecompile.benchmarks.records import BenchResult
-from spacecompile.benchmarks.report_facts import (
+from spacecompile.benchmarks.limits.records import WHERE
+from spacecompile.benchmarks.report.trade_offs import trade_offs
+from spacecompile.benchmarks.report.wording import (
     SCOPES,
     certificate_of,
     computed_in,
@@ -34,6 +33,7 @@ from spacecompile.benchmarks.report_facts import (
     ratios_of,
     used_percent,
 )
+from spacecompile.benchmarks.result_records import BenchResult
 from spacecompile.extras import require_extra
 from spacecompile.runtime.answer import Answer
 from spacecompile.runtime.overlay import draw_overlay
@@ -113,7 +113,7 @@ def _without_unset(result: BenchResult) -> dict[str, Any]:
 
 
 def _figures(result: BenchResult) -> dict[str, str]:
-    from spacecompile.benchmarks import limit_plots  # noqa: PLC0415 - matplotlib, only for a report
+    from spacecompile.benchmarks.report import limit_plots  # noqa: PLC0415 - matplotlib, only for a report
 
     figures = _time_figures(result)
     if not isinstance(result.roofline, UnsetType) and result.roofline.ceilings and result.roofline.bandwidths:
@@ -130,7 +130,7 @@ def _figures(result: BenchResult) -> dict[str, str]:
 
 
 def _time_figures(result: BenchResult) -> dict[str, str]:
-    from spacecompile.benchmarks import plots  # noqa: PLC0415 - likewise
+    from spacecompile.benchmarks.report import plots  # noqa: PLC0415 - likewise
 
     figures = {}
     if not isinstance(result.latency, UnsetType) and result.latency.get("app"):

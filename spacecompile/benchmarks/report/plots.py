@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from spacecompile.benchmarks.records import Latency, Paced, Ratio, Throughput
-from spacecompile.figures import GRID, INK, MUTED, SERIES, WIDTH_IN, strip_frame, svg, wide_figure
+from spacecompile.benchmarks.latency.records import Latency, Paced, Ratio, Throughput
+from spacecompile.page.figures import GRID, INK, MUTED, SERIES, WIDTH_IN, strip_frame, svg, wide_figure
 
 OURS, THEIRS = SERIES[0], SERIES[2]
 """Variants and peers. Names stand in the figures, so that any number of contestants can be told apart."""

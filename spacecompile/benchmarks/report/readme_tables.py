@@ -1,6 +1,7 @@
 """The README's tables, written from a results file so that no number there is typed by hand.
 
-`python -m spacecompile.benchmarks.readme README.md RESULTS.json` writes the block between the two markers anew.
+`python -m spacecompile.benchmarks.report.readme_tables README.md RESULTS.json` writes
+the block between the two markers anew.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from pathlib import Path
 
 from msgspec import UNSET
 
-from spacecompile.benchmarks.records import BenchResult, Peer, read_result
+from spacecompile.benchmarks.peers.records import Peer
+from spacecompile.benchmarks.result_records import BenchResult, read_result
 from spacecompile.errors import DataError
 
 BEGIN = "<!-- results: begin, written by `make docs` -->"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from msgspec import UnsetType
 
-from spacecompile.benchmarks.records import BenchResult
+from spacecompile.benchmarks.result_records import BenchResult
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import msgspec
 from msgspec import UnsetType
 
-from spacecompile.benchmarks.budget import budget_error
-from spacecompile.benchmarks.records import BenchResult, BudgetLine, GraphCost, Latency, MachineFacts, Ratio
-from spacecompile.benchmarks.summary import CORE_PERCENTILES, percentile_key, percentile_of
+from spacecompile.benchmarks.cost.budget import budget_error
+from spacecompile.benchmarks.cost.records import BudgetLine, GraphCost
+from spacecompile.benchmarks.latency.records import Latency, Ratio
+from spacecompile.benchmarks.latency.summary import CORE_PERCENTILES, percentile_key, percentile_of
+from spacecompile.benchmarks.result_records import BenchResult
 from spacecompile.errors import EXIT_OK, InterruptedRunError
+from spacecompile.machine.records import MachineFacts
 
 SCOPES = ("engine", "device", "app", "file")
 """From the inside out."""

@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.answers import Answered
-from spacecompile.benchmarks.frames import check_size, frame_of_size
+from spacecompile.benchmarks.agreement import Answered
+from spacecompile.benchmarks.frame_stream import check_size, frame_of_size
 from spacecompile.contract import Cost, ModelSpec, Progress, Tta, no_progress
 from spacecompile.data.broken import BrokenFile, BrokenFiles
-from spacecompile.data.spark import LabelledFrame, image_size_px, read_parts_HW
+from spacecompile.data.labels import LabelledFrame
+from spacecompile.data.spark import image_size_px, read_parts_HW
 from spacecompile.errors import DataError, FrameError
 from spacecompile.metrics import FORWARD_PASSES, ScoreMeter, Scores, final_score, with_cost
 

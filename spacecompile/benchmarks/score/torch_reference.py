@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.answers import Answered
+from spacecompile.benchmarks.agreement import Answered
 from spacecompile.contract import Cost, Tta
 from spacecompile.errors import CheckpointError, first_line_of
-from spacecompile.export.sealed import SealedGraph
+from spacecompile.export.sealed.graph import SealedGraph
 from spacecompile.network.checkpoint import LoadedCheckpoint
 from spacecompile.network.count import cost_of
 

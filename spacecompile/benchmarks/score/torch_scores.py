@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from spacecompile.benchmarks.score import evaluate
-from spacecompile.benchmarks.torch_reference import TorchReference
+from spacecompile.benchmarks.score.evaluate import evaluate
+from spacecompile.benchmarks.score.torch_reference import TorchReference
 from spacecompile.contract import ModelSpec, Progress, Tta, no_progress
-from spacecompile.data.spark import LabelledFrame
+from spacecompile.data.labels import LabelledFrame
 from spacecompile.metrics import Scores
 from spacecompile.network.checkpoint import load_source
 

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING
 from spacecompile.errors import UsageError
 
 if TYPE_CHECKING:
-    from spacecompile.benchmarks.contest import ContestSettings
-    from spacecompile.benchmarks.further import FurtherSettings
-    from spacecompile.benchmarks.latency import LatencySettings
-    from spacecompile.benchmarks.suite import BenchSettings
-    from spacecompile.benchmarks.variants import LoadSettings
+    from spacecompile.benchmarks.latency.interleaved import LatencySettings
+    from spacecompile.benchmarks.latency.variants import LoadSettings
+    from spacecompile.benchmarks.settings import BenchSettings, ContestSettings, FurtherSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +60,8 @@ def bench_settings(flags: BenchFlags) -> BenchSettings:
     Raises:
         UsageError: If a number or the budget file can't be used.
     """
-    from spacecompile.benchmarks.budget import read_budget
-    from spacecompile.benchmarks.suite import BenchSettings
+    from spacecompile.benchmarks.cost.budget import read_budget
+    from spacecompile.benchmarks.settings import BenchSettings
     from spacecompile.contract import Budget
 
     backends = tuple(dict.fromkeys(name.strip() for name in flags.backend.split(",")))
@@ -91,7 +89,7 @@ def latency_settings(flags: BenchFlags) -> LatencySettings:
     Raises:
         UsageError: If a number can't be used.
     """
-    from spacecompile.benchmarks.latency import LatencySettings
+    from spacecompile.benchmarks.latency.interleaved import LatencySettings
 
     return LatencySettings.for_samples(
         flags.samples, duration_s=flags.duration, warmup_rounds=flags.warmup, warmup_s=flags.warmup_seconds
@@ -104,7 +102,7 @@ def percentiles_from_text(text: str) -> tuple[float, ...]:
     Raises:
         UsageError: If one is no number between 0 and 100.
     """
-    from spacecompile.benchmarks.summary import sample_floor
+    from spacecompile.benchmarks.latency.summary import sample_floor
 
     try:
         values = tuple(float(value) for value in text.split(","))
@@ -116,7 +114,7 @@ def percentiles_from_text(text: str) -> tuple[float, ...]:
 
 
 def _load_settings(flags: BenchFlags, backend: str) -> LoadSettings:
-    from spacecompile.benchmarks.variants import LoadSettings
+    from spacecompile.benchmarks.latency.variants import LoadSettings
     from spacecompile.runtime.threads import usable_cores
 
     threads = usable_cores() if flags.threads is None else flags.threads
@@ -124,7 +122,7 @@ def _load_settings(flags: BenchFlags, backend: str) -> LoadSettings:
 
 
 def _contest_settings(flags: BenchFlags, how: LoadSettings) -> ContestSettings:
-    from spacecompile.benchmarks.contest import ContestSettings
+    from spacecompile.benchmarks.settings import ContestSettings
 
     return ContestSettings(
         how=how,
@@ -139,7 +137,7 @@ def _contest_settings(flags: BenchFlags, how: LoadSettings) -> ContestSettings:
 
 
 def _further_settings(flags: BenchFlags, how: LoadSettings) -> FurtherSettings | None:
-    from spacecompile.benchmarks.further import FurtherSettings
+    from spacecompile.benchmarks.settings import FurtherSettings
 
     if not (flags.roofline or flags.profile or flags.scaling):
         return None

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from spacecompile.cli.values import channels_from_text, names_from_text, size_px_from_text
+from spacecompile.cli.flags.parse import channels_from_text, names_from_text, size_px_from_text
 from spacecompile.contract import ModelSpec
 from spacecompile.errors import UsageError
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from spacecompile.train.named import recipe_named
+from spacecompile.train.named_recipes import recipe_named
 from spacecompile.train.recipe import Recipe
 
 _FIELD_OF_FLAG = {"clip": "clip_norm", "imgsz": "input_size_px", "frame": "frame_size_px"}

@@ -12,3 +12,8 @@ def plain_table(title: str, first: str, *others: str) -> Table:
     for other in others:
         table.add_column(other, justify="right", no_wrap=True)
     return table
+
+
+def row(title: str, text: str) -> str:
+    """One line; an empty title continues the one above."""
+    return f"{title:<10} {text}"

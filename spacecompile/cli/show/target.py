@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from spacecompile.contract import Variant
-    from spacecompile.export.legality_report import LegalityReport
+    from spacecompile.export.engine.legality_records import LegalityReport
     from spacecompile.runtime.bundle import Bundle
 
 TARGETS = ("tensorrt",)
@@ -32,8 +32,8 @@ def inspect_target(bundle: Bundle, variants: Sequence[Variant], target: str, *, 
         raise UsageError(f"--target is {target!r}; choose one of {', '.join(TARGETS)}.")
     if find_spec("onnx") is None:
         raise MissingPartError("inspect --target needs onnx, which this environment lacks. Run: pip install onnx")
-    from spacecompile.export.legality import legality_of
-    from spacecompile.export.to_engine import refused_nodes
+    from spacecompile.export.engine.build_plan import refused_nodes
+    from spacecompile.export.engine.legality import legality_of
     from spacecompile.runtime.cuda.engine_api import any_engine_api
 
     api = any_engine_api()

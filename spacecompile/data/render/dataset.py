@@ -17,10 +17,11 @@ from typing import Final
 
 from spacecompile.contract import Progress, no_progress
 from spacecompile.data.interrupts import interrupts_held
+from spacecompile.data.labels import BoxXYXY
 from spacecompile.data.render.folder import claim_split, finished_boxes, label, remove_partial_files
 from spacecompile.data.render.frame import render_frame
 from spacecompile.data.render.settings import RenderSettings
-from spacecompile.data.spark import BoxXYXY, write_image, write_mask, write_split_csv
+from spacecompile.data.spark import write_image, write_mask, write_split_csv
 from spacecompile.errors import OutputError, UsageError
 
 PROGRESS_STEP: Final = "render"

@@ -7,16 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from spacecompile.contract import SPARK_CLASSES
+from spacecompile.data.labels import BoxXYXY, LabelledFrame, image_path, mask_path, num_rows
 from spacecompile.data.render.scene import class_name_of
 from spacecompile.data.render.settings import RenderSettings
-from spacecompile.data.spark import (
-    BoxXYXY,
-    LabelledFrame,
-    image_path,
-    mask_path,
-    num_rows,
-    read_jpeg_note,
-)
+from spacecompile.data.spark import read_jpeg_note
 from spacecompile.errors import OutputError
 from spacecompile.files import PARTIAL_PREFIX, write_file
 

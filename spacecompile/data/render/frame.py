@@ -8,13 +8,14 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from spacecompile.data.labels import BoxXYXY
 from spacecompile.data.render.background import draw_background
 from spacecompile.data.render.camera import SEEN_AT, expose, random_exposure
 from spacecompile.data.render.cast import Hits, Region, cast_region, craft_region
 from spacecompile.data.render.scene import Scene, class_name_of, random_scene
 from spacecompile.data.render.settings import RenderSettings
 from spacecompile.data.render.shade import shade
-from spacecompile.data.spark import BODY_BIT, BoxXYXY
+from spacecompile.data.spark import BODY_BIT
 
 Floats: TypeAlias = NDArray[np.float32]
 

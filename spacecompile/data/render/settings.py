@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from spacecompile.data.spark import SPLITS
+from spacecompile.data.labels import SPLITS
 from spacecompile.errors import UsageError
 
 MIN_FRAME_SIZE_PX: Final = 64

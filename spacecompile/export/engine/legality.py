@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from spacecompile.errors import BuildError
-from spacecompile.export.legality_report import IllegalNode, LegalityReport
+from spacecompile.export.engine.legality_records import IllegalNode, LegalityReport
 
 OPSET_MAX = 23
 """Of TensorRT's parser."""

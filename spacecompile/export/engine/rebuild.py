@@ -15,11 +15,11 @@ from msgspec.structs import replace
 
 from spacecompile.contract import Manifest, Progress, Variant, no_progress
 from spacecompile.errors import MissingPartError, UsageError
-from spacecompile.export.bundle_writer import BundleWriter, bundle_writer
-from spacecompile.export.engine_facts import EngineFacts, EngineOptions, require_precision
-from spacecompile.export.engine_options import target_of
-from spacecompile.export.engine_writer import FACTS_NAME, LAYERS_NAME, PLAN_NAME
-from spacecompile.export.to_engine import EngineBuild, build_engine
+from spacecompile.export.bundle.writer import BundleWriter, bundle_writer
+from spacecompile.export.engine.build_plan import EngineBuild, build_engine
+from spacecompile.export.engine.facts import EngineFacts, EngineOptions, require_precision
+from spacecompile.export.engine.options import target_of
+from spacecompile.export.engine.writer import FACTS_NAME, LAYERS_NAME, PLAN_NAME
 from spacecompile.record import json_from_record
 from spacecompile.runtime.backends.registry import entry_named
 from spacecompile.runtime.bundle import Bundle, open_bundle

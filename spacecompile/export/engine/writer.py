@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from spacecompile.errors import OutputError
-from spacecompile.export.bundle_writer import bundle_writer
-from spacecompile.export.to_engine import EngineBuild
+from spacecompile.export.bundle.writer import bundle_writer
+from spacecompile.export.engine.build_plan import EngineBuild
 from spacecompile.record import json_from_record
 
 PLAN_NAME: Final = "model.plan"

@@ -17,10 +17,10 @@ import torch
 
 from spacecompile.contract import Progress, Variant, no_progress
 from spacecompile.errors import BuildError, IntegrityError, MissingPartError, UsageError
-from spacecompile.export.parity import ParityReport, VariantParity, check_parity
-from spacecompile.export.reference import REFERENCE_THREADS, ExpectedAnswer
-from spacecompile.export.score_drop import Scoring
-from spacecompile.export.worst_frame import draw_worst_frame
+from spacecompile.export.parity.reference import REFERENCE_THREADS, ExpectedAnswer
+from spacecompile.export.parity.score_drop import Scoring
+from spacecompile.export.parity.verdict import ParityReport, VariantParity, check_parity
+from spacecompile.export.parity.worst_frame import draw_worst_frame
 from spacecompile.runtime.backends.registry import BACKENDS, BackendEntry
 from spacecompile.runtime.backends.stopwatch import StopwatchBackend
 from spacecompile.runtime.cpu import cpu_features

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spacecompile.contract import Progress, no_progress
-from spacecompile.data.spark import SPLITS, LabelledFrame, parts_HW_from_mask, read_split, spread
+from spacecompile.data.images import NamedImage, find_images
+from spacecompile.data.labels import SPLITS, LabelledFrame, read_split, spread
+from spacecompile.data.spark import parts_HW_from_mask
 from spacecompile.errors import DataError, FrameError, UsageError
 from spacecompile.runtime.frames import FrameReader
-from spacecompile.runtime.images import NamedImage, find_images
 
 logger = logging.getLogger(__name__)
 

@@ -15,12 +15,12 @@ import torch
 
 from spacecompile.contract import Manifest, Progress, Tta, Variant, no_progress
 from spacecompile.errors import CheckpointError, IntegrityError, MissingPartError, ParityError
-from spacecompile.export.certificate import judge
-from spacecompile.export.frames import parity_frames
-from spacecompile.export.parity import VariantParity
-from spacecompile.export.reference import REFERENCE_THREADS, ExpectedAnswer, ViewByView, expected_answers
-from spacecompile.export.score_drop import Scoring
-from spacecompile.export.sealed import SealedGraph
+from spacecompile.export.parity.certificate import judge
+from spacecompile.export.parity.frames import parity_frames
+from spacecompile.export.parity.reference import REFERENCE_THREADS, ExpectedAnswer, ViewByView, expected_answers
+from spacecompile.export.parity.score_drop import Scoring
+from spacecompile.export.parity.verdict import VariantParity
+from spacecompile.export.sealed.graph import SealedGraph
 from spacecompile.network.checkpoint import load_source
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.record import Record

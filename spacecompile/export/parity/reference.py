@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spacecompile.contract import ModelSpec, Progress, no_progress
-from spacecompile.export.boxes import logit
-from spacecompile.export.frames import ParityFrame
-from spacecompile.export.masks import PartsInFrame
-from spacecompile.export.sealed import SealedGraph
-from spacecompile.runtime.backends import RawAnswer
+from spacecompile.export.parity.frames import ParityFrame
+from spacecompile.export.sealed.box_of_maxima import logit
+from spacecompile.export.sealed.graph import SealedGraph
+from spacecompile.export.sealed.parts_in_frame import PartsInFrame
+from spacecompile.runtime.backend import RawAnswer
 
 LOGIT_BAND = 1e-3
 """Half width of the band around every threshold, in logits, inside which float32 does not decide a pixel.

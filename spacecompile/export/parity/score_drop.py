@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from spacecompile.contract import Cost
-from spacecompile.export.reference import ExpectedAnswer
+from spacecompile.export.parity.reference import ExpectedAnswer
 from spacecompile.metrics import ScoreMeter
-from spacecompile.runtime.backends import RawAnswer
+from spacecompile.runtime.backend import RawAnswer
 
 
 @dataclass(frozen=True, kw_only=True)

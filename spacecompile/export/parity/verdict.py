@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from spacecompile.contract import HEALTH_SIGNALS, PARTS, Progress, Tolerance, no_progress
 from spacecompile.errors import ParityError, UsageError
-from spacecompile.export.reference import ExpectedAnswer
-from spacecompile.export.score_drop import Scoring, score_drop_of
-from spacecompile.export.soundness import unsound
+from spacecompile.export.parity.reference import ExpectedAnswer
+from spacecompile.export.parity.score_drop import Scoring, score_drop_of
 from spacecompile.record import Record
-from spacecompile.runtime.backends import Backend, RawAnswer
+from spacecompile.runtime.backend import Backend, RawAnswer
+from spacecompile.runtime.guard import health_by_name, impossible_output
 
 NOT_A_NUMBER_ERROR = 1e30
 """Stands for the error of a NaN or an infinity: JSON has neither."""
@@ -349,3 +349,18 @@ def _stats(errors: NDArray[np.float64]) -> ErrorStats:
     # "higher" takes a value that occurred, and does not interpolate between infinities.
     p999 = float(np.quantile(errors, 0.999, method="higher"))
     return ErrorStats(max=float(errors.max()), mean=float(errors.mean()), p999=p999)
+
+
+def unsound(given: RawAnswer, expected: RawAnswer) -> str:
+    """What the given answer has that no sound graph puts out, by itself or beside PyTorch's; empty if nothing."""
+    height_px, width_px = given.parts_HW.shape
+    impossible = impossible_output(given, (height_px, width_px))
+    if impossible is not None:
+        return impossible
+    health, expected_health = health_by_name(given), health_by_name(expected)
+    counted_px = {f"{part}_px": int(np.count_nonzero(given.parts_HW >> bit & 1)) for bit, part in enumerate(PARTS)}
+    wrong = [name for name, count_px in counted_px.items() if abs(health[name] - count_px) > 1]
+    wrong += [name for name in ("part_confidence", "view_disagreement") if not -1e-3 <= health[name] <= 1 + 1e-3]
+    # Of the frame itself: the same in every precision.
+    wrong += [name for name in ("frame_mean", "frame_max") if abs(health[name] - expected_health[name]) > 1]
+    return f"{wrong[0]} {health[wrong[0]]:g}, which its own parts or the frame contradict" if wrong else ""

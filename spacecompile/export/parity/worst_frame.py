@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from spacecompile.errors import OutputError
-from spacecompile.export.bundle_writer import SUFFIX
-from spacecompile.export.parity import VariantParity
-from spacecompile.export.reference import ExpectedAnswer
+from spacecompile.export.bundle.writer import SUFFIX
+from spacecompile.export.parity.reference import ExpectedAnswer
+from spacecompile.export.parity.verdict import VariantParity
 from spacecompile.files import PARTIAL_PREFIX
 from spacecompile.record import json_from_record
 from spacecompile.runtime.answer import Answer
-from spacecompile.runtime.backends import RawAnswer
+from spacecompile.runtime.backend import RawAnswer
 from spacecompile.runtime.overlay import draw_overlay
 
 FAILURE_SUFFIX = ".parity-failure"

@@ -9,9 +9,9 @@ import torch
 from msgspec.structs import replace
 from torch import nn
 
-from spacecompile.export.frontend import UNIT_STD, is_whole_ratio
 from spacecompile.export.rewrite.base import Pass
 from spacecompile.export.rewrite.channels import Call, Flow, flow_of
+from spacecompile.export.sealed.frame_to_input import UNIT_STD, is_whole_ratio
 from spacecompile.network.model import MultiTaskNetwork
 
 

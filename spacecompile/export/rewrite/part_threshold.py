@@ -8,8 +8,8 @@ import torch
 from msgspec.structs import replace
 from torch import nn
 
-from spacecompile.export.boxes import logit
 from spacecompile.export.rewrite.base import Pass
+from spacecompile.export.sealed.box_of_maxima import logit
 from spacecompile.network.model import MultiTaskNetwork
 
 

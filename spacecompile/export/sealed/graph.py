@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from spacecompile.contract import ModelSpec, Tta
 from spacecompile.errors import UsageError
-from spacecompile.export.boxes import logit
-from spacecompile.export.frontend import FrameToInput
-from spacecompile.export.masks import PartsInFrame
+from spacecompile.export.sealed.box_of_maxima import logit
+from spacecompile.export.sealed.frame_to_input import FrameToInput
+from spacecompile.export.sealed.parts_in_frame import PartsInFrame
 from spacecompile.network.views import (
     d4_views,
     merged_class_probs,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spacecompile.contract import ModelSpec
-from spacecompile.export.boxes import BoxOfMaxima, Maxima, logit, middle_box
+from spacecompile.export.sealed.box_of_maxima import BoxOfMaxima, Maxima, logit, middle_box
 
 _RATIO_MIN = 4
 """From it on two matrix products are cheaper than a resize: the first costs, per frame pixel, as many multiply-adds as

@@ -20,8 +20,8 @@ from torch import nn
 from spacecompile._version import __version__
 from spacecompile.contract import INPUT_NAME, OUTPUT_NAMES
 from spacecompile.errors import BuildError, first_line_of
-from spacecompile.export.legality import illegal_nodes
-from spacecompile.export.pooling import pool_extrema
+from spacecompile.export.engine.legality import illegal_nodes
+from spacecompile.export.sealed.pooling import pool_extrema
 
 OPSET = 20
 """The first with a Gelu operator; TensorRT reads up to 23, ONNX Runtime 1.20 up to 21."""

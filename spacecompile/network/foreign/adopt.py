@@ -9,9 +9,9 @@ from msgspec.structs import replace
 
 from spacecompile.contract import PARTS, ModelSpec
 from spacecompile.errors import CheckpointError
-from spacecompile.network.foreign import ForeignWeights
-from spacecompile.network.identify import identify, load_into
-from spacecompile.network.identify_match import Identified
+from spacecompile.network.foreign.identify import identify, load_into
+from spacecompile.network.foreign.match import Identified
+from spacecompile.network.foreign.weights import ForeignWeights
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.network.run import run_once
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import count, takewhile
 from typing import Any
 
-from spacecompile.network.encoder_index import Shapes
+from spacecompile.network.foreign.encoders import Shapes
 
 Options = dict[str, Any]
 

@@ -3,7 +3,7 @@
 More than a thousand encoders can be named, and to build them all takes minutes. `encoders.txt` holds a fingerprint of
 the names and shapes of each one's weights, so that a foreign state dict is looked up. It only says where to look: what
 is found is built and compared weight by weight. After an update of smp or timm write it anew with
-`python -m spacecompile.network.encoder_index spacecompile/network/encoders.txt`.
+`python -m spacecompile.network.foreign.encoders spacecompile/network/foreign/encoders.txt`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from spacecompile.files import write_file
+from spacecompile.network.head import BUILD_ERRORS
 
 DEPTHS = (5, 4, 3)
 """Numbers of encoder stages, most usual first."""
@@ -31,11 +32,6 @@ DEPTHS = (5, 4, 3)
 Shapes = Mapping[str, tuple[int, ...]]
 """Of the weights of a module, by name."""
 
-BUILD_ERRORS = (
-    *(RuntimeError, ValueError, TypeError, KeyError, AttributeError, AssertionError, IndexError),
-    *(NotImplementedError, ImportError, ZeroDivisionError),
-)
-"""What smp and timm raise for a combination that they were not made for."""
 
 _INDEX = "encoders.txt"
 _FINGERPRINT_CHARS = 8
@@ -127,7 +123,7 @@ def all_encoder_names() -> list[str]:
 def write_index(path: Path) -> None:
     """Write the index of the installed versions; takes minutes."""
     versions = f"segmentation_models_pytorch {smp.__version__} and timm {timm.__version__}"
-    head = f"# Name and fingerprints at depth 5, 4, 3 of the encoders of {versions}; see encoder_index.py."
+    head = f"# Name and fingerprints at depth 5, 4, 3 of the encoders of {versions}; see encoders.py."
     write_file(path, "\n".join((head, *index_lines(all_encoder_names()))) + "\n")
 
 

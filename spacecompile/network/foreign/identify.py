@@ -15,9 +15,9 @@ from torch import Tensor
 
 from spacecompile.contract import PARTS, SPARK_CLASSES, ModelSpec
 from spacecompile.errors import CheckpointError
-from spacecompile.network.encoder_index import Shapes, shapes_of
-from spacecompile.network.identify_decoder import ARCHITECTURES, Architecture, architecture_named, architecture_of
-from spacecompile.network.identify_match import Identified, matches_of
+from spacecompile.network.foreign.decoder import ARCHITECTURES, Architecture, architecture_named, architecture_of
+from spacecompile.network.foreign.encoders import Shapes, shapes_of
+from spacecompile.network.foreign.match import Identified, matches_of
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.network.run import run_once
 

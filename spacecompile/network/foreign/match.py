@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from spacecompile.contract import ModelSpec
 from spacecompile.errors import CheckpointError
-from spacecompile.network.encoder_index import DEPTHS, Shapes, WithoutWeights, encoders_like, shapes_of
-from spacecompile.network.identify_decoder import Architecture, Options
+from spacecompile.network.foreign.decoder import Architecture, Options
+from spacecompile.network.foreign.encoders import DEPTHS, Shapes, WithoutWeights, encoders_like, shapes_of
 from spacecompile.network.model import MultiTaskNetwork
 
 

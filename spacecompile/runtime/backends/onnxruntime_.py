@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from spacecompile.contract import INPUT_NAME, OUTPUT_NAMES, Precision
 from spacecompile.errors import FrameError, IntegrityError, UsageError
-from spacecompile.runtime.backends import GpuOptions, GraphSignature, RawAnswer, TensorFact, signature_from_tensors
+from spacecompile.runtime.backend import GpuOptions, GraphSignature, RawAnswer, TensorFact, signature_from_tensors
 from spacecompile.runtime.backends.onnxruntime_import import import_onnxruntime
 
 ort: Any = import_onnxruntime()

@@ -28,7 +28,7 @@ from spacecompile.errors import (
     MissingPartError,
     UsageError,
 )
-from spacecompile.runtime.backends import Backend, GpuOptions, GraphSignature, signature_from_tensors
+from spacecompile.runtime.backend import Backend, GpuOptions, GraphSignature, signature_from_tensors
 from spacecompile.runtime.backends.onnxruntime_ import (
     ORT_ERRORS,
     first_line,

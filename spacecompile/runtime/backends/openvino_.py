@@ -17,14 +17,8 @@ from numpy.typing import NDArray
 
 from spacecompile.contract import INPUT_NAME, OUTPUT_NAMES, Precision
 from spacecompile.errors import FrameError, IntegrityError, MissingPartError, UsageError
-from spacecompile.runtime.backends import (
-    GpuOptions,
-    GraphSignature,
-    RawAnswer,
-    TensorFact,
-    openvino_cache,
-    signature_from_tensors,
-)
+from spacecompile.runtime.backend import GpuOptions, GraphSignature, RawAnswer, TensorFact, signature_from_tensors
+from spacecompile.runtime.backends import openvino_cache
 from spacecompile.runtime.backends.openvino_cache import BlobCache
 from spacecompile.runtime.backends.openvino_import import import_openvino, openvino_core
 

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from spacecompile.contract import Precision, Variant
 from spacecompile.errors import IntegrityError, MissingPartError, UsageError
-from spacecompile.runtime.backends import Backend, GpuOptions
+from spacecompile.runtime.backend import Backend, GpuOptions
 from spacecompile.runtime.backends.speed import measured_ratio
 from spacecompile.runtime.cpu import cpu_features
 from spacecompile.runtime.cuda.bindings import has_bindings

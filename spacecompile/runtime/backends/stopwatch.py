@@ -10,7 +10,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from spacecompile.runtime.backends import Backend, GraphSignature, RawAnswer
+from spacecompile.runtime.backend import Backend, GraphSignature, RawAnswer
 from spacecompile.runtime.cuda.backend import CudaBackend
 
 NS_PER_MS = 1e6

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from spacecompile.contract import INPUT_NAME, Precision
 from spacecompile.errors import DeviceError, DeviceMemoryError, IntegrityError, MissingPartError, UsageError
-from spacecompile.runtime.backends import Backend, GpuOptions, GraphSignature, TensorFact, signature_from_tensors
+from spacecompile.runtime.backend import Backend, GpuOptions, GraphSignature, TensorFact, signature_from_tensors
 from spacecompile.runtime.cuda.backend import CudaBackend
 from spacecompile.runtime.cuda.bindings import open_device
 from spacecompile.runtime.cuda.compatibility import (

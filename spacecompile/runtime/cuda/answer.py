@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from spacecompile.contract import ModelSpec
 from spacecompile.runtime.answer import Answer, answer_from_raw
-from spacecompile.runtime.backends import RawAnswer
+from spacecompile.runtime.backend import RawAnswer
 from spacecompile.runtime.cuda.backend import DeviceRawAnswer, DeviceView
 from spacecompile.runtime.guard import GuardRule
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spacecompile.errors import DeviceError, DeviceLostError, FrameError, UsageError
-from spacecompile.runtime.backends import GraphSignature, RawAnswer
+from spacecompile.runtime.backend import GraphSignature, RawAnswer
 from spacecompile.runtime.cuda.device import CudaDevice, active
 from spacecompile.runtime.cuda.engine import CudaEngine
 from spacecompile.runtime.cuda.slot import GpuTimes, Slot

@@ -8,7 +8,7 @@ from math import prod
 from typing import Protocol
 
 from spacecompile.contract import HEALTH_SIGNALS
-from spacecompile.runtime.backends import GraphSignature
+from spacecompile.runtime.backend import GraphSignature
 
 
 class EngineContext(Protocol):

@@ -26,9 +26,9 @@ from spacecompile.metrics import detection_score
 from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
 from spacecompile.network.model import BoxResidualHead, MultiTaskNetwork
 from spacecompile.record import Record
-from spacecompile.train.box_cases import Cases, box_cases
-from spacecompile.train.box_head import HeadSamples, HeadSettings, corrected_ious, head_samples, trained_head
-from spacecompile.train.boxes import (
+from spacecompile.train.box.cases import Cases, box_cases
+from spacecompile.train.box.head import HeadSamples, HeadSettings, corrected_ious, head_samples, trained_head
+from spacecompile.train.box.rules import (
     FOLDS,
     calibrated,
     detection_score_of,
@@ -39,8 +39,8 @@ from spacecompile.train.boxes import (
     soft_rules,
     supported_rules,
 )
-from spacecompile.train.dataset import ValidationFrames
 from spacecompile.train.device import DevicePlan, plan_device
+from spacecompile.train.frames.dataset import ValidationFrames
 
 CHECKPOINT_SUFFIXES = (".pt", ".safetensors")
 HEAD_NAME = "regression head"

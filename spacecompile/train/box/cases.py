@@ -14,10 +14,11 @@ from spacecompile.contract import Progress, Tta, no_progress
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.network.preprocess import normalised
 from spacecompile.network.views import d4_views, merged_part_logits, undone
-from spacecompile.train.box_profile import BoxProfile, frame_logits, profile_of
-from spacecompile.train.boxes import SUPPORTS_PX, BoxCase
-from spacecompile.train.dataset import ValidationFrame, ValidationFrames
+from spacecompile.train.box.profile import BoxProfile, frame_logits, profile_of
+from spacecompile.train.box.rules import SUPPORTS_PX, BoxCase
 from spacecompile.train.device import DevicePlan
+from spacecompile.train.frames.dataset import ValidationFrames
+from spacecompile.train.frames.decode import ValidationFrame
 
 
 @dataclass(kw_only=True)

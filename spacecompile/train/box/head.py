@@ -21,11 +21,12 @@ from spacecompile.box_rule import BoxHead, BoxRule
 from spacecompile.contract import Progress, no_progress
 from spacecompile.network.model import BoxResidualHead, MultiTaskNetwork
 from spacecompile.network.preprocess import normalised
-from spacecompile.train.box_losses import box_losses
-from spacecompile.train.box_profile import frame_logits, profile_of, tight_box
-from spacecompile.train.boxes import SUPPORTS_PX, box_ious
-from spacecompile.train.dataset import ValidationFrame, ValidationFrames
+from spacecompile.train.box.losses import box_losses
+from spacecompile.train.box.profile import frame_logits, profile_of, tight_box
+from spacecompile.train.box.rules import SUPPORTS_PX, box_ious
 from spacecompile.train.device import DevicePlan
+from spacecompile.train.frames.dataset import ValidationFrames
+from spacecompile.train.frames.decode import ValidationFrame
 
 SHIFTS = 4
 """Shifted copies per frame, beside the frame itself."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from spacecompile.box_rule import BoxRule
 from spacecompile.metrics import IOU_THRESHOLDS, box_iou, detection_score
-from spacecompile.train.box_profile import (
+from spacecompile.train.box.profile import (
     OUTWARDS_XYXY,
     BoxProfile,
     box_from_profile,
@@ -28,7 +28,6 @@ from spacecompile.train.box_profile import (
     median_box,
     tight_box,
 )
-from spacecompile.train.evaluate import FrameAnswer
 
 THRESHOLDS = (0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15)
 SUPPORTS_PX = (2, 3, 4, 6, 8)
@@ -72,14 +71,6 @@ class CalibratedRule:
     def s_det_folds(self) -> float:
         """`s_det` of these boxes; 0 without a case."""
         return detection_score(self.ious_N) if self.ious_N.size else 0.0
-
-
-def cases_from_answers(answers: Iterable[FrameAnswer]) -> list[BoxCase]:
-    """Keep of each answer only what the calibration needs."""
-    return [
-        BoxCase(profile=answer.profile, true_box_xyxy=answer.truth.box_xyxy, class_index=answer.truth.class_index)
-        for answer in answers
-    ]
 
 
 def detection_score_of(rule: BoxRule, cases: Sequence[BoxCase], frame_size_px: tuple[int, int]) -> float:

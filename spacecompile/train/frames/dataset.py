@@ -20,7 +20,7 @@ from spacecompile.data.broken import BrokenFile, BrokenFiles
 from spacecompile.data.labels import LabelledFrame
 from spacecompile.errors import DataError, FrameError
 from spacecompile.runtime.threads import usable_processors
-from spacecompile.train.decode import (
+from spacecompile.train.frames.decode import (
     ALL_VIEWS,
     PIXEL_CHANNELS,
     Request,
@@ -28,8 +28,8 @@ from spacecompile.train.decode import (
     ViewDecoder,
     validation_frame_from_files,
 )
-from spacecompile.train.frame_store import FrameStore
-from spacecompile.train.loader import DecodedGroup, ProcessDecoder, ahead, decoded_by_threads
+from spacecompile.train.frames.loader import DecodedGroup, ProcessDecoder, ahead, decoded_by_threads
+from spacecompile.train.frames.store import FrameStore
 
 __all__ = ["Batch", "Cache", "TrainingFrames", "ValidationFrame", "ValidationFrames", "class_indices", "silenced"]
 

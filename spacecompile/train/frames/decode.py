@@ -21,7 +21,7 @@ from spacecompile.data.labels import LabelledFrame
 from spacecompile.data.spark import read_frame_HWC, read_image, read_parts_HW, read_parts_image
 from spacecompile.errors import DataError, FrameError
 from spacecompile.network.preprocess import input_from_frame
-from spacecompile.train.frame_store import DecodedPictures, FrameStore
+from spacecompile.train.frames.store import DecodedPictures, FrameStore
 
 PIXEL_CHANNELS = 3 + len(PARTS)
 

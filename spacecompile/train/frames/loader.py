@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from spacecompile.data.broken import BrokenFile
 from spacecompile.data.interrupts import interrupts_held
 from spacecompile.errors import OutputError, UsageError, first_line_of
-from spacecompile.train.decode import Request, ShownFrame, ViewDecoder
+from spacecompile.train.frames.decode import Request, ShownFrame, ViewDecoder
 
 GROUPS_AHEAD = 2
 _NEWS_OF_DEATH_S = 2.0

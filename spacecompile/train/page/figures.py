@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from spacecompile.figures import GRID, INK, MUTED, series_color, svg, wide_figure
+from spacecompile.page.figures import GRID, INK, MUTED, series_color, svg, wide_figure
 
 SCORE_NAMES = {"s_seg": "S_seg", "s_det": "S_det", "s_cls": "S_cls", "s_acc": "S_acc"}
 

@@ -19,7 +19,7 @@ from spacecompile.box_rule import BoxRule
 from spacecompile.contract import ModelSpec
 from spacecompile.metrics import accuracy_score, box_iou, detection_score, parts_iou
 from spacecompile.runtime.overlay import draw_marks
-from spacecompile.train.box_profile import box_from_profile
+from spacecompile.train.box.profile import box_from_profile
 from spacecompile.train.evaluate import FrameAnswer
 
 WORST_FRAMES = 8

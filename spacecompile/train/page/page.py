@@ -17,7 +17,7 @@ import numpy as np
 
 from spacecompile.extras import require_extra
 from spacecompile.metrics import Scores
-from spacecompile.train.gallery import Gallery, JudgedFrame, picture
+from spacecompile.train.page.gallery import Gallery, JudgedFrame, picture
 
 PAGE_NAME = "report.html"
 
@@ -61,7 +61,7 @@ def render_page(
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415
     from markupsafe import Markup  # noqa: PLC0415
 
-    from spacecompile.train import page_figures  # noqa: PLC0415
+    from spacecompile.train.page import figures as drawn  # noqa: PLC0415
 
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
@@ -70,7 +70,7 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    figures = {"losses": page_figures.loss_curves(history), "scores": page_figures.score_curves(history)}
+    figures = {"losses": drawn.loss_curves(history), "scores": drawn.score_curves(history)}
     return environment.get_template("run.html.j2").render(
         facts=facts,
         recipe=json.dumps(facts["recipe"], indent=2),

@@ -5,11 +5,12 @@ import pytest
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from spacecompile.benchmarks.comparison import NamedResult, compare, regression_error, share_from_text
-from spacecompile.benchmarks.comparison_latency import ratio_interval
-from spacecompile.benchmarks.comparison_records import Change, Comparison
-from spacecompile.benchmarks.records import BenchResult, Configuration, VariantEngine
-from spacecompile.benchmarks.summary import summarise
+from spacecompile.benchmarks.compare.compare import NamedResult, compare, regression_error, share_from_text
+from spacecompile.benchmarks.compare.latency import ratio_interval
+from spacecompile.benchmarks.compare.records import Change, Comparison
+from spacecompile.benchmarks.latency.records import VariantEngine
+from spacecompile.benchmarks.latency.summary import summarise
+from spacecompile.benchmarks.result_records import BenchResult, Configuration
 from spacecompile.errors import BudgetError, UsageError
 
 

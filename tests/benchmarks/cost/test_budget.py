@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from spacecompile.benchmarks.budget import Measured, budget_error, check_budget, read_budget
-from spacecompile.benchmarks.records import ProcessStart
-from spacecompile.benchmarks.summary import summarise
+from spacecompile.benchmarks.cost.budget import Measured, budget_error, check_budget, read_budget
+from spacecompile.benchmarks.latency.records import ProcessStart
+from spacecompile.benchmarks.latency.summary import summarise
 from spacecompile.contract import Budget, Cost, Manifest, ModelSpec
 from spacecompile.errors import UsageError
 

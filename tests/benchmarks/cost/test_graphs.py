@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from spacecompile.benchmarks.graph_cost import graph_costs
+from spacecompile.benchmarks.cost.graphs import graph_costs
 from spacecompile.runtime.bundle import open_bundle
 
 

@@ -8,7 +8,7 @@ pytest.importorskip("torch")
 
 from msgspec.structs import replace
 
-from spacecompile.benchmarks.stage_cost import STAGES, UPSAMPLING, costs_by_stage, stage_costs
+from spacecompile.benchmarks.cost.stages import STAGES, UPSAMPLING, costs_by_stage, stage_costs
 from spacecompile.box_rule import BoxHead
 from spacecompile.contract import Cost
 from spacecompile.network.checkpoint import load_checkpoint

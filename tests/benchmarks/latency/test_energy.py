@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("pynvml")
 
-from spacecompile.benchmarks.energy import Counters, RaplCounter, measure_energy, open_counters
+from spacecompile.benchmarks.latency.energy import Counters, RaplCounter, measure_energy, open_counters
 from spacecompile.errors import DeviceError
 
 

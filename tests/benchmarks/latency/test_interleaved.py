@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.latency import (
+from spacecompile.benchmarks.latency.interleaved import (
     Contestant,
     LatencySettings,
     Recording,

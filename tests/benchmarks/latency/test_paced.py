@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.latency import Scope
-from spacecompile.benchmarks.paced import Handled, check_rate, run_paced, summarise_paced
+from spacecompile.benchmarks.latency.interleaved import Scope
+from spacecompile.benchmarks.latency.paced import Handled, check_rate, run_paced, summarise_paced
 from spacecompile.errors import UsageError
 
 FRAMES_HWC = [np.full((2, 2, 3), value, np.uint8) for value in range(3)]

@@ -6,9 +6,9 @@ import pytest
 
 pytest.importorskip("psutil")
 
-from spacecompile.benchmarks.process_start import OneStart, start_once, summarise_starts
-from spacecompile.benchmarks.records import ProcessStart
-from spacecompile.benchmarks.variants import LoadSettings
+from spacecompile.benchmarks.latency.process_start import OneStart, start_once, summarise_starts
+from spacecompile.benchmarks.latency.records import ProcessStart
+from spacecompile.benchmarks.latency.variants import LoadSettings
 from spacecompile.runtime.bundle import open_bundle
 
 HOW = LoadSettings(backend="onnxruntime", threads=1, spinning=False)

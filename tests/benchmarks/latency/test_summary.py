@@ -5,7 +5,7 @@ from statistics import pstdev
 import numpy as np
 import pytest
 
-from spacecompile.benchmarks.summary import paired_ratio, percentile_key, percentile_of, sample_floor, summarise
+from spacecompile.benchmarks.latency.summary import paired_ratio, percentile_key, percentile_of, sample_floor, summarise
 from spacecompile.errors import UsageError
 
 # A recorded run of the plain export on two cores, in milliseconds, with the burst that a neighbour caused.

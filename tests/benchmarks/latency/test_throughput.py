@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spacecompile.benchmarks.throughput import measure_throughput, run_side_by_side, session_counts
-from spacecompile.benchmarks.variants import LoadSettings
+from spacecompile.benchmarks.latency.throughput import measure_throughput, run_side_by_side, session_counts
+from spacecompile.benchmarks.latency.variants import LoadSettings
 from spacecompile.errors import UsageError
 from spacecompile.runtime.bundle import open_bundle
 

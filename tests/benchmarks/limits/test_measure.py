@@ -11,13 +11,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.ceilings import CeilingSettings, matrix_product, measure_bandwidths, measure_ceilings
-from spacecompile.benchmarks.limits import LimitSettings, measure_limits
-from spacecompile.benchmarks.variants import Entrant, LoadSettings
+from spacecompile.benchmarks.latency.variants import Entrant, LoadSettings
+from spacecompile.benchmarks.limits.ceilings import (
+    CeilingSettings,
+    matrix_product,
+    measure_bandwidths,
+    measure_ceilings,
+)
+from spacecompile.benchmarks.limits.measure import LimitSettings, measure_limits
 from spacecompile.contract import Precision
 from spacecompile.errors import MissingPartError, UsageError
-from spacecompile.export.graph_facts import graph_facts
-from spacecompile.export.graph_traffic import graph_traffic
+from spacecompile.export.onnx_facts.facts import graph_facts
+from spacecompile.export.onnx_facts.traffic import graph_traffic
 from spacecompile.runtime.backends import raw
 from spacecompile.runtime.backends.raw import open_raw
 from spacecompile.runtime.bundle import open_bundle

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from spacecompile.benchmarks.limit_records import WHERE, Bandwidth, Ceiling
-from spacecompile.benchmarks.roofline import Machine, machine_from, variant_limit, variant_profile
-from spacecompile.export.graph_traffic import GraphTraffic, NodeWork
+from spacecompile.benchmarks.limits.records import WHERE, Bandwidth, Ceiling
+from spacecompile.benchmarks.limits.roofline import Machine, machine_from, variant_limit, variant_profile
+from spacecompile.export.onnx_facts.traffic import GraphTraffic, NodeWork
 from spacecompile.runtime.backends.raw import LayerTime
 
 MEBIBYTE = 1 << 20

@@ -7,9 +7,9 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from spacecompile.benchmarks.fits import fitted, variable_of
-from spacecompile.benchmarks.scaling import ScalingSettings, measure_scaling
-from spacecompile.benchmarks.scaling_records import Axis, ScalingPoint, ScalingReport
+from spacecompile.benchmarks.limits.scaling import ScalingSettings, measure_scaling
+from spacecompile.benchmarks.limits.scaling_fit import fitted, variable_of
+from spacecompile.benchmarks.limits.scaling_records import Axis, ScalingPoint, ScalingReport
 from spacecompile.box_rule import BoxHead, BoxRule
 from spacecompile.contract import FP32_TOLERANCE, INPUT_NAME, ModelSpec, Variant
 from spacecompile.errors import IntegrityError

@@ -10,10 +10,10 @@ pytest.importorskip("torch")
 
 from craft_frames import FRAMES_HWC, given_by
 
-from spacecompile.benchmarks.answers import compare
-from spacecompile.benchmarks.peer_box import left_out
-from spacecompile.benchmarks.peer_table import PEERS, open_peers
-from spacecompile.benchmarks.torch_reference import TorchReference
+from spacecompile.benchmarks.agreement import compare
+from spacecompile.benchmarks.peers.box import left_out
+from spacecompile.benchmarks.peers.table import PEERS, open_peers
+from spacecompile.benchmarks.score.torch_reference import TorchReference
 from spacecompile.box_rule import BoxHead, BoxRule
 from spacecompile.contract import ModelSpec, Tta
 from spacecompile.network.checkpoint import LoadedCheckpoint, load_checkpoint

@@ -17,9 +17,10 @@ import torch
 from craft_frames import FRAME_SIZE_PX, FRAMES_HWC, TINY_SPEC, given_by
 from torch import nn
 
-from spacecompile.benchmarks import peers as torch_peers
-from spacecompile.benchmarks.answers import Answered, compare, tolerance_for
-from spacecompile.benchmarks.peer_table import (
+from spacecompile.benchmarks.agreement import Answered, compare, tolerance_for
+from spacecompile.benchmarks.peers import torch_peers
+from spacecompile.benchmarks.peers.plain_exports import PlainExportPeer, cuda_onnxruntime, cuda_tensorrt, export_plain
+from spacecompile.benchmarks.peers.table import (
     PEERS,
     PeerContestant,
     PeerEntry,
@@ -27,9 +28,8 @@ from spacecompile.benchmarks.peer_table import (
     chosen_peers,
     open_peers,
 )
-from spacecompile.benchmarks.peers import CompiledPeer, CudaEagerPeer, EagerPeer, plain_smp_network
-from spacecompile.benchmarks.peers_plain import PlainExportPeer, cuda_onnxruntime, cuda_tensorrt, export_plain
-from spacecompile.benchmarks.torch_reference import TorchReference
+from spacecompile.benchmarks.peers.torch_peers import CompiledPeer, CudaEagerPeer, EagerPeer, plain_smp_network
+from spacecompile.benchmarks.score.torch_reference import TorchReference
 from spacecompile.box_rule import BoxHead, BoxRule
 from spacecompile.contract import ModelSpec
 from spacecompile.errors import MissingPartError, UsageError
@@ -269,7 +269,7 @@ def test_an_unknown_peer_is_refused_with_those_there_are() -> None:
 
 
 def test_a_named_gpu_peer_without_a_gpu_is_missing(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spacecompile.benchmarks.peer_table.has_gpu", lambda: False)
+    monkeypatch.setattr("spacecompile.benchmarks.peers.table.has_gpu", lambda: False)
     opened, missing = open_peers(
         tiny_checkpoint, TINY_SPEC, threads=1, entries=chosen_peers(("cuda-eager-fp16",), ["none"])
     )
@@ -351,8 +351,8 @@ def test_a_peer_that_can_not_be_opened_is_missing_with_its_reason_and_the_others
 
     before = torch.get_num_threads()
     # The plain export has a name of its own for it: only the other peer fails by that.
-    fails = {"plain-export": "peers.plain_smp_network", "pytorch-eager": "peers_plain.export_plain"}[able]
-    monkeypatch.setattr(f"spacecompile.benchmarks.{fails}", refuse)
+    fails = {"plain-export": "torch_peers.plain_smp_network", "pytorch-eager": "plain_exports.export_plain"}[able]
+    monkeypatch.setattr(f"spacecompile.benchmarks.peers.{fails}", refuse)
     entries = [entry for entry in PEERS if entry.name in ("plain-export", "pytorch-eager")]
     opened, missing = open_peers(tiny_checkpoint, TINY_SPEC, threads=before + 1, entries=entries)
     assert [peer.name for peer in opened] == [able]

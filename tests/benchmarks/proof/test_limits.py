@@ -13,8 +13,8 @@ import pytest
 import torch
 from fake_tensorrt import sidecar_of
 
-from spacecompile.benchmarks.proof_contestants import DeviceContestant, Proven
-from spacecompile.benchmarks.proof_limits import DeviceCeilingSettings, onnx_of, proof_limits
+from spacecompile.benchmarks.proof.contestants import DeviceContestant, Proven
+from spacecompile.benchmarks.proof.limits import DeviceCeilingSettings, onnx_of, proof_limits
 from spacecompile.contract import FileFact, Variant
 from spacecompile.errors import DeviceError, UsageError
 from spacecompile.runtime.bundle import Bundle, open_bundle

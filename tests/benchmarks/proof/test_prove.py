@@ -16,16 +16,17 @@ import torch
 from fake_cuda import FakeDevice
 from fake_tensorrt import GPU, install
 
-from spacecompile.benchmarks.latency import LatencySettings
-from spacecompile.benchmarks.peer_table import PeerAnswer
-from spacecompile.benchmarks.peers import EagerPeer
-from spacecompile.benchmarks.proof_contestants import Proven
-from spacecompile.benchmarks.proof_limits import DeviceCeilingSettings
-from spacecompile.benchmarks.proof_records import Memory, Proof, Soak
-from spacecompile.benchmarks.proof_targets import Findings, targets_of
-from spacecompile.benchmarks.prove import ProofInput, ProofSettings, answers_on_gpu, prove, runs_on_gpu
-from spacecompile.benchmarks.records import Ratio
-from spacecompile.benchmarks.summary import summarise
+from spacecompile.benchmarks.latency.interleaved import LatencySettings
+from spacecompile.benchmarks.latency.records import Ratio
+from spacecompile.benchmarks.latency.summary import summarise
+from spacecompile.benchmarks.peers.table import PeerAnswer
+from spacecompile.benchmarks.peers.torch_peers import EagerPeer
+from spacecompile.benchmarks.proof.contestants import Proven
+from spacecompile.benchmarks.proof.limits import DeviceCeilingSettings
+from spacecompile.benchmarks.proof.prove import ProofInput, ProofSettings, prove, runs_on_gpu
+from spacecompile.benchmarks.proof.records import Memory, Proof, Soak
+from spacecompile.benchmarks.proof.targets import Findings, targets_of
+from spacecompile.benchmarks.proof.torch_on_gpu import answers_on_gpu
 from spacecompile.cli.main import main
 from spacecompile.cli.prove import destination_of, error_of, say_proof
 from spacecompile.contract import ModelSpec, Tta
@@ -37,9 +38,9 @@ from spacecompile.errors import (
     MissingPartError,
     ParityError,
 )
-from spacecompile.export.frames import adversarial_frames
-from spacecompile.export.reference import ExpectedAnswer, expected_answers
-from spacecompile.export.sealed import SealedGraph
+from spacecompile.export.parity.frames import adversarial_frames
+from spacecompile.export.parity.reference import ExpectedAnswer, expected_answers
+from spacecompile.export.sealed.graph import SealedGraph
 from spacecompile.network.checkpoint import load_checkpoint
 from spacecompile.runtime.bundle import open_bundle
 from spacecompile.runtime.cuda.driver import probe_cuda
@@ -261,7 +262,7 @@ def test_a_bug_on_the_way_is_a_gap_and_keeps_what_was_shown(
     def fail(*_arguments: Any, **_options: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("spacecompile.benchmarks.prove.proof_limits", fail)
+    monkeypatch.setattr("spacecompile.benchmarks.proof.prove.proof_limits", fail)
     proof = prove(given, SETTINGS)
     assert any(gap.endswith("MemoryError. Check the free memory and the disk.") for gap in proof.unproven)
     assert "Traceback" in caplog.text
@@ -280,7 +281,7 @@ def test_a_reference_that_fails_costs_its_parity_and_nothing_else(
     def fail(*_arguments: Any, **_options: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("spacecompile.benchmarks.prove.expected_answers", fail)
+    monkeypatch.setattr("spacecompile.benchmarks.proof.prove.expected_answers", fail)
     proof = prove(given, SETTINGS)
     assert not proof.parity
     assert proof.soak

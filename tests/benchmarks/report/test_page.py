@@ -10,9 +10,9 @@ from msgspec import UNSET, UnsetType
 from page_outline import outline_of, row_of
 
 from spacecompile import extras
-from spacecompile.benchmarks import plots
-from spacecompile.benchmarks.records import BenchResult
-from spacecompile.benchmarks.report import render_report
+from spacecompile.benchmarks.report import plots
+from spacecompile.benchmarks.report.page import render_report
+from spacecompile.benchmarks.result_records import BenchResult
 from spacecompile.errors import MissingPartError
 from spacecompile.runtime.answer import Answer
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import msgspec
 from msgspec import UNSET
 
-from spacecompile.benchmarks import records
-from spacecompile.benchmarks.readme import results_block
-from spacecompile.benchmarks.records import BenchResult, read_result
+from spacecompile.benchmarks import result_records as records
+from spacecompile.benchmarks.report.readme_tables import results_block
+from spacecompile.benchmarks.result_records import BenchResult, read_result
 
 
 def test_every_variant_is_named_with_the_engine_that_ran_it(whole_result: BenchResult) -> None:

@@ -4,9 +4,10 @@ import pytest
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from spacecompile.benchmarks.pareto import trade_offs
-from spacecompile.benchmarks.records import BenchResult, ScoreReport
-from spacecompile.benchmarks.summary import summarise
+from spacecompile.benchmarks.latency.summary import summarise
+from spacecompile.benchmarks.report.trade_offs import trade_offs
+from spacecompile.benchmarks.result_records import BenchResult
+from spacecompile.benchmarks.score.records import ScoreReport
 from spacecompile.metrics import Scores
 
 

@@ -7,9 +7,10 @@ import pytest
 from msgspec import UNSET, UnsetType
 from page_outline import outline_of, row_of
 
-from spacecompile.benchmarks.records import BenchResult, Failure, Peer
-from spacecompile.benchmarks.report import render_report
-from spacecompile.benchmarks.report_facts import key_figures
+from spacecompile.benchmarks.peers.records import Peer
+from spacecompile.benchmarks.report.page import render_report
+from spacecompile.benchmarks.report.wording import key_figures
+from spacecompile.benchmarks.result_records import BenchResult, Failure
 
 
 def test_the_error_of_a_result_stands_at_the_top(whole_result: BenchResult) -> None:

@@ -8,12 +8,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from spacecompile.benchmarks.answers import Answered
-from spacecompile.benchmarks.frames import labelled_frames, stream_from_data
-from spacecompile.benchmarks.score import charged_score, check_frames, evaluate, score_drop
+from spacecompile.benchmarks.agreement import Answered
+from spacecompile.benchmarks.frame_stream import labelled_frames, stream_from_data
+from spacecompile.benchmarks.score.evaluate import charged_score, check_frames, evaluate, score_drop
 from spacecompile.contract import Cost, ModelSpec
-from spacecompile.data.labels import SPARK_2022_CLASSES
-from spacecompile.data.spark import LabelledFrame, write_mask, write_split_csv
+from spacecompile.data.labels import SPARK_2022_CLASSES, LabelledFrame
+from spacecompile.data.spark import write_mask, write_split_csv
 from spacecompile.errors import DataError, UsageError
 from spacecompile.metrics import Scores
 

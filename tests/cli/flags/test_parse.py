@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from spacecompile.cli.values import names_from_text
+from spacecompile.cli.flags.parse import names_from_text
 from spacecompile.errors import UsageError
 
 

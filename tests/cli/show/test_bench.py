@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from spacecompile.benchmarks import further
-from spacecompile.benchmarks.records import read_result
+from spacecompile.benchmarks.result_records import read_result
 from spacecompile.cli.main import main
 from spacecompile.errors import MissingPartError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spacecompile.cli.build_tables import say_passes
+from spacecompile.cli.show.build import say_passes
 from spacecompile.contract import Cost, PassReport
 
 BEFORE = Cost(params=3_453_932, macs_fvcore=4_478_470_656, macs_torch=4_411_623_936)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from spacecompile.cli.inspect_graph import graph_lines
-from spacecompile.export.graph_facts import GraphFacts, Island, MacNode, TensorFacts
+from spacecompile.cli.show.graph import graph_lines
+from spacecompile.export.onnx_facts.facts import GraphFacts, Island, MacNode, TensorFacts
 
 
 def half_facts(num_islands: int) -> GraphFacts:

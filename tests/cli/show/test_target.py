@@ -8,8 +8,8 @@ import onnx
 import pytest
 
 from spacecompile import extras
-from spacecompile.cli import inspect_target
 from spacecompile.cli.main import main
+from spacecompile.cli.show import target as inspect_target
 from spacecompile.runtime.bundle import open_bundle
 
 

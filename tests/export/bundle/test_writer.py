@@ -13,8 +13,8 @@ import pytest
 
 from spacecompile.contract import FileFact
 from spacecompile.errors import OutputError
-from spacecompile.export import bundle_writer as bundle_writer_module
-from spacecompile.export.bundle_writer import bundle_writer, check_output
+from spacecompile.export.bundle import writer as bundle_writer_module
+from spacecompile.export.bundle.writer import bundle_writer, check_output
 from spacecompile.files import exchange
 
 
@@ -116,8 +116,8 @@ def test_a_full_disk_leaves_the_earlier_bundle_and_nothing_else(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from spacecompile.export import bundle_writer as module
-from spacecompile.export.bundle_writer import bundle_writer
+from spacecompile.export.bundle import writer as module
+from spacecompile.export.bundle.writer import bundle_writer
 moment, output = sys.argv[1], Path(sys.argv[2])
 if moment == "between the renames":
     def killed(self, target, rename=Path.rename):

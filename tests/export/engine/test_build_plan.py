@@ -16,12 +16,12 @@ from torch import nn
 
 from spacecompile.contract import OUTPUT_NAMES, ModelSpec, Precision
 from spacecompile.errors import BuildError
-from spacecompile.export import to_engine
-from spacecompile.export.engine_facts import EngineOptions, require_precision
-from spacecompile.export.engine_watch import BuildWatch, monitor_of
-from spacecompile.export.sealed import SealedGraph
-from spacecompile.export.to_engine import build_engine, refused_nodes
-from spacecompile.export.to_onnx import export_onnx
+from spacecompile.export.engine import build_plan as to_engine
+from spacecompile.export.engine.build_plan import build_engine, refused_nodes
+from spacecompile.export.engine.facts import EngineOptions, require_precision
+from spacecompile.export.engine.watch import BuildWatch, monitor_of
+from spacecompile.export.sealed.graph import SealedGraph
+from spacecompile.export.sealed.to_onnx import export_onnx
 from spacecompile.runtime.bundle import open_bundle
 from spacecompile.runtime.cuda.driver import GpuFacts
 from spacecompile.runtime.cuda.engine_api import EngineApi, EngineKind, collected_errors, logger_of

@@ -8,9 +8,9 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from spacecompile.errors import BuildError
-from spacecompile.export.legality import illegal_nodes, legality_of
-from spacecompile.export.legality_report import IllegalNode
-from spacecompile.export.to_onnx import OPSET
+from spacecompile.export.engine.legality import illegal_nodes, legality_of
+from spacecompile.export.engine.legality_records import IllegalNode
+from spacecompile.export.sealed.to_onnx import OPSET
 
 
 def model_of(

@@ -19,10 +19,10 @@ from onnx import numpy_helper
 
 from spacecompile.cli.main import main
 from spacecompile.errors import BuildError, IntegrityError, MissingPartError, OutputError, ParityError, UsageError
-from spacecompile.export import rebuild as rebuild_module
-from spacecompile.export.engine_facts import EngineFacts, EngineOptions, RealisedTypes
-from spacecompile.export.rebuild import Rebuilt, buildable, rebuild
-from spacecompile.export.to_engine import EngineBuild, Layers
+from spacecompile.export.engine import rebuild as rebuild_module
+from spacecompile.export.engine.build_plan import EngineBuild, Layers
+from spacecompile.export.engine.facts import EngineFacts, EngineOptions, RealisedTypes
+from spacecompile.export.engine.rebuild import Rebuilt, buildable, rebuild
 from spacecompile.runtime.backends import registry, tensorrt_
 from spacecompile.runtime.bundle import open_bundle
 from spacecompile.runtime.cuda import engine_api

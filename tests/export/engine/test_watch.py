@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from spacecompile.contract import no_progress
-from spacecompile.export.engine_watch import BuildWatch, run_watched
+from spacecompile.export.engine.watch import BuildWatch, run_watched
 
 
 def percents_of(watch: BuildWatch) -> list[int | None]:

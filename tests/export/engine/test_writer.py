@@ -9,11 +9,11 @@ from torch import nn
 
 from spacecompile.contract import ModelSpec
 from spacecompile.errors import OutputError
-from spacecompile.export import engine_writer
-from spacecompile.export.engine_writer import FACTS_NAME, LAYERS_NAME, PLAN_NAME, check_engine_folder, write_engine
-from spacecompile.export.sealed import SealedGraph
-from spacecompile.export.to_engine import EngineBuild, build_engine
-from spacecompile.export.to_onnx import export_onnx
+from spacecompile.export.engine import writer as engine_writer
+from spacecompile.export.engine.build_plan import EngineBuild, build_engine
+from spacecompile.export.engine.writer import FACTS_NAME, LAYERS_NAME, PLAN_NAME, check_engine_folder, write_engine
+from spacecompile.export.sealed.graph import SealedGraph
+from spacecompile.export.sealed.to_onnx import export_onnx
 from spacecompile.runtime.cuda.engine_api import EngineApi
 
 SPEC = ModelSpec(input_size_px=(64, 64), frame_size_px=(128, 128))

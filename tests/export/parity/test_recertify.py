@@ -13,8 +13,8 @@ from PIL import Image
 
 from spacecompile.errors import CheckpointError, IntegrityError, MissingPartError, ParityError, UsageError
 from spacecompile.export.build import build
+from spacecompile.export.parity.recertify import RecertifyOptions, recertify, require_recertified
 from spacecompile.export.plan import BuildOptions
-from spacecompile.export.recertify import RecertifyOptions, recertify, require_recertified
 from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
 from spacecompile.runtime.bundle import Bundle, open_bundle
 

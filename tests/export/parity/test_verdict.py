@@ -15,26 +15,27 @@ from torch import nn
 
 from spacecompile.contract import FP32_TOLERANCE, TOLERANCES, Cost, ModelSpec, Tolerance
 from spacecompile.errors import ParityError, UsageError
-from spacecompile.export.frames import Kind, ParityFrame, Truth, adversarial_frames
-from spacecompile.export.masks import PartsInFrame, logit
-from spacecompile.export.parity import (
-    ParityReport,
-    VariantParity,
-    check_parity,
-    require_parity,
-    verdict_on,
-)
-from spacecompile.export.reference import (
+from spacecompile.export.parity.frames import Kind, ParityFrame, Truth, adversarial_frames
+from spacecompile.export.parity.reference import (
     LOGIT_BAND,
     ExpectedAnswer,
     ViewByView,
     expected_answers,
     parts_at_band_ends,
 )
-from spacecompile.export.score_drop import Scoring
-from spacecompile.export.sealed import SealedGraph
-from spacecompile.export.to_onnx import export_onnx
-from spacecompile.runtime.backends import RawAnswer
+from spacecompile.export.parity.score_drop import Scoring
+from spacecompile.export.parity.verdict import (
+    ParityReport,
+    VariantParity,
+    check_parity,
+    require_parity,
+    verdict_on,
+)
+from spacecompile.export.sealed.box_of_maxima import logit
+from spacecompile.export.sealed.graph import SealedGraph
+from spacecompile.export.sealed.parts_in_frame import PartsInFrame
+from spacecompile.export.sealed.to_onnx import export_onnx
+from spacecompile.runtime.backend import RawAnswer
 from spacecompile.runtime.backends.onnxruntime_ import OnnxRuntimeBackend
 
 SPEC = ModelSpec(input_size_px=(64, 64), frame_size_px=(128, 128))

@@ -12,10 +12,10 @@ from PIL import Image
 
 from spacecompile.contract import Tolerance
 from spacecompile.errors import OutputError
-from spacecompile.export.frames import ParityFrame
-from spacecompile.export.parity import VariantParity, verdict_on
-from spacecompile.export.reference import ExpectedAnswer
-from spacecompile.export.worst_frame import (
+from spacecompile.export.parity.frames import ParityFrame
+from spacecompile.export.parity.reference import ExpectedAnswer
+from spacecompile.export.parity.verdict import VariantParity, verdict_on
+from spacecompile.export.parity.worst_frame import (
     EXTRA_RGB,
     MISSING_RGB,
     OTHER_PART_RGB,
@@ -24,7 +24,7 @@ from spacecompile.export.worst_frame import (
     worst_frame,
     write_failure_report,
 )
-from spacecompile.runtime.backends import RawAnswer
+from spacecompile.runtime.backend import RawAnswer
 from spacecompile.runtime.overlay import BODY_RGB, BOX_RGB, PANEL_RGB
 
 CLASSES = ("Cheops", "Soho", "Smart1")

@@ -12,8 +12,8 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from spacecompile.contract import ModelSpec, Tta
-from spacecompile.export.sealed import SealedGraph
-from spacecompile.export.to_onnx import export_model
+from spacecompile.export.sealed.graph import SealedGraph
+from spacecompile.export.sealed.to_onnx import export_model
 
 SPEC = ModelSpec(input_size_px=(64, 64), frame_size_px=(128, 128))
 

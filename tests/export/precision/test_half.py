@@ -12,13 +12,13 @@ from onnx import ModelProto, TensorProto
 
 from spacecompile.contract import OUTPUT_NAMES
 from spacecompile.errors import BuildError
-from spacecompile.export.legality import illegal_nodes
+from spacecompile.export.engine.legality import illegal_nodes
 from spacecompile.export.precision.files import PrecisionPlans, checked_precision, model_in
 from spacecompile.export.precision.graph import GraphView
 from spacecompile.export.precision.half import HALF_MAX, RANGE_SHARE, in_half, plan_half
 from spacecompile.export.precision.magnitude import largest_magnitudes
 from spacecompile.export.precision.probe import session_giving
-from spacecompile.export.to_onnx import model_bytes
+from spacecompile.export.sealed.to_onnx import model_bytes
 
 
 def answers(model: ModelProto, frame_HWC: NDArray[np.uint8]) -> list[NDArray[np.float32]]:

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from spacecompile.errors import BuildError, ParityError
-from spacecompile.export.graph_facts import graph_facts
-from spacecompile.export.legality import illegal_nodes
+from spacecompile.export.engine.legality import illegal_nodes
+from spacecompile.export.onnx_facts.facts import graph_facts
 from spacecompile.export.precision.files import checked_precision
 from spacecompile.export.precision.graph import GraphView
 from spacecompile.export.precision.quantise import QUANTISED_MAX, quantisable_layers, quantised, weight_codes
 from spacecompile.export.precision.ranges import best_scale
 from spacecompile.export.precision.search import in_int8, plan_int8
-from spacecompile.export.to_onnx import model_bytes
+from spacecompile.export.sealed.to_onnx import model_bytes
 
 
 def test_all_layers_but_the_last_of_each_head_can_be_quantised(model: ModelProto) -> None:

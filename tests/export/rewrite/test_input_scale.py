@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spacecompile.export.frontend import UNIT_STD, FrameToInput
 from spacecompile.export.rewrite.base import in_float64
 from spacecompile.export.rewrite.input_scale import FoldInputScale
 from spacecompile.export.rewrite.proof import ProofSettings, relative_errors
-from spacecompile.export.sealed import SealedGraph
-from spacecompile.export.to_onnx import export_onnx
+from spacecompile.export.sealed.frame_to_input import UNIT_STD, FrameToInput
+from spacecompile.export.sealed.graph import SealedGraph
+from spacecompile.export.sealed.to_onnx import export_onnx
 from spacecompile.network.model import MultiTaskNetwork
 
 NOT_WHOLE = {"frame_size_px": (96, 96)}

@@ -11,12 +11,12 @@ from torch import nn
 
 from spacecompile.box_rule import BoxRule
 from spacecompile.contract import Tta
-from spacecompile.export.boxes import logit
 from spacecompile.export.rewrite import rewrite_network
 from spacecompile.export.rewrite.base import in_float64
 from spacecompile.export.rewrite.part_threshold import FoldPartThreshold
 from spacecompile.export.rewrite.proof import ProofSettings, relative_errors
-from spacecompile.export.sealed import SealedGraph
+from spacecompile.export.sealed.box_of_maxima import logit
+from spacecompile.export.sealed.graph import SealedGraph
 from spacecompile.network.model import MultiTaskNetwork
 
 CALIBRATED = {"part_thresholds": (0.35, 0.6), "box": BoxRule(threshold=0.6, margins_px=(1.0, 2.0, 3.0, 4.0))}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from spacecompile.contract import ModelSpec
-from spacecompile.export.frontend import FrameToInput
+from spacecompile.export.sealed.frame_to_input import FrameToInput
 from spacecompile.network.preprocess import input_from_frame, normalised
 
 SIZES = [

@@ -14,10 +14,10 @@ from torch import nn
 from spacecompile.box_rule import BoxHead, BoxRule
 from spacecompile.contract import HEALTH_SIGNALS, ModelSpec, Tta
 from spacecompile.errors import UsageError
-from spacecompile.export.frames import adversarial_frames
-from spacecompile.export.legality import illegal_nodes
-from spacecompile.export.sealed import SealedGraph
-from spacecompile.export.to_onnx import export_onnx
+from spacecompile.export.engine.legality import illegal_nodes
+from spacecompile.export.parity.frames import adversarial_frames
+from spacecompile.export.sealed.graph import SealedGraph
+from spacecompile.export.sealed.to_onnx import export_onnx
 from spacecompile.network.checkpoint import load_checkpoint
 from spacecompile.network.model import BoxResidualHead
 from spacecompile.runtime.backends.onnxruntime_ import OnnxRuntimeBackend

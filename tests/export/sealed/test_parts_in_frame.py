@@ -13,9 +13,9 @@ from torch import Tensor
 
 from spacecompile.box_rule import BoxRule
 from spacecompile.contract import ModelSpec
-from spacecompile.export.boxes import logit
-from spacecompile.export.masks import PartsInFrame
-from spacecompile.train.box_profile import box_from_profile, profile_of
+from spacecompile.export.sealed.box_of_maxima import logit
+from spacecompile.export.sealed.parts_in_frame import PartsInFrame
+from spacecompile.train.box.profile import box_from_profile, profile_of
 
 
 def parts_of(logits: Tensor, **fields: Any) -> tuple[NDArray[np.uint8], list[float], list[float], float]:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, parser
 from onnx.reference import ReferenceEvaluator
 
-from spacecompile.export.pooling import pool_extrema
+from spacecompile.export.sealed.pooling import pool_extrema
 
 
 def model_of(call: str, shape: str, *, axes: str = "", dtype: str = "float") -> ModelProto:

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from spacecompile.contract import INPUT_NAME, OUTPUT_NAMES, ModelSpec
 from spacecompile.errors import BuildError
-from spacecompile.export.legality import illegal_nodes
-from spacecompile.export.sealed import SealedGraph
-from spacecompile.export.to_onnx import OPSET, export_onnx
+from spacecompile.export.engine.legality import illegal_nodes
+from spacecompile.export.sealed.graph import SealedGraph
+from spacecompile.export.sealed.to_onnx import OPSET, export_onnx
 
 SPEC = ModelSpec(input_size_px=(64, 64), frame_size_px=(128, 128))
 

@@ -8,8 +8,8 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 
-from spacecompile.network import encoder_index
-from spacecompile.network.encoder_index import (
+from spacecompile.network.foreign import encoders as encoder_index
+from spacecompile.network.foreign.encoders import (
     DEPTHS,
     all_encoder_names,
     build_encoder,

@@ -14,7 +14,7 @@ from torch.nn import functional
 from spacecompile.contract import SPARK_CLASSES, ModelSpec
 from spacecompile.errors import CheckpointError, UsageError
 from spacecompile.network.checkpoint import LoadedCheckpoint, save_checkpoint
-from spacecompile.network.identify_decoder import ARCHITECTURES
+from spacecompile.network.foreign.decoder import ARCHITECTURES
 
 SMALL = (32, 16, 16, 8)
 """Channels of a U-Net on four stages."""

@@ -15,7 +15,7 @@ from onnx import TensorProto
 
 from spacecompile.contract import Precision
 from spacecompile.errors import FrameError, IntegrityError, UsageError
-from spacecompile.runtime.backends import Backend, GpuOptions, GraphSignature, RawAnswer
+from spacecompile.runtime.backend import Backend, GpuOptions, GraphSignature, RawAnswer
 from spacecompile.runtime.backends.onnxruntime_ import OnnxRuntimeBackend
 from spacecompile.runtime.backends.registry import BackendFactory, entry_named
 from spacecompile.runtime.cpu import cpu_features

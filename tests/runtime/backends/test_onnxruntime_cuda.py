@@ -16,7 +16,8 @@ from fake_tensorrt import install
 from numpy.typing import NDArray
 
 from spacecompile.errors import DeviceError, DeviceMemoryError
-from spacecompile.runtime.backends import GpuOptions, onnxruntime_cuda_, registry
+from spacecompile.runtime.backend import GpuOptions
+from spacecompile.runtime.backends import onnxruntime_cuda_, registry
 from spacecompile.runtime.backends.onnxruntime_ import open_session, ort, ort_errors
 from spacecompile.runtime.backends.onnxruntime_cuda_ import Provider, onnxruntime_cuda_backend, preload_libraries
 from spacecompile.runtime.backends.registry import entry_named

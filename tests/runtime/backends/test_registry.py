@@ -9,7 +9,7 @@ import pytest
 
 from spacecompile.contract import FP32_TOLERANCE, Variant
 from spacecompile.errors import IntegrityError, MissingPartError, SpacecompileError, UsageError
-from spacecompile.runtime.backends import Backend
+from spacecompile.runtime.backend import Backend
 from spacecompile.runtime.backends.registry import (
     BACKENDS,
     BackendEntry,

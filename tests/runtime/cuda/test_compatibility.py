@@ -9,7 +9,7 @@ from fake_tensorrt import sidecar_of
 from onnx import TensorProto, helper
 
 from spacecompile.errors import IntegrityError
-from spacecompile.export.to_engine import build_engine
+from spacecompile.export.engine.build_plan import build_engine
 from spacecompile.runtime.cuda.compatibility import PlanFacts, check_plan_bytes, check_plan_fits, facts_from_sidecar
 from spacecompile.runtime.cuda.driver import GpuFacts
 from spacecompile.runtime.cuda.engine_api import EngineApi

@@ -16,13 +16,14 @@ from spacecompile.box_rule import BoxHead, BoxRule
 from spacecompile.cli.calibrate import rule_text
 from spacecompile.cli.main import main
 from spacecompile.data import spark
-from spacecompile.data.spark import read_frame_HWC, read_split, spread
+from spacecompile.data.labels import read_split, spread
+from spacecompile.data.spark import read_frame_HWC
 from spacecompile.errors import OutputError, UsageError
-from spacecompile.export.sealed import SealedGraph
+from spacecompile.export.sealed.graph import SealedGraph
 from spacecompile.metrics import box_iou, detection_score
 from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
-from spacecompile.train.box_head import HeadSettings
-from spacecompile.train.calibrate import CalibrationJob, CalibrationReport, calibrate
+from spacecompile.train.box.calibrate import CalibrationJob, CalibrationReport, calibrate
+from spacecompile.train.box.head import HeadSettings
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,13 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from spacecompile.box_rule import BoxHead, BoxRule
-from spacecompile.data.spark import read_frame_HWC, read_split
+from spacecompile.data.labels import read_split
+from spacecompile.data.spark import read_frame_HWC
 from spacecompile.export.rewrite.pipeline import rewrite_network
-from spacecompile.export.sealed import SealedGraph
+from spacecompile.export.sealed.graph import SealedGraph
 from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
 from spacecompile.network.model import BoxResidualHead, MultiTaskNetwork
-from spacecompile.train.box_head import (
+from spacecompile.train.box.head import (
     HeadSamples,
     HeadSettings,
     corrected_boxes,
@@ -25,8 +26,8 @@ from spacecompile.train.box_head import (
     shifted,
     trained_head,
 )
-from spacecompile.train.dataset import ValidationFrames
 from spacecompile.train.device import plan_device
+from spacecompile.train.frames.dataset import ValidationFrames
 
 SIZE_PX = (100, 200)
 

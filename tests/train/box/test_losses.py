@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import generalized_box_iou, generalized_box_iou_loss
 
-from spacecompile.train.box_losses import (
+from spacecompile.train.box.losses import (
     box_losses,
     covered_box,
     giou,

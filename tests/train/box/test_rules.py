@@ -10,8 +10,8 @@ import torch
 
 from spacecompile.box_rule import BoxRule
 from spacecompile.metrics import box_iou
-from spacecompile.train.box_profile import BoxProfile, box_from_profile, profile_of
-from spacecompile.train.boxes import (
+from spacecompile.train.box.profile import BoxProfile, box_from_profile, profile_of
+from spacecompile.train.box.rules import (
     BoxCase,
     box_ious,
     calibrated,

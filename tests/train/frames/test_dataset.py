@@ -15,10 +15,11 @@ from PIL import Image
 
 import spacecompile
 from spacecompile.contract import SPARK_CLASSES
-from spacecompile.data.spark import LabelledFrame, parts_HW_from_mask, read_frame_HWC, read_split
+from spacecompile.data.labels import LabelledFrame, read_split
+from spacecompile.data.spark import parts_HW_from_mask, read_frame_HWC
 from spacecompile.errors import DataError
 from spacecompile.network.preprocess import input_from_frame
-from spacecompile.train.dataset import (
+from spacecompile.train.frames.dataset import (
     Batch,
     Cache,
     TrainingFrames,
@@ -26,7 +27,7 @@ from spacecompile.train.dataset import (
     keeps_in_memory,
     silenced,
 )
-from spacecompile.train.decode import craft_window, views_from_files
+from spacecompile.train.frames.decode import craft_window, views_from_files
 from spacecompile.train.losses import multi_task_losses
 from spacecompile.train.recipe import Recipe
 
@@ -199,14 +200,14 @@ from pathlib import Path
 import torch
 
 from spacecompile.contract import SPARK_CLASSES
-from spacecompile.data.spark import read_split
+from spacecompile.data.labels import read_split
 from spacecompile.errors import UsageError
-from spacecompile.train.dataset import TrainingFrames
-from spacecompile.train.loader import worker_deaths_told
+from spacecompile.train.frames.dataset import TrainingFrames
+from spacecompile.train.frames.loader import worker_deaths_told
 from spacecompile.train.loop import Callbacks
 from spacecompile.train.recipe import Recipe
 from spacecompile.train.run import TrainJob, train
-from spacecompile.train.throughput import decode_rate
+from spacecompile.train.read_rate import decode_rate
 
 data, output = Path(sys.argv[1]), Path(sys.argv[2])
 shape = dict(classes=SPARK_CLASSES, input_size_px=(64, 64))

@@ -9,9 +9,9 @@ import pytest
 
 from spacecompile.errors import OutputError, UsageError
 from spacecompile.files import replacing
-from spacecompile.train import loader
-from spacecompile.train.decode import ALL_VIEWS
-from spacecompile.train.loader import DecodedGroup, received, worker_deaths_told
+from spacecompile.train.frames import loader
+from spacecompile.train.frames.decode import ALL_VIEWS
+from spacecompile.train.frames.loader import DecodedGroup, received, worker_deaths_told
 
 
 def broken_off(error: Exception) -> Iterator[DecodedGroup]:

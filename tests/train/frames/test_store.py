@@ -18,9 +18,9 @@ from spacecompile.cli.main import main
 from spacecompile.contract import SPARK_CLASSES
 from spacecompile.data.labels import LabelledFrame, read_split
 from spacecompile.errors import OutputError
-from spacecompile.train.dataset import TrainingFrames
-from spacecompile.train.decode import decoded_from_files, views_of
-from spacecompile.train.frame_store import DecodedPictures, FrameStore, frame_store
+from spacecompile.train.frames.dataset import TrainingFrames
+from spacecompile.train.frames.decode import decoded_from_files, views_of
+from spacecompile.train.frames.store import DecodedPictures, FrameStore, frame_store
 
 INPUT_SIZE_PX = (64, 64)
 

@@ -15,9 +15,10 @@ from PIL import Image
 from spacecompile.box_rule import BoxRule
 from spacecompile.contract import ModelSpec
 from spacecompile.runtime.overlay import BOX_RGB
-from spacecompile.train.dataset import ValidationFrame
-from spacecompile.train.evaluate import BoxProfile, FrameAnswer
-from spacecompile.train.gallery import WORST_FRAMES, Gallery, picture, window_around
+from spacecompile.train.box.profile import BoxProfile
+from spacecompile.train.evaluate import FrameAnswer
+from spacecompile.train.frames.decode import ValidationFrame
+from spacecompile.train.page.gallery import WORST_FRAMES, Gallery, picture, window_around
 
 SPEC = ModelSpec(classes=("Red", "Green", "Blue"), input_size_px=(64, 64), frame_size_px=(128, 128))
 

@@ -14,8 +14,8 @@ from spacecompile.box_rule import BoxRule
 from spacecompile.contract import ModelSpec
 from spacecompile.errors import MissingPartError
 from spacecompile.metrics import Scores
-from spacecompile.train.gallery import WORST_FRAMES, Gallery
-from spacecompile.train.page import render_page
+from spacecompile.train.page.gallery import WORST_FRAMES, Gallery
+from spacecompile.train.page.page import render_page
 from spacecompile.train.recipe import Recipe
 from spacecompile.train.run import TrainJob, train
 

@@ -1,0 +1,1 @@
+"""How near a file comes to what the machine can do, and how it scales."""

@@ -1,0 +1,1 @@
+"""The results as a page, as plots and as the tables of the README."""

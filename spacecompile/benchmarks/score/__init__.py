@@ -1,0 +1,1 @@
+"""The benchmark's score of each variant and of PyTorch."""

@@ -1,0 +1,1 @@
+"""TensorRT engines: options, legality, building, and what is in the plan."""

@@ -1,0 +1,1 @@
+"""The parity certificate: every file on disk against PyTorch."""

@@ -1,0 +1,1 @@
+"""What this machine is and has: processor, versions, engines, and whether it is quiet."""

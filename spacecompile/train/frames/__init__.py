@@ -1,0 +1,1 @@
+"""Training frames: decoding, views, loading and the store of decoded frames."""
