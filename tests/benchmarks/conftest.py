@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -276,20 +275,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("frames")
     render_dataset(root, RenderSettings(num_frames=6, seed=11, split="val", frame_size_px=128))
     return root
-
-
-@pytest.fixture
-def installed_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Put the metadata of a package where this process finds it before any other of that name, as an installer does."""
-
-    def install(*requirements: str, name: str = "spacecompile", version: str = "9.9") -> None:
-        info = tmp_path / "site" / f"{name}-{version}.dist-info"
-        info.mkdir(parents=True)
-        lines = ["Metadata-Version: 2.4", f"Name: {name}", f"Version: {version}", "Requires-Python: >=3.11"]
-        (info / "METADATA").write_text("\n".join([*lines, *(f"Requires-Dist: {line}" for line in requirements)]) + "\n")
-        monkeypatch.syspath_prepend(info.parent)
-
-    return install
 
 
 @pytest.fixture(scope="session")
