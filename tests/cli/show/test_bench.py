@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from spacecompile.benchmarks import further
+from spacecompile.benchmarks import suite
 from spacecompile.benchmarks.result_records import read_result
 from spacecompile.cli.main import main
 from spacecompile.errors import MissingPartError
@@ -33,7 +33,7 @@ def test_without_the_compiler_it_says_what_adds_the_roofline(
     def missing(extra: str, command: str) -> None:
         raise MissingPartError(f"{command} needs onnx. Run: pip install 'spacecompile[{extra}]'")
 
-    monkeypatch.setattr(further, "require_extra", missing)
+    monkeypatch.setattr(suite, "require_extra", missing)
     assert main(["bench", str(tiny_bundle), *QUICK, "--json", "-"]) == 0
     captured = capsys.readouterr()
     assert "spacecompile[compile]" in str(read_result(captured.out.encode()).roofline_note)
