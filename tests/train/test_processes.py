@@ -20,6 +20,8 @@ from spacecompile.network.checkpoint import load_checkpoint, save_checkpoint
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.train.processes import Alone, Launch, join
 
+pytestmark = pytest.mark.xdist_group("processes")  # what the module's tests share is made once
+
 REPOSITORY = Path(__file__).parents[2]
 
 

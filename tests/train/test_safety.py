@@ -25,6 +25,8 @@ from spacecompile.train.losses import Losses
 from spacecompile.train.recipe import Recipe
 from spacecompile.train.run import TrainJob, train
 
+pytestmark = pytest.mark.xdist_group("safety")  # what the module's tests share is made once
+
 RECIPE = Recipe(epochs=2, batch_size=8, lr=1e-3, encoder_lr_scale=1.0, ema=0.9, lovasz_weight=0.5, seed=4)
 
 KILLS = {

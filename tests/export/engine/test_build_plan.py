@@ -26,6 +26,8 @@ from spacecompile.runtime.bundle import open_bundle
 from spacecompile.runtime.cuda.driver import GpuFacts
 from spacecompile.runtime.cuda.engine_api import EngineApi, EngineKind, collected_errors, logger_of
 
+pytestmark = pytest.mark.xdist_group("plans")  # what the module's tests share is made once
+
 GPU = GpuFacts(gpu="Orin", compute_capability="8.7", cuda="12.6")
 SPEC = ModelSpec(input_size_px=(64, 64), frame_size_px=(128, 128))
 

@@ -31,6 +31,8 @@ from spacecompile.runtime.cuda.engine_api import EngineApi
 from spacecompile.runtime.selftest import run_selftest
 from spacecompile.runtime.session import load
 
+pytestmark = pytest.mark.xdist_group("rebuild")  # what the module's tests share is made once
+
 
 @pytest.fixture
 def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:

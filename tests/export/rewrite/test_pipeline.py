@@ -21,6 +21,8 @@ from spacecompile.export.rewrite.dropout import RemoveDropout
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.runtime.backends.openvino_import import openvino_core
 
+pytestmark = pytest.mark.xdist_group("pipeline")  # what the module's tests share is made once
+
 
 class Wrong(Pass):
     """Claims to be exact and is not."""
