@@ -25,7 +25,7 @@ from spacecompile.benchmarks.result import result_of
 from spacecompile.benchmarks.result_records import BenchResult
 from spacecompile.benchmarks.run import INTERRUPTED, NO_DATA, Contest, Draft, Further, unforeseen
 from spacecompile.benchmarks.score.evaluate import check_frames, evaluate
-from spacecompile.benchmarks.settings import BenchSettings, FurtherSettings
+from spacecompile.benchmarks.settings import BenchSettings
 from spacecompile.benchmarks.source_checkpoint import check_checkpoint, find_checkpoint
 from spacecompile.contract import Progress, Variant, no_progress
 from spacecompile.data.labels import LabelledFrame
@@ -159,12 +159,12 @@ def _further(
             able,
             draft.contest,
             _required(draft.stream),
-            settings.limits,
+            settings,
             draft.further,
             progress=progress,
         )
     with draft.step("scaling"):
-        measure_sizes(bundle, able, draft.contest, settings.limits, draft.further, sizes=sizes, progress=progress)
+        measure_sizes(bundle, able, draft.contest, settings, draft.further, sizes=sizes, progress=progress)
 
 
 def _required(stream: FrameStream | None) -> FrameStream:
@@ -342,7 +342,7 @@ def measure_sizes(
     bundle: Bundle,
     asked: Sequence[Entrant],
     contest: Contest,
-    settings: FurtherSettings,
+    settings: BenchSettings,
     further: Further,
     *,
     sizes: Path | None,
@@ -374,12 +374,13 @@ def measure_sizes(
     def keep(report: ScalingReport) -> None:
         further.scaling = report
 
+    how, duration_s = settings.contest.how, settings.contest.latency.duration_s
     further.scaling = measure_scaling(
         sizes,
         bundle.manifest.spec,
         subject.variant,
         backend=contest.engines[subject.name].name,
-        settings=scaling_settings(threads=settings.threads, spinning=settings.spinning, duration_s=settings.duration_s),
+        settings=scaling_settings(threads=how.threads, spinning=how.spinning, duration_s=duration_s),
         keep=keep,
         progress=progress,
     )
@@ -390,7 +391,7 @@ def measure_roofline(
     asked: Sequence[Entrant],
     contest: Contest,
     stream: FrameStream,
-    settings: FurtherSettings,
+    settings: BenchSettings,
     further: Further,
     *,
     progress: Progress,
@@ -409,7 +410,8 @@ def measure_roofline(
     Raises:
         SpacecompileError: If a graph can't be read.
     """
-    if not asked or not (settings.roofline or settings.profile):
+    limits, how, duration_s = settings.limits, settings.contest.how, settings.contest.latency.duration_s
+    if not asked or limits is None or not (limits.roofline or limits.profile):
         return
     try:
         require_extra("compile", "the roofline, which reads graphs,")
@@ -422,8 +424,6 @@ def measure_roofline(
     def keep(report: LimitReport) -> None:
         further.roofline = report
 
-    how = limit_settings(
-        threads=settings.threads, spinning=settings.spinning, profile=settings.profile, duration_s=settings.duration_s
-    )
+    chosen = limit_settings(threads=how.threads, spinning=how.spinning, profile=limits.profile, duration_s=duration_s)
     engines = {name: engine.name for name, engine in contest.engines.items()}
-    further.roofline = measure_limits(bundle, asked, engines, stream.frames_HWC, how, keep=keep, progress=progress)
+    further.roofline = measure_limits(bundle, asked, engines, stream.frames_HWC, chosen, keep=keep, progress=progress)

@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from spacecompile.cli import console
+from spacecompile.cli.flags.command_line import typed_command
 from spacecompile.cli.flags.parse import names_from_text, size_px_from_text
-from spacecompile.cli.flags.typed import typed_command
 from spacecompile.cli.own_process import wait_passively
 from spacecompile.extras import require_extra
 

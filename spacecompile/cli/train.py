@@ -15,8 +15,8 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spacecompile.cli import console
+from spacecompile.cli.flags.command_line import is_given, typed_command
 from spacecompile.cli.flags.parse import channels_from_text, names_from_text, size_px_from_text
-from spacecompile.cli.flags.typed import is_given, typed_command
 from spacecompile.cli.own_process import wait_passively
 from spacecompile.errors import InterruptedRunError, UsageError
 from spacecompile.extras import require_extra

@@ -80,7 +80,7 @@ def test_an_interrupt_during_the_scores_keeps_the_latency(
     assert result.latency["app"]["fp32"].samples == 1
 
 
-LIMITS = FurtherSettings(duration_s=0, threads=1, spinning=False)
+LIMITS = FurtherSettings()
 
 
 def test_an_interrupt_during_the_limits_keeps_the_variants_that_are_done(tiny_bundle: Path) -> None:

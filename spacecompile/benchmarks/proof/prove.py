@@ -1,4 +1,4 @@
-"""`bench --device cuda --prove`: everything that the project promises of a GPU, on this one, in one document.
+"""`prove`: everything that the project promises of a GPU, on this one, in one document.
 
 Every variant on every backend of the GPU is compared with PyTorch on the same GPU and on the CPU, raced against the
 peers, and run for thousands of frames. Nothing is taken for granted: what could not be shown is listed as unproven.
