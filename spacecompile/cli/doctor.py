@@ -35,7 +35,7 @@ def doctor(
     *,
     purpose: Annotated[
         str | None,
-        typer.Option("--for", help="Only what this needs: run, build, train, bench, tensorrt or tensorrt-rtx."),
+        typer.Option("--for", help="Check only what one of run, build, train, bench, tensorrt or tensorrt-rtx needs."),
     ] = None,
     json: Annotated[str | None, typer.Option("--json", help="Write the rows to FILE, or - for stdout.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the JSON file.")] = False,

@@ -114,10 +114,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        arguments: Without the program's name; `sys.argv` when None.
+        arguments: Words of the command line after the program's name; those of `sys.argv` when None.
 
     Returns:
-        The exit code of DESIGN section 4.
+        Exit code; `spacecompile.errors` lists them.
     """
     # For packages that import ONNX Runtime themselves; see `runtime/backends/onnxruntime_import.py`.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

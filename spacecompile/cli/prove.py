@@ -111,11 +111,7 @@ def _check_device(device: str) -> None:
 
 
 def _source(bundle: Bundle, checkpoint: Path | None) -> Path:
-    """The checkpoint that the bundle was built from.
-
-    Raises:
-        UsageError: If it is not there, or the one that is named is another.
-    """
+    """The checkpoint that the bundle was built from; refuses one that is named and is another."""
     from spacecompile.benchmarks.source_checkpoint import check_checkpoint, find_checkpoint
 
     sha256 = bundle.manifest.source_sha256
@@ -131,7 +127,7 @@ def _source(bundle: Bundle, checkpoint: Path | None) -> Path:
 
 
 def destination_of(json: str, gpu: GpuFacts, *, force: bool) -> str:
-    """Where a proof goes; in a folder it is named after the GPU and the day, when it is done."""
+    """Name of the file that a proof goes to; in a folder it is made of the GPU and the day."""
     from spacecompile.benchmarks.result_file import dated_file
 
     folder = results_folder(json)
@@ -139,11 +135,7 @@ def destination_of(json: str, gpu: GpuFacts, *, force: bool) -> str:
 
 
 def _gpu() -> GpuFacts:
-    """The GPU's facts, once it is certain that CUDA and PyTorch can use it.
-
-    Raises:
-        MissingPartError: If not.
-    """
+    """The GPU's facts, once it is certain that CUDA and PyTorch can use it."""
     from spacecompile.runtime.cuda.driver import probe_cuda
 
     probe = probe_cuda()
@@ -222,7 +214,7 @@ def say_proof(proof: Proof) -> None:
 
 
 def error_of(proof: Proof) -> SpacecompileError | None:
-    """What the command fails with, if it does."""
+    """Error that the command fails with; None where everything was shown."""
     if proof.stopped_by:
         return DeviceLostError(f"{proof.stopped_by} What was shown until then stands above, marked as partial.")
     if proof.partial:

@@ -75,7 +75,7 @@ class SharedOptions:
     ] = None
     grace_epochs: Annotated[
         int | None,
-        _STOPPING(min=1, help="Epochs before a candidate can be stopped.", show_default="a third of --epochs"),
+        _STOPPING(min=1, metavar="N", help="Epochs before one can be stopped.", show_default="a third of --epochs"),
     ] = None
 
 

@@ -24,7 +24,7 @@ def percentiles_from_text(text: str) -> tuple[float, ...]:
     """Parse and check --percentiles before anything is measured.
 
     Raises:
-        UsageError: If one is no number between 0 and 100.
+        UsageError: If a percentile is no number between 0 and 100.
     """
     from spacecompile.benchmarks.latency.summary import sample_floor
 
