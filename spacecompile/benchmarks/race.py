@@ -12,12 +12,12 @@ from typing import Any
 
 from msgspec import UNSET
 
-from spacecompile.benchmarks.agreement import Answered, tolerance_for
+from spacecompile.benchmarks.agreement import Answered, answered_from_answer, tolerance_for
 from spacecompile.benchmarks.latency.energy import measure_energy, open_counters
 from spacecompile.benchmarks.latency.interleaved import Contestant, Recording, measure, settle
 from spacecompile.benchmarks.latency.paced import Handled, paced_frames, summarise_paced
 from spacecompile.benchmarks.latency.records import Energy
-from spacecompile.benchmarks.latency.variants import VariantContestant, answered_from_answer, open_variant
+from spacecompile.benchmarks.latency.variants import VariantContestant, open_variant
 from spacecompile.benchmarks.peers.box import left_out
 from spacecompile.benchmarks.peers.guard import compared
 from spacecompile.benchmarks.peers.table import PeerContestant, chosen_peers, failed, open_peers

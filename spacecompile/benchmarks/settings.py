@@ -10,6 +10,50 @@ from spacecompile.benchmarks.latency.paced import PACED_S, check_rate
 from spacecompile.benchmarks.latency.variants import LoadSettings
 from spacecompile.contract import Budget
 from spacecompile.errors import UsageError
+from spacecompile.runtime.threads import usable_cores
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContestSettings:
+    """Who takes part in the latency run, and what is timed.
+
+    Attributes:
+        how: How the variants are loaded. The peers take the number of threads from it, and their libraries' defaults
+            for everything else.
+        latency: Length of the latency run.
+        percentiles: Percentiles to report beside the usual ones.
+        peers: Names of the peers that take part; all that fit when empty.
+        from_file: Whether scope `file` is measured too, of the variants without test-time augmentation.
+        rate_hz: Rate of the paced run after the latency run; None leaves it out.
+        paced_s: Seconds for which each contestant of the paced run is handed frames.
+        energy: Whether energy is measured where the machine counts it.
+    """
+
+    how: LoadSettings = field(
+        default_factory=lambda: LoadSettings(backend="auto", threads=usable_cores(), spinning=False)
+    )
+    latency: LatencySettings = field(default_factory=LatencySettings)
+    percentiles: tuple[float, ...] = ()
+    peers: tuple[str, ...] = ()
+    from_file: bool = True
+    rate_hz: float | None = None
+    paced_s: float = PACED_S
+    energy: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class FurtherSettings:
+    """What to measure beyond latency and scores; threads and duration are those of the latency run.
+
+    Attributes:
+        roofline: Whether the machine's limits are measured, and the share of them that each variant reaches.
+        profile: Whether every layer is timed, which needs the machine's limits.
+        scaling: Whether other sizes are built and measured too.
+    """
+
+    roofline: bool = True
+    profile: bool = False
+    scaling: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +78,7 @@ class BenchSettings:
         limits: Settings of roofline, layers and scaling; None to leave all of them out.
     """
 
-    contest: ContestSettings
+    contest: ContestSettings = field(default_factory=ContestSettings)
     budget: Budget = field(default_factory=Budget)
     variants: tuple[str, ...] = ()
     backends: tuple[str, ...] = ("auto",)
@@ -63,44 +107,3 @@ def check_settings(settings: BenchSettings) -> None:
     check_rate(settings.contest.rate_hz, settings.contest.paced_s)
     if settings.contest.how.threads < 1:
         raise UsageError(f"threads is {settings.contest.how.threads}; at least one is needed. Check --threads.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FurtherSettings:
-    """What to measure beyond latency and scores; threads and duration are those of the latency run.
-
-    Attributes:
-        roofline: Whether the machine's limits are measured, and the share of them that each variant reaches.
-        profile: Whether every layer is timed, which needs the machine's limits.
-        scaling: Whether other sizes are built and measured too.
-    """
-
-    roofline: bool = True
-    profile: bool = False
-    scaling: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class ContestSettings:
-    """Who takes part in the latency run, and what is timed.
-
-    Attributes:
-        how: How the variants are loaded. The peers take the number of threads from it, and their libraries' defaults
-            for everything else.
-        latency: Length of the latency run.
-        percentiles: Percentiles to report beside the usual ones.
-        peers: Names of the peers that take part; all that fit when empty.
-        from_file: Whether scope `file` is measured too, of the variants without test-time augmentation.
-        rate_hz: Rate of the paced run after the latency run; None leaves it out.
-        paced_s: Seconds for which each contestant of the paced run is handed frames.
-        energy: Whether energy is measured where the machine counts it.
-    """
-
-    how: LoadSettings
-    latency: LatencySettings
-    percentiles: tuple[float, ...] = ()
-    peers: tuple[str, ...] = ()
-    from_file: bool = True
-    rate_hz: float | None = None
-    paced_s: float = PACED_S
-    energy: bool = True

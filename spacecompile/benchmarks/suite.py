@@ -8,17 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
+from spacecompile.benchmarks.agreement import answered_from_answer
 from spacecompile.benchmarks.cost.records import GraphCost, StageCost
 from spacecompile.benchmarks.latency.process_start import start_once, summarise_starts
 from spacecompile.benchmarks.latency.records import ProcessStart, Throughput
 from spacecompile.benchmarks.latency.throughput import measure_throughput, session_counts
-from spacecompile.benchmarks.latency.variants import answered_from_answer, no_onnx
+from spacecompile.benchmarks.latency.variants import no_onnx
 from spacecompile.benchmarks.limits.records import LimitReport
 from spacecompile.benchmarks.limits.scaling_records import ScalingReport
 from spacecompile.benchmarks.peers.table import not_installed
@@ -27,14 +29,14 @@ from spacecompile.benchmarks.result import result_of
 from spacecompile.benchmarks.result_records import BenchResult
 from spacecompile.benchmarks.run import NO_DATA, Run, prepared_run, read_stream
 from spacecompile.benchmarks.score.evaluate import evaluate
-from spacecompile.benchmarks.settings import BenchSettings
+from spacecompile.benchmarks.settings import BenchSettings, check_settings
 from spacecompile.benchmarks.step import NOT_ASKED, NotMeasuredError, Step, take
 from spacecompile.contract import Progress, Tta, no_progress
 from spacecompile.errors import BuildError, CheckpointError, MissingPartError, SpacecompileError, UsageError
 from spacecompile.extras import require_extra
 from spacecompile.metrics import Scores
 from spacecompile.runtime.answer import Answer
-from spacecompile.runtime.bundle import Bundle
+from spacecompile.runtime.bundle import Bundle, open_bundle
 from spacecompile.runtime.session import load
 
 NO_TORCH_SCORES = "PyTorch's scores were left out; add them with: --torch-scores"
@@ -53,6 +55,29 @@ class BenchRun:
     result: BenchResult
     samples: tuple[tuple[NDArray[np.uint8], Answer], ...]
     failure: SpacecompileError | None = None
+
+
+def bench(
+    bundle: Bundle | Path | str, *, settings: BenchSettings | None = None, progress: Progress = no_progress
+) -> BenchRun:
+    """Measure latency, budgets, score and whatever else is asked for of one bundle, beside its peers.
+
+    Example:
+        spacecompile.bench("net.spacepkg").result.latency
+
+    Args:
+        bundle: Bundle or its folder.
+        settings: What to measure, and how; the defaults of `BenchSettings` if not given.
+        progress: Callback for progress.
+
+    Raises:
+        UsageError: If a setting makes no sense.
+        SpacecompileError: If an input can't be used, or a step fails before any latency was measured.
+    """
+    chosen = settings or BenchSettings()
+    check_settings(chosen)
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    return run_bench(opened, chosen, progress=progress)
 
 
 def run_bench(bundle: Bundle, settings: BenchSettings, *, progress: Progress = no_progress) -> BenchRun:

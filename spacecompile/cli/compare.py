@@ -9,10 +9,9 @@ import typer
 from rich.markup import escape
 
 from spacecompile.cli import console
-from spacecompile.errors import SpacecompileError, UsageError
+from spacecompile.errors import SpacecompileError
 
 if TYPE_CHECKING:
-    from spacecompile.benchmarks.compare.compare import NamedResult
     from spacecompile.benchmarks.compare.records import Change, Comparison
 
 _STYLES = {"same": "dim", "better": "green", "worse": "bold red", "not judged": "yellow"}
@@ -34,12 +33,11 @@ def compare(
 
     Example: spacecompile compare old.json new.json --fail-on 5%
     """
-    from spacecompile.benchmarks.compare.compare import compare as compare_results
-    from spacecompile.benchmarks.compare.compare import regression_error, share_from_text
+    from spacecompile.benchmarks.compare.compare import compare_results, regression_error, share_from_text
 
     share = None if fail_on is None else share_from_text(fail_on)
     console.check_json(json, force=force)
-    comparison = compare_results(_read(old), _read(new), fail_on=share)
+    comparison = compare_results(old, new, fail_on=share)
     _say(comparison)
     error: SpacecompileError | None = regression_error(comparison)
     if json is not None:
@@ -47,22 +45,6 @@ def compare(
     if error:
         error.has_document = json == "-"
         raise error
-
-
-def _read(path: Path) -> NamedResult:
-    import msgspec
-
-    from spacecompile.benchmarks.compare.compare import NamedResult
-    from spacecompile.benchmarks.result_records import read_result
-
-    try:
-        return NamedResult(name=path.name, result=read_result(path.read_bytes()))
-    except OSError as error:
-        raise UsageError(
-            f"can't read {path}: {error.strerror}. Give results files that `bench --json` wrote."
-        ) from error
-    except msgspec.DecodeError as error:
-        raise UsageError(f"{path} is no results file: {error}. Give files that `bench --json` wrote.") from error
 
 
 def _say(comparison: Comparison) -> None:

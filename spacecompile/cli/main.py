@@ -45,6 +45,7 @@ from spacecompile.errors import (
     UsageError,
     from_unexpected,
 )
+from spacecompile.record import printable
 
 app = typer.Typer(
     name="spacecompile",
@@ -153,7 +154,7 @@ def _fail(given: list[str], error: Exception) -> int:
         text = text.removeprefix(f"{kind}: ")
     stderr.quiet = False
     stderr.print(f"[bold red]{kind}:[/] ", end="")
-    stderr.print(console.printable(text), markup=False, soft_wrap=True)
+    stderr.print(printable(text), markup=False, soft_wrap=True)
     is_promised = ("--json", "-") in pairwise(given) or "--json=-" in given
     if is_promised and not known.has_document:
         with suppress(OutputError, BrokenPipeError):  # the sentence above is all that can be said then

@@ -5,31 +5,45 @@ Importing it costs a few milliseconds; numpy, the engine and the image decoder a
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from spacecompile._lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from spacecompile.runtime.answer import Answer
     from spacecompile.runtime.bundle import Bundle, open_bundle
     from spacecompile.runtime.choice import Choice
+    from spacecompile.runtime.cuda.answer import DeviceAnswer
+    from spacecompile.runtime.cuda.source import DeviceFrame
     from spacecompile.runtime.guard import GuardRule
     from spacecompile.runtime.session import Session, load
+    from spacecompile.runtime.ticket import Ticket
 
-__all__ = ["Answer", "Bundle", "Choice", "GuardRule", "Session", "load", "open_bundle"]
+__all__ = [
+    "Answer",
+    "Bundle",
+    "Choice",
+    "DeviceAnswer",
+    "DeviceFrame",
+    "GuardRule",
+    "Session",
+    "Ticket",
+    "load",
+    "open_bundle",
+]
 
-_HOMES = {
-    "Answer": "answer",
-    "Bundle": "bundle",
-    "Choice": "choice",
-    "GuardRule": "guard",
-    "Session": "session",
-    "load": "session",
-    "open_bundle": "bundle",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use (PEP 562)."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'spacecompile.runtime' has no attribute {name!r}")
-    return getattr(import_module(f"spacecompile.runtime.{_HOMES[name]}"), name)
+__getattr__ = lazy_attributes(
+    "spacecompile.runtime",
+    {
+        "Answer": "spacecompile.runtime.answer",
+        "Bundle": "spacecompile.runtime.bundle",
+        "Choice": "spacecompile.runtime.choice",
+        "DeviceAnswer": "spacecompile.runtime.cuda.answer",
+        "DeviceFrame": "spacecompile.runtime.cuda.source",
+        "GuardRule": "spacecompile.runtime.guard",
+        "Session": "spacecompile.runtime.session",
+        "Ticket": "spacecompile.runtime.ticket",
+        "load": "spacecompile.runtime.session",
+        "open_bundle": "spacecompile.runtime.bundle",
+    },
+)

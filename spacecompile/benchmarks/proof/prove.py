@@ -17,10 +17,9 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.agreement import Agreement, tolerance_for
+from spacecompile.benchmarks.agreement import Agreement, answered_from_answer, tolerance_for
 from spacecompile.benchmarks.latency.interleaved import LatencySettings, Recording, measure
 from spacecompile.benchmarks.latency.summary import paired_ratio, summarise
-from spacecompile.benchmarks.latency.variants import answered_from_answer
 from spacecompile.benchmarks.peers.guard import compared
 from spacecompile.benchmarks.peers.table import PeerContestant, failed
 from spacecompile.benchmarks.proof.contestants import DeviceContestant, Proven
