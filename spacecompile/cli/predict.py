@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from spacecompile.data.images import NamedImage
     from spacecompile.data.submission import SubmissionWriter
-    from spacecompile.runtime.frames import FrameReader
+    from spacecompile.runtime.frame_reader import FrameReader
     from spacecompile.runtime.session import Session
 
 ANSWERS_NAME = "answers.json"
@@ -75,7 +75,7 @@ def predict(
     """
     from spacecompile.data.images import find_images, overlay_names
     from spacecompile.data.submission import SUBMISSION_NAME, SubmissionWriter, check_names
-    from spacecompile.runtime.frames import FrameReader
+    from spacecompile.runtime.frame_reader import FrameReader
     from spacecompile.runtime.session import load
 
     named = find_images(images, recursive=recursive)

@@ -11,7 +11,7 @@ from spacecompile.runtime.backend import Backend, GpuOptions
 from spacecompile.runtime.backends.registry import can_run, expected_ratio
 from spacecompile.runtime.bundle import Bundle
 from spacecompile.runtime.cuda.compatibility import SIDECAR_SUFFIX
-from spacecompile.runtime.frames import Color
+from spacecompile.runtime.frame_reader import Color
 
 # From the most to the least exact, as `precision=None` prefers: on a CPU fewer bits are not faster by themselves.
 _EXACTNESS = ("fp32", "fp16", "bf16", "int8")

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, get_args
@@ -18,23 +19,15 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from spacecompile.contract import ModelSpec, PrecisionWish, Tta, Variant
-from spacecompile.errors import (
-    AnswerError,
-    DeviceError,
-    FrameError,
-    MissingPartError,
-    SpacecompileError,
-    UsageError,
-)
+from spacecompile.errors import DeviceError, FrameError, MissingPartError, SpacecompileError, UsageError
 from spacecompile.runtime.answer import Answer, answer_from_raw
-from spacecompile.runtime.backend import Backend
+from spacecompile.runtime.backend import Backend, RawTicket
 from spacecompile.runtime.backends.registry import is_on_gpu, open_backend
 from spacecompile.runtime.bundle import Bundle, open_bundle
 from spacecompile.runtime.choice import Choice, check_graph_fits, choose_variant, gpu_options
-from spacecompile.runtime.cuda.answer import DeviceAnswer, device_answer_from_raw
-from spacecompile.runtime.cuda.backend import CudaBackend, CudaTicket, DeviceRawAnswer
+from spacecompile.runtime.cuda.answer import DeviceAnswer, answer_from_any_raw
 from spacecompile.runtime.cuda.source import is_on_device
-from spacecompile.runtime.frames import Color, FrameReader, FrameSource
+from spacecompile.runtime.frame_reader import Color, FrameReader, FrameSource
 from spacecompile.runtime.guard import GuardRule
 from spacecompile.runtime.threads import usable_cores
 from spacecompile.runtime.ticket import Ticket
@@ -89,7 +82,7 @@ class Session:
     @property
     def cuda_graphs(self) -> str:
         """How frames are queued on the GPU, for a person: with CUDA graphs, or why without; empty on the CPU."""
-        return self._backend.graphs if isinstance(self._backend, CudaBackend) else ""
+        return "" if self._backend is None else self._backend.graphs
 
     def __call__(self, frame: FrameSource | DeviceSource) -> Answer:
         """Answer one frame.
@@ -132,51 +125,46 @@ class Session:
         """
         given = frame if is_on_device(frame) else self._reader.read(frame)
         with self._entered() as backend:
-            if not isinstance(backend, CudaBackend):
-                return Ticket(self._answer_at_once(backend, given, parts_on_device=parts_on_device), self._taken)
-            if is_on_device(given) and self.choice.color != "rgb":
-                raise FrameError(
-                    f"a frame on the GPU is taken as it is, in RGB; the session was loaded for {self.choice.color} "
-                    'frames. Load it with color="rgb" and convert on the GPU.'
-                )
             try:
-                return Ticket(backend.submit(given, parts_on_device=parts_on_device), self._taken)
+                return self._started(backend, given, parts_on_device=parts_on_device)
             except DeviceError as error:
                 engine = self._fall_back(error, backend)
-                if not isinstance(given, np.ndarray):
+                if is_on_device(given):
                     raise
-                return Ticket(self._answer_at_once(engine, given, parts_on_device=parts_on_device), self._taken)
+                return self._started(engine, given, parts_on_device=parts_on_device)
 
-    def _answer_at_once(self, backend: Backend, frame: object, *, parts_on_device: bool) -> Answer:
-        if not isinstance(frame, np.ndarray) or parts_on_device:
+    def _started(self, backend: Backend, frame: object, *, parts_on_device: bool) -> Ticket:
+        """The ticket of a frame that a backend was handed."""
+        on_device = is_on_device(frame)
+        if (on_device or parts_on_device) and not backend.takes_device_frames:
             what = "the parts mask can't stay" if parts_on_device else "the frame is"
             why = f" ({self.choice.fallback})" if self.choice.fallback else ""
             raise UsageError(
                 f"{what} on a GPU, but the session runs on {backend.name}{why}. Copy the frame to the host and take a "
                 "plain answer, or load with a backend on the GPU."
             )
-        return answer_from_raw(backend.run(frame), self.spec, self.rule)
+        if on_device and self.choice.color != "rgb":
+            raise FrameError(
+                f"a frame on the GPU is taken as it is, in RGB; the session was loaded for {self.choice.color} "
+                'frames. Load it with color="rgb" and convert on the GPU.'
+            )
+        ticket = backend.submit(frame, parts_on_device=parts_on_device)
+        # An answer that is there outlives the session; one in flight is taken through it, by one thread at a time.
+        answer = None if ticket.at_once is None else answer_from_raw(ticket.at_once, self.spec, self.rule)
+        return Ticket(ticket, partial(self._taken, ticket, backend), answer)
 
-    def _taken(self, ticket: CudaTicket) -> Answer | DeviceAnswer:
+    def _taken(self, ticket: RawTicket, started_on: Backend) -> Answer | DeviceAnswer:
         """The result of a frame in flight; see `Ticket.result`."""
         with self._entered() as backend:
             try:
                 raw = ticket.result()
             except DeviceError as error:
-                frame_HWC = ticket.failed_frame_HWC
-                # Only the first ticket that fails finds the GPU's backend still in charge.
-                engine = self._fall_back(error, backend) if isinstance(backend, CudaBackend) else backend
-                if frame_HWC is None or self._fallback is None:
+                # Only the first ticket that fails finds its own backend still in charge.
+                engine = self._fall_back(error, backend) if backend is started_on else backend
+                if ticket.failed_frame_HWC is None:
                     raise
-                raw = engine.run(frame_HWC)
-        if not isinstance(raw, DeviceRawAnswer):
-            return answer_from_raw(raw, self.spec, self.rule)
-        try:
-            return device_answer_from_raw(raw, self.spec, self.rule)
-        except AnswerError:
-            # The caller gets no view that it could release, and a kept traceback would hold the slot.
-            ticket.release()
-            raise
+                raw = engine.run(ticket.failed_frame_HWC)
+        return answer_from_any_raw(raw, self.spec, self.rule)
 
     def _fall_back(self, error: DeviceError, backend: Backend) -> Backend:
         """The CPU's backend in place of the GPU's, which is kept for its frames in flight.
@@ -220,10 +208,7 @@ class Session:
         for _ in range(runs):
             with self._entered() as backend:
                 try:
-                    if isinstance(backend, CudaBackend):
-                        backend.run_everywhere(black_HWC)
-                    else:
-                        backend.run(black_HWC)
+                    backend.warm_up(black_HWC)
                 except DeviceError as error:
                     self._fall_back(error, backend).run(black_HWC)
 
@@ -295,7 +280,7 @@ def load(  # noqa: PLR0913  each is a choice of the user, and all but the path h
         variant: Its name, instead of `tta` and `precision`.
         threads: That share one operator; None takes the physical cores that this process may use.
         spinning: Let idle threads wait busily: lower latency, more power. OpenVINO has no such switch.
-        color: What the frames hold, see `frames.Color`.
+        color: What the frames hold, see `frame_reader.Color`.
         rule: When answers are flagged; None takes the defaults.
         cache: Let the engine keep compiled models in the user's cache folder; see `backends.openvino_cache`.
         device_index: GPU of a backend on one.
@@ -382,6 +367,6 @@ def _opened(
         threads_reason="physical cores that this process may use" if wish.threads is None else "asked for",
         spinning=wish.spinning,
         color=wish.color,
-        in_flight=engine.in_flight_max if isinstance(engine, CudaBackend) else 1,
+        in_flight=engine.in_flight_max,
         fallback=fallback,
     )

@@ -14,7 +14,6 @@ import logging
 from collections import OrderedDict
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from math import prod
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -22,8 +21,9 @@ from numpy.typing import NDArray
 
 from spacecompile.contract import INPUT_NAME
 from spacecompile.errors import DeviceError, DeviceLostError
+from spacecompile.runtime.backend import GpuTimes, sealed_tensors
 from spacecompile.runtime.cuda.device import CudaDevice
-from spacecompile.runtime.cuda.engine import CudaEngine, output_layouts
+from spacecompile.runtime.cuda.engine import CudaEngine
 from spacecompile.runtime.cuda.source import DeviceFrame, check_device_frame
 
 GRAPHS_MAX: Final = 8
@@ -46,25 +46,13 @@ class _Route(NamedTuple):
 
     Attributes:
         origin: `host` for a frame in our pinned buffer, `device` for one in device memory.
-        pointer: That the engine reads the frame from.
+        pointer: Address that the engine reads the frame from.
         parts_down: Whether the parts mask is copied to the host.
     """
 
     origin: Literal["host", "device"]
     pointer: int
     parts_down: bool
-
-
-class GpuTimes(NamedTuple):
-    """What a frame took by the GPU's own clock, from CUDA events around it.
-
-    Attributes:
-        engine_ms: The graph alone.
-        device_ms: The graph, the copy of the frame to it and of the answer from it.
-    """
-
-    engine_ms: float
-    device_ms: float
 
 
 class _Marks(NamedTuple):
@@ -91,9 +79,9 @@ class Slot:
         """Allocate everything.
 
         Args:
-            device: That the engine is on.
-            engine: Outlives the slot.
-            timed: Record events around the parts of every run, for `times`.
+            device: GPU that the engine is on.
+            engine: Engine that is closed after the slot.
+            timed: Whether events are recorded around the parts of every run, for `times`.
 
         Raises:
             DeviceError: If the GPU has no room; what was allocated until then is free again.
@@ -123,20 +111,15 @@ class Slot:
         stack.callback(device.destroy_event, self._done)
         self._ready = device.create_event()
         stack.callback(device.destroy_event, self._ready)
-        self._layouts = output_layouts(signature)
-        frame_bytes = prod(signature.frame_size_px) * 3
-        sizes = {INPUT_NAME: frame_bytes} | {layout.name: layout.num_bytes for layout in self._layouts}
         self.addresses: dict[str, int] = {}
-        pinned: dict[str, NDArray[Any]] = {}
-        for name, num_bytes in sizes.items():
-            self.addresses[name] = device.allocate(num_bytes)
-            stack.callback(device.free, self.addresses[name])
-            pinned[name] = device.allocate_pinned(num_bytes)
-            stack.callback(device.free_pinned, pinned[name])
-        self._frame_HWC = pinned[INPUT_NAME].reshape(*signature.frame_size_px, 3)
-        self._host = {
-            layout.name: pinned[layout.name].view(layout.dtype).reshape(layout.shape) for layout in self._layouts
-        }
+        self._host: dict[str, NDArray[Any]] = {}
+        for tensor in sealed_tensors(signature):
+            self.addresses[tensor.name] = device.allocate(tensor.num_bytes)
+            stack.callback(device.free, self.addresses[tensor.name])
+            pinned = device.allocate_pinned(tensor.num_bytes)
+            stack.callback(device.free_pinned, pinned)
+            self._host[tensor.name] = pinned.view(tensor.dtype).reshape(tensor.shape)
+        self._frame_HWC = self._host.pop(INPUT_NAME)
         self._context = self._engine.context(self.stream, self.addresses)
         stack.callback(self._context.close)
 
@@ -204,9 +187,9 @@ class Slot:
             self._held = None
 
     def times(self) -> GpuTimes | None:
-        """Of the finished frame; None for a slot that is not timed.
+        """Times of the finished frame; None for a slot that is not timed.
 
-        Rows of a device frame that lie apart were gathered before, which is no part of it.
+        Rows of a device frame that lie apart were gathered before, which is not timed.
 
         Raises:
             DeviceError: If its work failed.
@@ -302,9 +285,9 @@ class Slot:
         self._context.bind_input(route.pointer)
         self._context.enqueue()
         mark("answered")
-        for layout in self._layouts:
-            if layout.name != "parts" or route.parts_down:
-                device.copy_out(self._host[layout.name], self.addresses[layout.name], self.stream)
+        for name, host in self._host.items():
+            if name != "parts" or route.parts_down:
+                device.copy_out(host, self.addresses[name], self.stream)
         mark("answer_out")
 
     def _is_worth_a_graph(self, route: _Route) -> bool:
