@@ -43,6 +43,10 @@ class DeviceParts(Protocol):
         """Address of the first pixel."""
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) in frame pixels."""
+
+    @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         """Version 3 of the interface by which torch, cupy and numba take the mask in place."""
 
@@ -153,7 +157,7 @@ class RawTicket(Protocol):
 
 
 @dataclass(frozen=True)
-class FinishedTicket:
+class _FinishedTicket:
     """A `RawTicket` whose frame was answered before it was made."""
 
     at_once: RawAnswer
@@ -254,11 +258,11 @@ class SynchronousBackend(ABC):
         """Answer one frame; see `Backend.run`."""
 
     @final
-    def submit(self, frame: object, *, parts_on_device: bool = False) -> FinishedTicket:
+    def submit(self, frame: object, *, parts_on_device: bool = False) -> _FinishedTicket:
         """Answer one frame; see `Backend.submit`."""
         assert isinstance(frame, np.ndarray), "it takes no frame in GPU memory"
         assert not parts_on_device, "it has no GPU to leave the mask on"
-        return FinishedTicket(self.run(frame))
+        return _FinishedTicket(self.run(frame))
 
     @final
     def warm_up(self, frame_HWC: NDArray[np.uint8]) -> None:

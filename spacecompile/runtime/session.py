@@ -38,7 +38,7 @@ DeviceSource: TypeAlias = Any
 _log = logging.getLogger(__name__)
 
 
-Fallback: TypeAlias = Callable[[SpacecompileError], tuple[Backend, Choice]]
+_Fallback: TypeAlias = Callable[[SpacecompileError], tuple[Backend, Choice]]
 """Opens a backend for the CPU, after an error of the GPU."""
 
 DevicePolicy = Literal["raise", "cpu"]
@@ -61,7 +61,7 @@ class Session:
         *,
         choice: Choice,
         rule: GuardRule,
-        fallback: Fallback | None = None,
+        fallback: _Fallback | None = None,
     ) -> None:
         """Take over a backend; users call `load`."""
         self.spec = spec
@@ -88,8 +88,8 @@ class Session:
         """Answer one frame.
 
         Args:
-            frame: uint8 array [H, W, 3], path of an image, or Pillow image, see `FrameReader.read`; on a GPU backend
-                also a frame on that GPU, see `cuda.source`.
+            frame: uint8 array [H, W, 3], path of an image, or Pillow image, as in `FrameReader.read`; for a backend on
+                a GPU also a frame on that GPU, as in `cuda.source`.
 
         Raises:
             FrameError: If the frame is not what the bundle was built for.
@@ -115,13 +115,13 @@ class Session:
         A frame of the host may be overwritten as soon as this returns, one on the GPU once the result is taken.
 
         Args:
-            frame: As in `__call__`.
-            parts_on_device: Leave the parts mask on the GPU: the result is a `DeviceAnswer`, and until its
+            frame: One frame, as for `__call__`.
+            parts_on_device: Whether the parts mask stays on the GPU: the result is a `DeviceAnswer` then, and until its
                 `parts.release()` one frame less may be in flight.
 
         Raises:
-            SpacecompileError: As `__call__`.
-            UsageError: Also if as many frames are in flight as `load` was told.
+            SpacecompileError: For the reasons of `__call__`.
+            UsageError: If as many frames are in flight as `load` was told, beside the reasons of `__call__`.
         """
         given = frame if is_on_device(frame) else self._reader.read(frame)
         with self._entered() as backend:
@@ -167,11 +167,7 @@ class Session:
         return answer_from_any_raw(raw, self.spec, self.rule)
 
     def _fall_back(self, error: DeviceError, backend: Backend) -> Backend:
-        """The CPU's backend in place of the GPU's, which is kept for its frames in flight.
-
-        Raises:
-            DeviceError: The same, when the policy is to raise.
-        """
+        """The CPU's backend in place of the GPU's, which is kept for its frames in flight; raises under that policy."""
         if self._fallback is None:
             raise error
         engine, self.choice = self._fallback(error)
@@ -183,7 +179,8 @@ class Session:
         """Answer frames one after the other as they come; memory does not grow with their number.
 
         Raises:
-            SpacecompileError: As `__call__`, when the frame at fault is reached; `next` then goes on behind it.
+            SpacecompileError: For the reasons of `__call__`, when the frame at fault is reached; `next` then goes on
+                behind that frame.
         """
         return map(self, frames)
 
@@ -194,7 +191,7 @@ class Session:
         single calls bit for bit. `stream` does the same lazily.
 
         Raises:
-            SpacecompileError: As `__call__`; nothing is returned then.
+            SpacecompileError: For the reasons of `__call__`; nothing is returned then.
         """
         return list(self.stream(frames))
 
@@ -202,7 +199,7 @@ class Session:
         """Run a black frame, so that the first real one does not pay for memory and code that is touched first.
 
         Raises:
-            DeviceError, UsageError: As `__call__`.
+            DeviceError, UsageError: For the reasons of `__call__`.
         """
         black_HWC = np.zeros((*self.spec.frame_size_px, 3), np.uint8)
         for _ in range(runs):
@@ -237,6 +234,7 @@ class Session:
 
     @contextmanager
     def _entered(self) -> Iterator[Backend]:
+        """The backend, for one thread at a time of the process that loaded the session."""
         if os.getpid() != self._process_id:
             # The engine's threads do not survive a fork: a run would wait for them for ever.
             raise UsageError("this session was loaded in another process. Call `load` in each process.")
@@ -273,20 +271,20 @@ def load(  # noqa: PLR0913  each is a choice of the user, and all but the path h
 
     Args:
         path: Folder of the bundle, or an open bundle.
-        backend: A name of `backends.registry.BACKENDS`, or `auto`. What was chosen is in `Session.choice`.
+        backend: Name of a backend of `backends.registry.BACKENDS`, or `auto`. The choice is in `Session.choice`.
         tta: Test-time augmentation of the variant.
-        precision: Of the variant. None takes the most exact that the bundle has, `auto` the one that is fastest on this
-            CPU by `backends.speed.SPEEDS`, among those that a backend here is certified for.
-        variant: Its name, instead of `tta` and `precision`.
-        threads: That share one operator; None takes the physical cores that this process may use.
-        spinning: Let idle threads wait busily: lower latency, more power. OpenVINO has no such switch.
-        color: What the frames hold, see `frame_reader.Color`.
-        rule: When answers are flagged; None takes the defaults.
-        cache: Let the engine keep compiled models in the user's cache folder; see `backends.openvino_cache`.
-        device_index: GPU of a backend on one.
-        in_flight: Frames that may be in flight on it at the same time; see `Session.submit`.
-        on_device_error: Whether the CPU takes over when the GPU that was asked for is missing or fails, with the most
-            exact variant of the same augmentation that a backend for the CPU is certified for.
+        precision: Precision of the variant. None takes the most exact that the bundle has, `auto` the one that is
+            fastest on this CPU by `backends.speed.SPEEDS`, among those that a backend here is certified for.
+        variant: Name of the variant, instead of `tta` and `precision`.
+        threads: Number of threads per operator; None for the physical cores that this process may use.
+        spinning: Whether idle threads wait busily: lower latency, more power. OpenVINO has no such switch.
+        color: Order of the colour channels in the frames; see `frame_reader.Color`.
+        rule: Thresholds beyond which answers are flagged; None for the defaults.
+        cache: Whether the engine may keep compiled models in the user's cache folder; see `backends.openvino_cache`.
+        device_index: Index of the GPU, for a backend on a GPU.
+        in_flight: Number of frames that may be in flight on the GPU at the same time; see `Session.submit`.
+        on_device_error: `cpu` to let the CPU take over when the GPU that was asked for is missing or fails, with the
+            most exact variant of the same augmentation that a backend for the CPU is certified for; else `raise`.
 
     Raises:
         UsageError: If there is no such bundle, variant or backend, or an argument is out of range.

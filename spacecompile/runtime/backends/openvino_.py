@@ -39,7 +39,7 @@ _HINTS: dict[Precision, str] = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "i
 # Layers with nearly all of the multiply-adds, as the CPU plugin calls them.
 _HEAVY_LAYERS = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
 _BF16_SHARE_MIN = 0.9
-"""Of the heavy layers; measured on the reference network: 65 of 65."""
+"""Least share of the heavy layers in bf16; measured on the reference network: 65 of 65."""
 
 _log = logging.getLogger(__name__)
 
@@ -251,15 +251,14 @@ def compile_graph(core: Any, model_bytes: bytes, config: dict[str, Any]) -> Any:
 
 
 def _key(model_bytes: bytes, circumstances: dict[str, Any]) -> str:
-    """Everything that shapes a compiled model, as the SHA-256 of its JSON.
-
-    OpenVINO's own key leaves out the precision: f32 and bf16 of one file get the same (2026.4).
-    """
+    """Everything that shapes a compiled model, as the SHA-256 of its JSON."""
+    # OpenVINO's own key leaves out the precision: f32 and bf16 of one file get the same (2026.4).
     facts = {"model": hashlib.sha256(model_bytes).hexdigest(), "openvino": _ov.__version__, **circumstances}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _warn_of_fewer_threads(compiled: Any, threads: int) -> None:
+    """Log that OpenVINO uses another number of threads than it was asked to."""
     realised = compiled.get_property("INFERENCE_NUM_THREADS")
     if realised != threads:
         _log.warning("OpenVINO uses %d threads, not %d: it takes no more than it sees cores", realised, threads)

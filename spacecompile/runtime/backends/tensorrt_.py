@@ -158,6 +158,7 @@ def _device_error(errors: Sequence[str], what: str, remedy: str) -> DeviceError:
 
 
 def _no_room(what: str, text: str) -> DeviceMemoryError:
+    """The typed error of a GPU without room."""
     return DeviceMemoryError(f"{what}: {sentence_of(text)}. {_REMEDY_ROOM}")
 
 
@@ -193,15 +194,7 @@ tensorrt_rtx_backend = partial(_backend_of, "tensorrt-rtx")
 
 
 def _open(plan: bytes, kind: EngineKind, threads: int, options: GpuOptions) -> Backend:
-    """Check the plan against its sidecar and this machine, in that order, and only then hand it to the library.
-
-    Raises:
-        UsageError: If `threads` is below one.
-        MissingPartError: If the library, the driver or the GPU is missing.
-        IntegrityError: If the plan has no sidecar, or is not what it speaks of.
-        PlanMismatchError: If it is made for another machine.
-        DeviceError: If the GPU has no room.
-    """
+    """Check the plan against its sidecar and this machine, in that order, and only then hand it to the library."""
     require_threads(threads)
     if options.sidecar is None:
         raise IntegrityError("the plan has no sidecar that says what it was built for. Build the bundle again.")

@@ -51,14 +51,14 @@ class _Lease:
         """The slot.
 
         Raises:
-            UsageError: If it was given back; it begins with `what`.
+            UsageError: If the slot was given back; the message begins with `what`.
         """
         if self._slot is None:
             raise UsageError(f"{what} was released, or its session closed: its memory belongs to a later frame.")
         return self._slot
 
 
-class DeviceView:
+class _DeviceView:
     """An array in GPU memory that other libraries read in place, until it is released.
 
     It is the session's own buffer, for reading only: the slot that it belongs to answers no further frame until
@@ -80,7 +80,7 @@ class DeviceView:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        """Version 3, for torch, cupy and numba. The content is there: no stream has to be waited for.
+        """See `DeviceParts`. The content is there: no stream has to be waited for.
 
         It does not claim to be read-only, since torch refuses what does; it is not to be written to all the same.
         """
@@ -151,7 +151,7 @@ class CudaTicket:
         }
         self._lease = None
         if not self._parts_down:
-            return DeviceRawAnswer(parts=DeviceView(self._backend, lease), **small)
+            return DeviceRawAnswer(parts=_DeviceView(self._backend, lease), **small)
         parts_HW = slot.output("parts")
         lease.release()
         return RawAnswer(parts_HW=parts_HW, **small)
@@ -292,18 +292,13 @@ class CudaBackend:
         )
 
     def _await_dropped(self, slot: Slot) -> None:
-        """Wait for a frame whose ticket was dropped: its buffers are not ours until then.
-
-        Nobody asked for its answer, so that an error that passes is not the next frame's.
-
-        Raises:
-            DeviceLostError: If the GPU is lost.
-        """
+        """Wait for a frame whose ticket was dropped: its buffers are not ours until then."""
         try:
             self.guarded(slot.finish)
         except DeviceLostError:
             raise
         except DeviceError as error:
+            # Nobody asked for that frame's answer, and the next frame is not at fault.
             _log.warning("a frame that was given up failed: %s", error)
 
     def _check_host_frame(self, frame: NDArray[Any]) -> None:

@@ -42,16 +42,10 @@ _log = logging.getLogger(__name__)
 
 
 class _Route(NamedTuple):
-    """What a graph is made for.
+    """What a graph is made for: where the frame is, and whether the parts mask is copied to the host."""
 
-    Attributes:
-        origin: `host` for a frame in our pinned buffer, `device` for one in device memory.
-        pointer: Address that the engine reads the frame from.
-        parts_down: Whether the parts mask is copied to the host.
-    """
-
-    origin: Literal["host", "device"]
-    pointer: int
+    origin: Literal["host", "device"]  # our pinned buffer, or device memory
+    pointer: int  # the address that the engine reads the frame from
     parts_down: bool
 
 
@@ -103,6 +97,7 @@ class Slot:
             self._stack = stack.pop_all()
 
     def _allocate(self, stack: ExitStack) -> None:
+        """Make stream, events, buffers and context; the stack frees them."""
         device, signature = self._device, self._engine.signature
         self._row_bytes = 3 * signature.frame_size_px[1]
         self.stream = device.create_stream()
@@ -271,6 +266,7 @@ class Slot:
             self._capture(route)
 
     def _queue(self, route: _Route, *, captured: bool = False) -> None:
+        """Queue copy in, engine and copy out, call by call."""
         device = self._device
         record = device.record_in_graph if captured else device.record
 
@@ -306,10 +302,8 @@ class Slot:
         return False
 
     def _capture(self, route: _Route) -> None:
-        """Note down the run that was just queued. TensorRT asks for a plain run with the same addresses before it.
-
-        A capture that fails costs speed, not answers: the slot goes on without graphs, and says so.
-        """
+        """Note down the run that was just queued: TensorRT asks for a plain run with the same addresses before it."""
+        # A capture that fails costs speed, not answers: the slot goes on without graphs, and says so.
         try:
             graph = self._captured(route)
         except DeviceLostError:
