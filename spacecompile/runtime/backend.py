@@ -246,7 +246,7 @@ class Backend(Engine, Protocol):
 
 
 class SynchronousBackend(ABC):
-    """The part of `Backend` that is the same for all that answer a frame before they return."""
+    """The part of `Backend` that is common to all backends that answer a frame before they return, as on a CPU."""
 
     takes_device_frames = False
     in_flight_max = 1
@@ -311,7 +311,7 @@ def require_threads(threads: int) -> None:
     """Refuse a number of threads that no engine can work with.
 
     Raises:
-        UsageError: If it is below one.
+        UsageError: If the number is below one.
     """
     if threads < 1:
         raise UsageError(f"threads is {threads}; at least one is needed. Check --threads.")

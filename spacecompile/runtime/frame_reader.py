@@ -51,7 +51,7 @@ class FrameReader:
         """Check the colour once.
 
         Raises:
-            UsageError: If it is unknown.
+            UsageError: If the colour is unknown.
         """
         if self.color not in get_args(Color):
             raise UsageError(f"color is {self.color!r}; choose one of {', '.join(get_args(Color))}.")

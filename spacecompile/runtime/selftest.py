@@ -141,7 +141,7 @@ def run_selftest(
 
     Raises:
         UsageError: If the backend or the variant is unknown.
-        IntegrityError: If the bundle has no self-test, or it is damaged.
+        IntegrityError: If the self-test of the bundle is missing or damaged.
         PlanMismatchError: If the backend that is named can't use a plan on this machine.
         ParityError: If a variant misses its tolerance.
         MissingPartError: If nothing could be tested.

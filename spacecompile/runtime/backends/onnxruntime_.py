@@ -188,7 +188,7 @@ def signature_of(session: Any) -> GraphSignature:
     """Signature of the sealed graph that a session holds.
 
     Raises:
-        IntegrityError: If it holds another graph.
+        IntegrityError: If the session holds another graph.
     """
     return signature_from_tensors(_graph_tensors(session.get_inputs()), _graph_tensors(session.get_outputs()))
 

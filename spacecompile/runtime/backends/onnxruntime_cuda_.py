@@ -48,7 +48,7 @@ class Provider:
     Attributes:
         name: ONNX Runtime's name of the execution provider.
         device_type: ONNX Runtime's name of the device whose memory the tensors are bound to.
-        has_graph: Whether it can replay a CUDA graph of its own.
+        has_graph: Whether the provider can replay a CUDA graph of its own.
     """
 
     name: str

@@ -132,7 +132,7 @@ def require_bf16(capabilities: list[str]) -> None:
         capabilities: OpenVINO's `OPTIMIZATION_CAPABILITIES` of the CPU.
 
     Raises:
-        MissingPartError: If bf16 is not among them.
+        MissingPartError: If bf16 is not among the capabilities.
     """
     if "BF16" not in capabilities:
         raise MissingPartError(
@@ -238,7 +238,7 @@ def compile_graph(core: Any, model_bytes: bytes, config: dict[str, Any]) -> Any:
     """Compile any ONNX graph.
 
     Raises:
-        IntegrityError: If OpenVINO refuses it.
+        IntegrityError: If OpenVINO refuses the graph.
     """
     try:
         return core.compile_model(core.read_model(model_bytes), "CPU", config)

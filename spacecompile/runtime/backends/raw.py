@@ -58,7 +58,7 @@ class RawGraph(Protocol):
         """The layers of every run so far, in the order of execution; ends the graph's use.
 
         Raises:
-            UsageError: If it was not opened with `profile`.
+            UsageError: If the graph was not opened with `profile`.
         """
 
 
@@ -79,9 +79,9 @@ def open_raw(
         profile: Whether the time of every layer is noted; the run as a whole gets slower by that.
 
     Raises:
-        UsageError: If this engine's layers can't be told.
+        UsageError: If the engine does not tell the times of its layers, or the settings are out of range.
         MissingPartError: If the engine is not here, or does not compute in that precision on this machine.
-        IntegrityError: If it refuses the graph.
+        IntegrityError: If the engine refuses the graph.
     """
     if backend not in _FACTORIES:
         raise UsageError(f"backend {backend} tells no times of layers; choose one of {', '.join(_FACTORIES)}.")

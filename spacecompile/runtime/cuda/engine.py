@@ -22,11 +22,11 @@ class EngineContext(Protocol):
         """Queue one run on the stream.
 
         Raises:
-            DeviceError: If the engine says that it did not.
+            DeviceError: If the engine says that it did not queue the run.
         """
 
     def close(self) -> None:
-        """Free what it holds."""
+        """Free what the context holds."""
 
 
 class CudaEngine(Engine, Protocol):
@@ -52,5 +52,5 @@ class CudaEngine(Engine, Protocol):
             addresses: Addresses of the input and every output, by name.
 
         Raises:
-            DeviceError: If it can't be made.
+            DeviceError: If the context can't be made.
         """

@@ -137,7 +137,7 @@ class Slot:
         """Queue a frame of the host; it is copied before this returns, so that the caller may overwrite it.
 
         Raises:
-            DeviceError: If it can't be queued.
+            DeviceError: If the frame can't be queued.
         """
         np.copyto(self._frame_HWC, frame_HWC)
         self._is_from_host = True
@@ -147,8 +147,8 @@ class Slot:
         """Queue a frame of the device; its memory must stay as it is until `finish`.
 
         Raises:
-            FrameError: If it is not what the graph takes.
-            DeviceError: If it can't be queued.
+            FrameError: If the frame is not what the graph takes.
+            DeviceError: If the frame can't be queued.
         """
         device = self._device
         check_device_frame(frame, size_px=self._engine.signature.frame_size_px, device=device)
@@ -173,7 +173,7 @@ class Slot:
         """Wait for the frame that was started.
 
         Raises:
-            DeviceError: If its work failed.
+            DeviceError: If the frame's work failed.
         """
         try:
             self._device.synchronize(self._done)
@@ -187,7 +187,7 @@ class Slot:
         Rows of a device frame that lie apart were gathered before, which is not timed.
 
         Raises:
-            DeviceError: If its work failed.
+            DeviceError: If the frame's work failed.
         """
         if self._marks is None:
             return None
@@ -198,7 +198,7 @@ class Slot:
         """Whether `finish` would return at once.
 
         Raises:
-            DeviceError: If the work failed.
+            DeviceError: If the frame's work failed.
         """
         return self._device.is_reached(self._done)
 
@@ -214,7 +214,7 @@ class Slot:
         """The parts mask of the finished frame, which stayed on the device.
 
         Raises:
-            DeviceError: If it can't be copied.
+            DeviceError: If the mask can't be copied.
         """
         self._device.copy_out(self._host["parts"], self.addresses["parts"], self.stream)
         self._device.record(self._done, self.stream)
