@@ -62,20 +62,7 @@ class OnnxRuntimeBackend(SynchronousBackend):
         cache: bool = True,  # noqa: ARG002  it keeps nothing
         gpu: GpuOptions | None = None,  # noqa: ARG002  it uses none
     ) -> None:
-        """Parse and optimise the graph.
-
-        Args:
-            model_bytes: Content of a self-contained ONNX file.
-            precision: Precision of the variant. The file holds its types, so only bf16, which no file does, is refused.
-            threads: Number of threads per operator, the calling one included.
-            spinning: Whether idle threads wait busily: lower latency, more power.
-            cache: Ignored.
-            gpu: Ignored.
-
-        Raises:
-            UsageError: If `threads` is below one, or the precision is bf16.
-            IntegrityError: If the bytes are no sealed graph, or need a newer ONNX Runtime.
-        """
+        """Parse and optimise the graph; see `registry.BackendFactory`. Of the precisions only bf16 is refused."""
         session = open_on_cpu(model_bytes, precision=precision, threads=threads, spinning=spinning)
         self.signature = signature_of(session)
         self._session: Any = session

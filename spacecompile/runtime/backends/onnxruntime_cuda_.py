@@ -263,14 +263,7 @@ def onnxruntime_cuda_backend(
     cache: bool = True,  # noqa: ARG001  it keeps nothing
     gpu: GpuOptions | None = None,
 ) -> Backend:
-    """See `registry.BackendFactory`.
-
-    Raises:
-        MissingPartError: If there is no such GPU, or ONNX Runtime can't use it.
-        UsageError: If the precision is bf16, or `threads` is below one.
-        IntegrityError: If the bytes are no sealed graph.
-        DeviceError: If the GPU has no room.
-    """
+    """See `registry.BackendFactory`. Of the precisions bf16 is refused."""
     if precision == "bf16":
         raise UsageError("ONNX Runtime's CUDA provider keeps the types of the file. Choose fp32 or fp16.")
     options = gpu or GpuOptions()

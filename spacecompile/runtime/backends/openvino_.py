@@ -61,22 +61,9 @@ class OpenVinoBackend(SynchronousBackend):
         gpu: GpuOptions | None = None,  # noqa: ARG002  it uses none
         cache_folder: Path | None = None,
     ) -> None:
-        """Compile the graph, or take it compiled from the cache.
+        """Compile the graph, or take it compiled from a cache; see `registry.BackendFactory`.
 
-        Args:
-            model_bytes: Content of a self-contained ONNX file.
-            precision: Precision of the variant; `_HINTS` says what OpenVINO computes in for it.
-            threads: Number of threads per operator, the calling one included.
-            spinning: Ignored: how long OpenVINO's idle threads wait busily can't be set.
-            cache: Whether the compiled model is kept for the next time; see `openvino_cache`.
-            gpu: Ignored.
-            cache_folder: Folder that keeps compiled models; the user's own if not given.
-
-        Raises:
-            UsageError: If `threads` is below one.
-            IntegrityError: If the bytes are no sealed graph, or need a newer OpenVINO.
-            MissingPartError: If the precision is bf16 and this CPU does not compute in it, or OpenVINO has no plugin
-                for this CPU.
+        The cache is `cache_folder`, or the user's own if that is None. `_HINTS` says what is computed in.
         """
         config = compile_config(precision, threads)
         blobs = BlobCache.open(cache_folder or openvino_cache.user_cache_folder()) if cache else None

@@ -42,10 +42,17 @@ class BackendFactory(Protocol):
         Args:
             model_bytes: Content of the graph file.
             precision: Precision that the engine shall compute in, where the file leaves that open.
-            threads: Number of threads per operator.
-            spinning: Whether idle threads wait busily, where the engine lets that be chosen.
+            threads: Number of threads per operator, the calling one included.
+            spinning: Whether idle threads wait busily, where the engine lets that be chosen: lower latency, more power.
             cache: Whether the engine keeps what it compiled for the next load, where it does so.
             gpu: Options of an engine on a GPU; None for the defaults.
+
+        Raises:
+            UsageError: If `threads` is below one, or the engine never computes in the precision.
+            MissingPartError: If this machine lacks what the engine or the precision needs.
+            IntegrityError: If the content is no sealed graph, or needs a newer engine.
+            PlanMismatchError: If a plan is made for another machine.
+            DeviceError: If the GPU has no room.
         """
 
 
