@@ -22,7 +22,7 @@ from spacecompile.data.submission import SUBMISSION_NAME, SubmissionWriter, chec
 from spacecompile.errors import AnswerError, FrameError, OutputError
 from spacecompile.files import PARTIAL_PREFIX, write_file
 from spacecompile.record import json_bytes
-from spacecompile.runtime.frames import FrameReader
+from spacecompile.runtime.frame_reader import FrameReader
 from spacecompile.runtime.overlay import draw_overlay
 from spacecompile.runtime.session import Session
 

@@ -32,7 +32,9 @@ PUBLIC = {
         CalibrationJob CalibrationReport Callbacks NamedRecipe Recipe TrainJob TrainReport calibrate named_recipes
         recipe_named train
     """,
-    "spacecompile.data": "LabelledFrame RenderSettings Split SplitFacts check_split read_split render_dataset usable_split",
+    "spacecompile.data": """
+        LabelledFrame RenderSettings Split SplitFacts check_split read_split render_dataset usable_split
+    """,
     "spacecompile.export": "Pass",
 }
 

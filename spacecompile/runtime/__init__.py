@@ -1,6 +1,14 @@
 """The slim runtime: opens a bundle, checks it and answers frames. Needs the base install only.
 
 Importing it costs a few milliseconds; numpy, the engine and the image decoder are imported by what uses them.
+
+In the order in which they work:
+
+- `bundle` opens a bundle and hashes what is read; `threads` and `cpu` say what the machine offers.
+- `choice` takes a variant; `backends` runs it on a CPU, `cuda` on a GPU, both behind the protocol of `backend`.
+- `session` answers frames: `frame_reader` takes them in, `guard` judges the outputs, `answer` is what a user gets,
+  `ticket` is an answer to come.
+- `selftest` compares answers with those that the bundle holds, `overlay` draws one.
 """
 
 from __future__ import annotations

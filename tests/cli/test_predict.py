@@ -19,7 +19,7 @@ from spacecompile.cli.main import main
 from spacecompile.errors import OutputError
 from spacecompile.rle import mask_from_rle
 from spacecompile.runtime.bundle import open_bundle
-from spacecompile.runtime.frames import FrameReader
+from spacecompile.runtime.frame_reader import FrameReader
 from spacecompile.runtime.session import load
 
 MakeFrames = Callable[..., Path]
