@@ -29,7 +29,7 @@ PUBLIC = {
         Answer Bundle Choice DeviceAnswer DeviceFrame GuardRule Session Ticket load open_bundle
     """,
     "spacecompile.train": """
-        CalibrationJob CalibrationReport Callbacks NamedRecipe Recipe TrainJob TrainReport calibrate named_recipes
+        CalibrationJob CalibrationReport Callbacks NamedRecipe Recipe TrainJob TrainReport calibrate
         recipe_named train
     """,
     "spacecompile.data": """

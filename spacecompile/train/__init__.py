@@ -9,7 +9,7 @@ from spacecompile._lazy import lazy_attributes
 if TYPE_CHECKING:
     from spacecompile.train.box.calibrate import CalibrationJob, CalibrationReport, calibrate
     from spacecompile.train.loop import Callbacks
-    from spacecompile.train.named_recipes import NamedRecipe, named_recipes, recipe_named
+    from spacecompile.train.named_recipes import NamedRecipe, recipe_named
     from spacecompile.train.recipe import Recipe
     from spacecompile.train.run import TrainJob, TrainReport, train
 
@@ -22,7 +22,6 @@ __all__ = [
     "TrainJob",
     "TrainReport",
     "calibrate",
-    "named_recipes",
     "recipe_named",
     "train",
 ]
@@ -37,7 +36,6 @@ __getattr__ = lazy_attributes(
         "TrainJob": "spacecompile.train.run",
         "calibrate": "spacecompile.train.box.calibrate",
         "NamedRecipe": "spacecompile.train.named_recipes",
-        "named_recipes": "spacecompile.train.named_recipes",
         "recipe_named": "spacecompile.train.named_recipes",
         "TrainReport": "spacecompile.train.run",
         "train": "spacecompile.train.run",
