@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from spacecompile.cli import console
 from spacecompile.cli.compare import compare_results
-from spacecompile.cli.flags.bench import BenchFlags, bench_settings, latency_settings, percentiles_from_text
+from spacecompile.cli.flags.bench import BenchFlags, bench_settings, latency_settings
 from spacecompile.cli.flags.json_destination import check_results, results_folder
 from spacecompile.cli.own_process import run_in_own_process
 from spacecompile.errors import InterruptedRunError, SpacecompileError, UsageError
@@ -139,7 +139,6 @@ def run_bench_command(flags: BenchFlags) -> None:
         report=flags.report,
         json=flags.json,
         force=flags.force,
-        percentiles=percentiles_from_text(flags.percentiles),
     )
 
 
@@ -150,7 +149,6 @@ def bench_bundle(
     report: Path | None,
     json: str | None,
     force: bool = False,
-    percentiles: tuple[float, ...] = (50.0, 90.0, 99.0),
 ) -> BenchResult:
     """Run the benchmark with progress bars, write its files and print its tables; `demo` shares it.
 
@@ -160,7 +158,6 @@ def bench_bundle(
         report: HTML file to write, if any.
         json: JSON file to write, if any, or `-`; in a folder it is named after model, device and day.
         force: Replace files that are there.
-        percentiles: Columns of the table.
 
     Raises:
         BudgetError: If a limit is exceeded, after everything was written.
@@ -186,7 +183,7 @@ def bench_bundle(
             f"stopped; what was measured until then stands above, marked as partial{_where(report, json)}."
         )
     result = _with_error(run.result, error)
-    say_result(result, percentiles)
+    say_result(result)
     _write(replace(run, result=result), report, json)
     console.say(f"measured in {time.perf_counter() - start_s:.0f} s" + _where(report, json))
     if error:
