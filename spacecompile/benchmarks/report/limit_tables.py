@@ -55,12 +55,12 @@ def ceilings_table(result: BenchResult) -> Table | None:
     """The fastest matrix product of each engine and precision."""
     if result.roofline is UNSET:
         return None
-    columns = (Column("best matrix product"), Column("precision", "text"), Column("peak GMAC/s"), Column("runs"))
+    columns = (Column("best matrix product"), Column("precision", "text"), Column("GMAC/s"), Column("runs"))
     rows = tuple(
         Row(ceiling.backend, (ceiling.precision, f"{ceiling.gmacs_per_s:,.0f}", str(ceiling.runs)))
         for ceiling in result.roofline.ceilings
     )
-    return Table(title="What the machine was measured to do", columns=columns, rows=rows)
+    return Table(title="What the machine can do at most: peak GMAC/s", columns=columns, rows=rows)
 
 
 def bandwidths_table(result: BenchResult) -> Table | None:
@@ -70,7 +70,7 @@ def bandwidths_table(result: BenchResult) -> Table | None:
     rungs = result.roofline.bandwidths
     columns = (Column("best copy"), *(Column(f"{rung.working_set_bytes / 2**20:,.0f} MiB") for rung in rungs))
     rows = (Row("GB/s, read and written", tuple(f"{rung.gb_per_s:,.1f}" for rung in rungs)),)
-    return Table(title="Copies of working sets", columns=columns, rows=rows)
+    return Table(title="What the machine can do at most: copies", columns=columns, rows=rows)
 
 
 def profile_tables(result: BenchResult) -> dict[str, Table]:
