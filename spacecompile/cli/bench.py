@@ -181,7 +181,7 @@ def _measure(
             f"stopped; what was measured until then stands above, marked as partial{_where(report, json)}."
         )
     result = _with_error(run.result, error)
-    say_result(result, settings.contest.percentiles)
+    say_result(result)
     _write(replace(run, result=result), report, json)
     console.say(f"measured in {time.perf_counter() - start_s:.0f} s" + _where(report, json))
     if error:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from spacecompile.page.figures import GRID, INK, MUTED, SERIES, svg, wide_figure
+from spacecompile.page.html import page_from
 from spacecompile.search.results import Outcome, SearchResult
 
-_TEMPLATES = Path(__file__).with_name("templates")
+_TEMPLATE = Path(__file__).with_name("templates") / "search.html.j2"
 _MARKERS = "osD^vP*X"
 _PNG_SERIES = ("#2257c5", "#c2661a", "#2f855a", "#8a4f9e", "#b5475b", "#52616b")
 _PNG_GRID = "#e2e0da"
@@ -34,16 +33,10 @@ def png_of(result: SearchResult) -> bytes:
 
 def page_of(result: SearchResult) -> str:
     """The page: plot, table of every candidate, circumstances. No script, nothing fetched."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = files("spacecompile.benchmarks.report").joinpath("templates/report.css").read_text(encoding="utf-8")
-    plot = svg(_figure(result, SERIES, GRID), "search") if result.kind == "architectures" else ""
-    return environment.get_template("search.html.j2").render(result=result, style=style, plot=plot)
+    figures = {}
+    if result.kind == "architectures":
+        figures["search"] = svg(_figure(result, SERIES, GRID), "search")
+    return page_from(_TEMPLATE, figures=figures, result=result)
 
 
 def _figure(result: SearchResult, series: Sequence[str], grid: str) -> Figure:

@@ -19,31 +19,25 @@ import numpy as np
 from msgspec import UnsetType
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.limits.records import WHERE
+from spacecompile.benchmarks.report.tables import tables_of
 from spacecompile.benchmarks.report.trade_offs import trade_offs
 from spacecompile.benchmarks.report.wording import (
-    SCOPES,
     certificate_of,
-    computed_in,
     ending_of,
+    engine_lines,
     key_figures,
     machine_lines,
-    percentile_keys,
-    percentile_text,
     ratios_of,
-    used_percent,
 )
 from spacecompile.benchmarks.result_records import BenchResult
 from spacecompile.extras import require_extra
+from spacecompile.page.html import page_from
 from spacecompile.runtime.answer import Answer
 from spacecompile.runtime.overlay import draw_overlay
 
 PICTURE_SIDE_PX = 560
 PICTURE_QUALITY = 86
-LAYERS_SHOWN = 20
-"""The slowest of each variant; the results file holds all of them."""
-
-_TEMPLATES = Path(__file__).with_name("templates")
+_TEMPLATE = Path(__file__).with_name("templates") / "report.html.j2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +45,8 @@ class Picture:
     """One sample answer.
 
     Attributes:
-        jpeg_base64: The overlay.
-        caption: Class, probability and flags.
+        jpeg_base64: Frame with the answer drawn on it, a JPEG file.
+        caption: Class, its probability, and the answer's flags.
     """
 
     jpeg_base64: str
@@ -63,44 +57,26 @@ def render_report(result: BenchResult, samples: Sequence[tuple[NDArray[np.uint8]
     """The page.
 
     Args:
-        result: Any section may be absent.
-        samples: Frames with answers, for pictures.
+        result: Result of a run; sections that it lacks are left out or say why.
+        samples: Frames with their answers, shown as pictures.
 
     Raises:
         MissingPartError: If the `report` extra is not installed.
     """
     require_extra("report", "the report")
-    # Only a report needs these two.
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415
-    from markupsafe import Markup  # noqa: PLC0415
-
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    figures = {name: Markup(markup) for name, markup in _figures(result).items()}
-    return environment.get_template("report.html.j2").render(
+    return page_from(
+        _TEMPLATE,
+        figures=_figures(result),
         result=_without_unset(result),
+        tables=tables_of(result),
         ending=ending_of(result),
-        ratios=ratios_of(result),
-        peer_names=result.peer_names,
         key_figures=key_figures(result),
-        figures=figures,
         offers=trade_offs(result),
-        where_labels=WHERE,
-        layers_shown=LAYERS_SHOWN,
         certificate=certificate_of(result),
+        engine_lines=engine_lines(result),
         machine_lines=machine_lines(result.environment.machine, result.environment.governor),
         training=json.dumps(result.subject.checkpoint_training, indent=2),
         pictures=[_picture(frame_HWC, answer) for frame_HWC, answer in samples],
-        cell=percentile_text,
-        computed_in=computed_in,
-        percentile_keys=percentile_keys,
-        used_percent=used_percent,
-        scopes=SCOPES,
     )
 
 
@@ -130,7 +106,7 @@ def _figures(result: BenchResult) -> dict[str, str]:
 
 
 def _time_figures(result: BenchResult) -> dict[str, str]:
-    from spacecompile.benchmarks.report import plots  # noqa: PLC0415 - likewise
+    from spacecompile.benchmarks.report import plots  # noqa: PLC0415 - matplotlib, only for a report
 
     figures = {}
     if not isinstance(result.latency, UnsetType) and result.latency.get("app"):

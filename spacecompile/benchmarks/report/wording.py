@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import msgspec
 from msgspec import UnsetType
 
 from spacecompile.benchmarks.cost.budget import budget_error
-from spacecompile.benchmarks.cost.records import BudgetLine, GraphCost
 from spacecompile.benchmarks.latency.records import Latency, Ratio
-from spacecompile.benchmarks.latency.summary import CORE_PERCENTILES, percentile_key, percentile_of
 from spacecompile.benchmarks.result_records import BenchResult
 from spacecompile.errors import EXIT_OK, InterruptedRunError
 from spacecompile.machine.records import MachineFacts
-
-SCOPES = ("engine", "device", "app", "file")
-"""From the inside out."""
 
 _UNTOLD = "not told by the system"
 
@@ -32,7 +26,7 @@ class KeyFigure:
     label: str
 
 
-class Verdict(msgspec.Struct):
+class ShownParity(msgspec.Struct):
     """What the page shows of one variant's part of `reports/parity.json`; further fields are ignored."""
 
     variant: str
@@ -46,18 +40,18 @@ class Verdict(msgspec.Struct):
     failures: tuple[str, ...] = ()
 
 
-class Certificate(msgspec.Struct):
+class ShownCertificate(msgspec.Struct):
     """What the page shows of `reports/parity.json`."""
 
-    variants: list[Verdict]
+    variants: list[ShownParity]
     reference: str = ""
     backend: str = ""
 
 
-def certificate_of(result: BenchResult) -> Certificate | None:
+def certificate_of(result: BenchResult) -> ShownCertificate | None:
     """The parity report; None where the bundle holds none of this form."""
     try:
-        return msgspec.convert(result.parity, Certificate)
+        return msgspec.convert(result.parity, ShownCertificate)
     except msgspec.ValidationError:
         return None
 
@@ -103,13 +97,6 @@ def ending_of(result: BenchResult) -> Ending:
     )
 
 
-def computed_in(graph: GraphCost) -> str:
-    """The types that a graph's multiply-adds are done in; bf16 is the engine's, of a file that is in fp32."""
-    shares = [f"{macs / graph.macs:.0%} {kind}" for kind, macs in graph.macs_by_type.items() if graph.macs]
-    text = ", ".join(share for share in shares if not share.startswith("0%"))
-    return f"{text}, run in bf16" if graph.precision == "bf16" else text
-
-
 def ratios_of(result: BenchResult) -> list[tuple[str, str, Ratio]]:
     """Variant, peer and ratio of every pair that was measured, by variant."""
     if isinstance(result.peers, UnsetType):
@@ -120,24 +107,10 @@ def ratios_of(result: BenchResult) -> list[tuple[str, str, Ratio]]:
     return sorted(found, key=lambda row: known.index(row[0]) if row[0] in known else len(known) + order[row[0]])
 
 
-def percentile_keys(latencies: Iterable[Latency]) -> list[str]:
-    """Every percentile that one of them holds, by rising value."""
-    core = [percentile_key(percentile) for percentile in CORE_PERCENTILES]
-    keys = dict.fromkeys([*core, *(key for latency in latencies for key in latency.further_ms)])
-    return sorted(keys, key=lambda key: float(re.sub(r"[^0-9.]", "", key)))
-
-
-def percentile_text(latency: Latency, key: str) -> str:
-    """A percentile for a table, or how many samples it lacks; empty where it was not asked for."""
-    value = percentile_of(latency, key)
-    if value is not None:
-        return f"{value:,.1f}"
-    return f"{latency.missing_samples[key]:,} more" if key in latency.missing_samples else ""
-
-
-def used_percent(line: BudgetLine) -> float | None:
-    """How much of a limit is used; None of a limit of zero, which has no share."""
-    return 100 * line.value / line.limit if line.limit > 0 else None
+def engine_lines(result: BenchResult) -> list[tuple[str, str]]:
+    """Name of each variant that was measured, with the engine that ran it and why that one."""
+    engines = {} if isinstance(result.configuration, UnsetType) else result.configuration.engines
+    return [(name, f"{engine.name} {engine.version}, {engine.reason}") for name, engine in engines.items()]
 
 
 def machine_lines(machine: MachineFacts | None, governor: str | None) -> list[tuple[str, str]]:

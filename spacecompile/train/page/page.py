@@ -17,11 +17,12 @@ import numpy as np
 
 from spacecompile.extras import require_extra
 from spacecompile.metrics import Scores
+from spacecompile.page.html import page_from
 from spacecompile.train.page.gallery import Gallery, JudgedFrame, picture
 
 PAGE_NAME = "report.html"
 
-_TEMPLATES = Path(__file__).with_name("templates")
+_TEMPLATE = Path(__file__).with_name("templates") / "run.html.j2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,37 +49,26 @@ def render_page(
     """The page.
 
     Args:
-        facts: Of the run, as in `train.json`.
-        history: One entry per epoch, as in `history.jsonl`.
-        scores: Of the stored checkpoint on all validation frames.
-        gallery: Of the same frames.
+        facts: Content of the run's `train.json`.
+        history: Content of the run's `history.jsonl`, one entry per epoch.
+        scores: Scores of the stored checkpoint on all validation frames.
+        gallery: Worst answers and confusion matrix on the same frames.
 
     Raises:
         MissingPartError: If the `report` extra is not installed.
     """
     require_extra("report", "the page of a run")
-    # Only the page needs these.
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415
-    from markupsafe import Markup  # noqa: PLC0415
+    from spacecompile.train.page import figures as drawn  # noqa: PLC0415 - matplotlib, only for the page
 
-    from spacecompile.train.page import figures as drawn  # noqa: PLC0415
-
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    figures = {"losses": drawn.loss_curves(history), "scores": drawn.score_curves(history)}
-    return environment.get_template("run.html.j2").render(
+    return page_from(
+        _TEMPLATE,
+        figures={"losses": drawn.loss_curves(history), "scores": drawn.score_curves(history)},
         facts=facts,
         recipe=json.dumps(facts["recipe"], indent=2),
         epochs=len(history),
         scores=scores,
         classes=gallery.spec.classes,
         spec=gallery.spec,
-        figures={name: Markup(markup) for name, markup in figures.items()},
         confusion=_confusion(gallery),
         pairs=[
             _Pair(answer_jpeg=picture(judged, of_truth=False), truth_jpeg=picture(judged, of_truth=True), judged=judged)

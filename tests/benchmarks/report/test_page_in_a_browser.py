@@ -46,7 +46,7 @@ SECTIONS = (
 )
 SCREENS = [(scheme, width_px) for scheme in ("light", "dark") for width_px in (1280, 400)]
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

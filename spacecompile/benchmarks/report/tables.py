@@ -1,0 +1,410 @@
+"""The rows of every section of a result, made once: the terminal, the page and the README only print them.
+
+Needs no extra. A new section is one function here and one line in `_TABLES`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+
+from msgspec import UNSET
+
+from spacecompile.benchmarks.latency.records import Latency
+from spacecompile.benchmarks.latency.summary import CORE_PERCENTILES, percentile_key, percentile_of
+from spacecompile.benchmarks.report.cost_tables import budget_table, graphs_table, rewrites_table, stages_table
+from spacecompile.benchmarks.report.limit_tables import (
+    bandwidths_table,
+    ceilings_table,
+    limits_table,
+    profile_tables,
+    scaling_points_table,
+    scaling_table,
+)
+from spacecompile.benchmarks.report.wording import certificate_of, ratios_of
+from spacecompile.benchmarks.result_records import BenchResult
+from spacecompile.metrics import Scores
+from spacecompile.page.table import LACKING, Column, Row, Table, mega
+
+SCOPES = ("engine", "device", "app", "file")
+"""From the inside out."""
+
+
+def tables_of(result: BenchResult) -> dict[str, Table]:
+    """Every table that a result has numbers or a reason for, by name, in the order of a terminal."""
+    made = {name: make(result) for name, make in _TABLES.items()}
+    return {name: table for name, table in made.items() if table is not None} | profile_tables(result)
+
+
+def score_table(result: BenchResult) -> Table | None:
+    """Scores of each variant and of PyTorch, or why there are none."""
+    title, report = "Score", result.score
+    if report is UNSET:
+        return None if result.score_note is UNSET else Table(title=title, notes=(result.score_note,))
+    columns = (
+        Column("variant"),
+        *map(Column, ("S_cls", "S_det", "S_seg", "S_acc")),
+        *(Column(head, is_detail=True) for head in ("S_flops", "S_params")),
+        Column("S_final", bold=True),
+        Column("views charged"),
+        Column("drop"),
+        Column("frames", is_detail=True),
+    )
+    rows = []
+    for name, scores in report.variants.items():
+        charged, drop = report.s_final_charged.get(name), report.drops.get(name)
+        further = ("" if charged is None else f"{charged:.4f}", "" if drop is None else f"{drop:+.4f}")
+        rows.append(Row(name, (*_scores(scores), *further, str(scores.frames))))
+    for tta, scores in report.torch.items():
+        name = "PyTorch" if tta == "none" else f"PyTorch, {tta}"
+        rows.append(Row(name, (*_scores(scores), "", "", str(scores.frames)), tone="faint"))
+    notes = [
+        "S_final (s_final in the results file) does not charge the views of test-time augmentation, as the benchmark "
+        "has it; “views charged” does."
+    ]
+    if report.drops:
+        notes.append(
+            "“Drop” is what the variant's answers lose against PyTorch's with the same augmentation and the same "
+            "cost; below zero the variant is better."
+        )
+    if report.torch_note:
+        notes.append(f"PyTorch was not scored: {report.torch_note}")
+    frames = next(iter(report.variants.values())).frames if report.variants else 0
+    return Table(title=f"Score on {frames} frames", columns=columns, rows=tuple(rows), notes=tuple(notes))
+
+
+def _scores(scores: Scores) -> tuple[str, ...]:
+    names = ("s_cls", "s_det", "s_seg", "s_acc", "s_flops", "s_params", "s_final")
+    return tuple(f"{getattr(scores, name):.4f}" for name in names)
+
+
+def latency_table(result: BenchResult) -> Table | None:
+    """Percentiles of every contestant, from frame in memory to answer."""
+    if result.latency is UNSET or "app" not in result.latency:
+        return None
+    app, peers = result.latency["app"], result.peer_names
+    engines = {} if result.configuration is UNSET else result.configuration.engines
+    keys = _percentile_keys(app.values())
+    columns = (
+        Column("ms"),
+        *(Column(key.removesuffix("_ms")) for key in keys),
+        Column("max"),
+        Column("mean", is_detail=True),
+        Column("variation", "percent"),
+        Column("samples"),
+        Column("backend", "text", is_detail=True),
+    )
+    rows = tuple(
+        Row(
+            name,
+            (
+                *(_percentile(latency, key) for key in keys),
+                f"{latency.max_ms:,.1f}",
+                f"{latency.mean_ms:,.1f}",
+                f"{100 * latency.variation:.0f}",
+                str(latency.samples),
+                engines[name].name if name in engines else "",
+            ),
+            tone="theirs" if name in peers else "ours",
+        )
+        for name, latency in app.items()
+    )
+    lacking = any(latency.missing_samples for latency in app.values())
+    notes = ("“More” tells how many samples that percentile still needs to mean something.",) if lacking else ()
+    return Table(title="Latency in ms, frame in memory to answer", columns=columns, rows=rows, notes=notes)
+
+
+def _percentile_keys(latencies: Iterable[Latency]) -> list[str]:
+    """Every percentile that one of them holds, by rising value."""
+    core = [percentile_key(percentile) for percentile in CORE_PERCENTILES]
+    keys = dict.fromkeys([*core, *(key for latency in latencies for key in latency.further_ms)])
+    return sorted(keys, key=lambda key: float(re.sub(r"[^0-9.]", "", key)))
+
+
+def _percentile(latency: Latency, key: str) -> str:
+    """A percentile, or how many samples it lacks; empty where it was not asked for."""
+    value = percentile_of(latency, key)
+    if value is not None:
+        return f"{value:,.1f}"
+    return f"{latency.missing_samples[key]:,}{LACKING}" if key in latency.missing_samples else ""
+
+
+def scopes_table(result: BenchResult) -> Table | None:
+    """Medians of the scopes inside and around `app`."""
+    if result.latency is UNSET or "app" not in result.latency:
+        return None
+    latency = result.latency
+    engine, device = latency.get("engine", {}), latency.get("device", {})
+    # On a CPU `device` is `engine`, and is not said twice.
+    repeated = {"device"} if all(engine.get(name) == told for name, told in device.items()) else set()
+    scopes = [scope for scope in SCOPES if scope in latency and scope not in repeated]
+    rows = tuple(
+        Row(
+            name,
+            tuple(_percentile(latency[scope][name], "p50_ms") if name in latency[scope] else "" for scope in scopes),
+            tone="theirs" if name in result.peer_names else "ours",
+        )
+        for name in latency["app"]
+    )
+    return Table(title="Median by scope", columns=tuple(map(Column, ("ms", *scopes))), rows=rows)
+
+
+def starts_table(result: BenchResult) -> Table | None:
+    """How long a variant takes to start in a process of its own, and what memory it needs."""
+    if result.process_start is UNSET:
+        return None
+    columns = (
+        Column("variant"),
+        *map(Column, ("import, ms", "load, ms", "first answer, ms")),
+        Column("in all, ms", bold=True),
+        Column("next answer, ms"),
+        Column("memory after import, MB", is_detail=True),
+        Column("peak memory, MB", bold=True),
+        Column("starts"),
+    )
+    rows = []
+    for name, start in result.process_start.items():
+        if start.problem:
+            rows.append(Row(name, reason=f"did not start: {start.problem}"))
+            continue
+        times_ms = (
+            start.import_ms,
+            start.load_ms,
+            start.first_answer_ms,
+            start.start_to_answer_ms,
+            start.next_answer_ms,
+        )
+        memory = (mega(start.imported_memory_bytes, 0), mega(start.peak_memory_bytes, 0))
+        rows.append(Row(name, (*(f"{value_ms:,.0f}" for value_ms in times_ms), *memory, str(start.starts))))
+    return Table(title="Start in a fresh process", columns=columns, rows=tuple(rows))
+
+
+def cold_starts_table(result: BenchResult) -> Table | None:
+    """How long a variant takes to load in a process that runs already."""
+    if result.cold_start is UNSET:
+        return None
+    columns = tuple(map(Column, ("variant", "load, ms", "load to first answer, ms", "graph file, MB")))
+    rows = tuple(
+        Row(
+            name,
+            (
+                f"{start.load_ms:,.0f}",
+                f"{start.first_answer_ms:,.0f}",
+                mega(result.subject.variant_bytes[name], 2),
+            ),
+        )
+        for name, start in result.cold_start.items()
+    )
+    return Table(title="In a process that runs already", columns=columns, rows=rows, is_detail=True)
+
+
+def paced_table(result: BenchResult) -> Table | None:
+    """Latency of frames that come at a camera's rate, and how many answers came too late."""
+    if result.paced is UNSET:
+        return None
+    keys = _percentile_keys(paced.latency for paced in result.paced.values())
+    columns = (
+        Column("ms"),
+        *(Column(key.removesuffix("_ms")) for key in keys),
+        Column("max"),
+        Column("deadline", is_detail=True),
+        Column("missed", "verdict"),
+        Column("late starts"),
+        Column("busy", "percent"),
+    )
+    rows = tuple(
+        Row(
+            name,
+            (
+                *(_percentile(paced.latency, key) for key in keys),
+                f"{paced.latency.max_ms:,.1f}",
+                f"{1000 / paced.rate_hz:,.1f}",
+                f"{paced.deadline_misses} of {paced.frames}",
+                str(paced.late_starts),
+                f"{100 * paced.busy_share:.0f}",
+            ),
+            tone="bad" if paced.deadline_misses else "good",
+        )
+        for name, paced in result.paced.items()
+    )
+    rates = ", ".join(dict.fromkeys(f"{paced.rate_hz:g}" for paced in result.paced.values()))
+    return Table(title=f"Paced at {rates} Hz, from when a frame was due to its answer", columns=columns, rows=rows)
+
+
+def throughput_table(result: BenchResult) -> Table | None:
+    """Frames per second with sessions side by side."""
+    if result.throughput is UNSET:
+        return None
+    columns = (
+        Column("variant"),
+        Column("sessions"),
+        Column("threads of each"),
+        Column("frames", is_detail=True),
+        Column("seconds", is_detail=True),
+        Column("frames per second", bold=True),
+    )
+    rows = tuple(
+        Row(
+            name,
+            (str(one.sessions), str(one.threads), str(one.frames), f"{one.seconds:,.1f}", f"{one.frames_per_s:,.2f}"),
+        )
+        for name, found in result.throughput.items()
+        for one in found
+    )
+    return Table(title="Throughput, sessions side by side", columns=columns, rows=rows)
+
+
+def energy_table(result: BenchResult) -> Table | None:
+    """Energy of one frame, and why some or all variants have none."""
+    measured = {} if result.energy is UNSET else result.energy
+    notes = () if result.energy_note is UNSET else (result.energy_note,)
+    if not measured and not notes:
+        return None
+    columns = (
+        Column("variant"),
+        Column("J per frame", bold=True),
+        Column("W"),
+        Column("W idle"),
+        Column("frames", is_detail=True),
+        Column("counter", "text"),
+    )
+    rows = tuple(
+        Row(
+            name,
+            (
+                f"{energy.joules_per_frame:,.2f}",
+                f"{energy.watts:,.1f}",
+                f"{energy.idle_watts:,.1f}",
+                str(energy.frames),
+                energy.counter,
+            ),
+        )
+        for name, energy in measured.items()
+    )
+    return Table(title="Energy", columns=columns, rows=rows, notes=notes)
+
+
+def ratios_table(result: BenchResult) -> Table | None:
+    """Time of each variant over each peer's."""
+    columns = (
+        Column("variant"),
+        Column("peer", "text"),
+        Column("ratio", bold=True),
+        Column("quartiles"),
+        Column("pairs"),
+    )
+    rows = tuple(
+        Row(variant, (peer, f"{it.ratio:.3f}", f"{it.spread[0]:.3f} to {it.spread[1]:.3f}", str(it.rounds)))
+        for variant, peer, it in ratios_of(result)
+    )
+    title = "Time of a variant over a peer's, same frame, same round"
+    return Table(title=title, columns=columns, rows=rows) if rows else None
+
+
+def agreement_table(result: BenchResult) -> Table | None:
+    """Whether each peer answers as the variants do, or why it did not run."""
+    if result.peers is UNSET:
+        return None
+    columns = (
+        Column("peer"),
+        Column("same class", "percent"),
+        Column("class probability, max", is_detail=True),
+        Column("parts IoU, mean"),
+        Column("min", is_detail=True),
+        Column("pixels near", is_detail=True),
+        Column("box, median px"),
+        Column("max px"),
+        Column("frames", is_detail=True),
+        Column("", "verdict"),
+    )
+    rows = []
+    for name, peer in result.peers.items():
+        if peer.agreement is not UNSET:
+            it = peer.agreement
+            cells = (
+                f"{100 * it.class_agreement:.0f}",
+                f"{it.class_probs_max:.2g}",
+                f"{it.parts_iou_mean:.4f}",
+                f"{it.parts_iou_min:.4f}",
+                f"{100 * it.parts_near_mean:.1f} % in {it.near_px} px",
+                f"{it.box_px_median:,.1f}",
+                f"{it.box_px_max:,.1f}",
+                str(it.frames),
+                "same task" if it.same else "differs",
+            )
+            rows.append(Row(name, cells, tone="good" if it.same else "bad"))
+        if peer.missing or peer.agreement is UNSET:
+            rows.append(Row(name, reason=f"missing: {peer.missing}" if peer.missing else "not compared"))
+    return Table(title="Do they answer the same?", columns=columns, rows=tuple(rows))
+
+
+def peers_table(result: BenchResult) -> Table | None:
+    """What each peer does."""
+    if result.peers is UNSET:
+        return None
+    columns = (Column("peer"), Column("what it does", "text"), Column("runs in", "text"), Column("TTA", "text"))
+    rows = tuple(
+        Row(
+            name,
+            (f"{peer.label}; unlike the variants: {peer.note}" if peer.note else peer.label, peer.versions, peer.tta),
+        )
+        for name, peer in result.peers.items()
+    )
+    return Table(title="What the peers are", columns=columns, rows=rows, is_detail=True)
+
+
+def parity_table(result: BenchResult) -> Table | None:
+    """The bundle's own certificate, as far as it has the form that this version writes."""
+    certificate = certificate_of(result)
+    if certificate is None:
+        return None
+    columns = (
+        Column("variant"),
+        Column("backend", "text"),
+        Column("same class", "percent"),
+        Column("class probability, max error"),
+        Column("parts IoU, min"),
+        Column("box, max px"),
+        Column("frames"),
+        Column("", "verdict"),
+    )
+    rows = []
+    for it in certificate.variants:
+        cells = (
+            it.backend or certificate.backend,
+            f"{100 * it.class_agreement:.1f}",
+            f"{it.class_probs_max:.1e}",
+            f"{it.parts_iou_min:.5f}",
+            f"{it.box_px_max:.3f}",
+            ", ".join(f"{count} {kind}" for kind, count in it.num_frames.items()),
+            "passed" if it.passed else "failed",
+        )
+        rows.append(Row(it.variant, cells, tone="good" if it.passed else "bad"))
+        if it.failures:
+            rows.append(Row("", reason="; ".join(it.failures), tone="faint"))
+    return Table(title="Parity certificate", columns=columns, rows=tuple(rows), is_detail=True)
+
+
+_TABLES: dict[str, Callable[[BenchResult], Table | None]] = {
+    "budget": budget_table,
+    "rewrites": rewrites_table,
+    "stages": stages_table,
+    "graphs": graphs_table,
+    "score": score_table,
+    "latency": latency_table,
+    "scopes": scopes_table,
+    "starts": starts_table,
+    "cold_starts": cold_starts_table,
+    "paced": paced_table,
+    "throughput": throughput_table,
+    "energy": energy_table,
+    "ratios": ratios_table,
+    "agreement": agreement_table,
+    "peers": peers_table,
+    "limits": limits_table,
+    "ceilings": ceilings_table,
+    "bandwidths": bandwidths_table,
+    "scaling": scaling_table,
+    "scaling_points": scaling_points_table,
+    "parity": parity_table,
+}
