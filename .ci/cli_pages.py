@@ -15,8 +15,9 @@ from spacecompile.cli.main import app
 PAGE = Path("docs/cli.md")
 HEAD = """# Commands
 
-Written from the commands by `make docs`. `--json FILE|-` on every command that has a result; with `-` stdout holds JSON only, on failure too. What is there is replaced only
-with `--force`; what can be refused is refused before the work. Exit codes are in [Troubleshooting](troubleshooting.md).
+Written from the commands by `make docs`. `--json FILE|-` is on every command that has a result; with `-` stdout holds
+JSON only, on failure too. What is there is replaced only with `--force`; what can be refused is refused before the work.
+Exit codes are in [Troubleshooting](troubleshooting.md).
 """
 
 
@@ -33,8 +34,8 @@ def described(option: Any) -> str:
     if choices:
         words.append(f"One of {', '.join(f'`{choice}`' for choice in choices)}.")
     default = option.default
-    shown = default is not None and default is not False and not callable(default) and default != () and default != []
-    if shown and "default:" not in words[0] and default != "":
+    shown = default is not None and default is not False and not callable(default) and default not in ((), [], "")
+    if shown and "default:" not in words[0]:
         words.append(f"Default `{default}`.")
     return " ".join(word for word in words if word)
 
