@@ -1,4 +1,4 @@
-"""The documents: their commands and examples run, their numbers are those of the committed results, their files exist."""
+"""The documents: commands and examples run, numbers are those of the committed results, files exist."""
 
 from __future__ import annotations
 
@@ -104,16 +104,8 @@ def test_the_commands_of_a_document_run_one_after_another(document: str, desk: P
         arguments = words + shlex.split(SMALLER.get(words[0], ""))
         if words[0] == "render":  # what is there already has another seed and number of frames
             split = words[words.index("--split") + 1] if "--split" in words else "train"
-            arguments = [
-                "render",
-                "-o",
-                "rendered",
-                "--frames",
-                "10",
-                "--split",
-                split,
-                *shlex.split(SMALLER["render"]),
-            ]
+            quick = shlex.split(SMALLER["render"])
+            arguments = ["render", "-o", "rendered", "--frames", "10", "--split", split, *quick]
         if "epoch=9.ckpt" in words:
             arguments += ["--imgsz", "64", "--frame", "128x128"]
         if "fp32,fp16,bf16,int8" in words:  # int8 needs more frames and minutes

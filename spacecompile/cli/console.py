@@ -52,7 +52,7 @@ def check_json(destination: str | None, *, force: bool, output: Path | None = No
         destination: As given; None and `-` are always right.
         force: Whether a file that is there may be replaced.
         output: The command's main product, where it has one: `--force` would replace that too, so it is no remedy.
-        bundle: That the command reads: a file more would spoil it.
+        bundle: Bundle that the command reads: a file more would spoil it.
 
     Raises:
         OutputError: If it exists and `force` is off, can't be written, or lies in the output.

@@ -24,7 +24,7 @@ def latency_distribution(latencies: Mapping[str, Latency], peers: Collection[str
 
     Args:
         latencies: By contestant, at least one.
-        peers: Which of them are no variants of the bundle.
+        peers: Names of those that are no variants of the bundle.
     """
     names = list(latencies)
     figure, axes = wide_figure(0.9 + 0.56 * len(names))
@@ -47,7 +47,7 @@ def latency_over_time(latencies: Mapping[str, Latency], peers: Collection[str] =
 
     Args:
         latencies: By contestant, at least one.
-        peers: Which of them are no variants of the bundle.
+        peers: Names of those that are no variants of the bundle.
     """
     columns = min(_COLUMNS, len(latencies))
     rows = -(-len(latencies) // columns)

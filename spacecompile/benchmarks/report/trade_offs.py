@@ -15,7 +15,7 @@ class TradeOff:
     """One variant on one engine.
 
     Attributes:
-        name: Of it.
+        name: Name of the variant.
         p50_ms: Median from frame in memory to answer.
         s_acc: Accuracy, efficiency left out: the latency stands for it.
         on_front: Whether no other is at least as good in both and better in one.

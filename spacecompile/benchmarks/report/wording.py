@@ -62,9 +62,9 @@ class Ending:
 
     Attributes:
         interrupted: Whether the user stopped it.
-        steps: That failed, each with its reason.
+        steps: Steps that failed, each with its reason.
         failure: What else it fails with; empty when nothing.
-        exit_code: Of the command.
+        exit_code: Exit code of the command.
     """
 
     interrupted: bool

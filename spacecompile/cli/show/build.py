@@ -42,7 +42,7 @@ def say_precisions(report: BuildReport) -> None:
     """Print what each variant computes in, its size, its certificates and its time, and what stayed float32, and why.
 
     Args:
-        report: Of the build.
+        report: Report of the build.
     """
     table = Table(title="Variants", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for column in ("variant", "file", "multiply-adds", "certified on (median in the check)"):

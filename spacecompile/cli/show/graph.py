@@ -37,8 +37,8 @@ def graph_lines(name: str, facts: GraphFacts) -> list[str]:
     """What the file of one variant is.
 
     Args:
-        name: Of the variant.
-        facts: Of its file.
+        name: Name of the variant.
+        facts: Facts of the variant's file.
     """
     num_nodes = sum(facts.ops.values())
     weights = ", ".join(

@@ -22,7 +22,7 @@ def giou(boxes_N4: Tensor, true_N4: Tensor) -> Tensor:
 
     Args:
         boxes_N4: xyxy; the first corner not behind the second.
-        true_N4: Likewise.
+        true_N4: Labelled boxes, in the same form.
     """
     low_N2, high_N2 = torch.maximum(boxes_N4[:, :2], true_N4[:, :2]), torch.minimum(boxes_N4[:, 2:], true_N4[:, 2:])
     common_N = (high_N2 - low_N2).clamp(min=0).prod(dim=1)
@@ -82,9 +82,9 @@ def mask_box_loss(
 
     Args:
         logits_NKHW: At the coverage's size.
-        coverage_NKHW: As for `true_box`, like the others.
-        labelled_N4: Likewise.
-        has_parts_N: Likewise.
+        coverage_NKHW: Labelled coverage of each part, see `true_box`.
+        labelled_N4: Labelled boxes, see `true_box`.
+        has_parts_N: Whether the parts of a frame are labelled, see `true_box`.
     """
     true_N4, is_there_N = true_box(coverage_NKHW, labelled_N4, has_parts_N)
     boxes_N4 = soft_box(logits_NKHW)[is_there_N]
@@ -105,7 +105,7 @@ def projection_loss(logits_NKHW: Tensor, true_N4: Tensor) -> Tensor:
     Every row and column of a box touches the craft, and none outside does (Tian et al., BoxInst, CVPR 2021).
 
     Args:
-        logits_NKHW: Of the parts.
+        logits_NKHW: Logits of the parts.
         true_N4: xyxy in pixels of the logits.
     """
     strongest_NHW = logits_NKHW.amax(dim=1)

@@ -36,8 +36,8 @@ class JudgedFrame:
 
     Attributes:
         score: `s_acc` of this frame alone.
-        box_iou: Of the box.
-        parts_ious: Of body and panel; none where the parts are not labelled.
+        box_iou: IoU of the box.
+        parts_ious: IoUs of body and panel; none where the parts are not labelled.
         answer, truth: What was said, and what is so.
         frame_HWC: RGB at input size.
         box_xyxy, true_box_xyxy: In pixels of `parts_HW`.
@@ -61,7 +61,7 @@ class Gallery:
     """Collects answers as they come and keeps the worst.
 
     Attributes:
-        spec: Of the network that answers.
+        spec: Spec of the network that answers.
         rule: For its boxes.
         confusion_LL: Number of frames by true class (rows) and answered class (columns).
         worst: Lowest score first.
@@ -116,7 +116,7 @@ def picture(judged: JudgedFrame, *, of_truth: bool) -> str:
 
     Args:
         judged: The frame.
-        of_truth: Which of the two.
+        of_truth: Whether the labels are drawn; else the answer.
     """
     parts_HW = judged.true_parts_HW if of_truth else judged.parts_HW
     box_xyxy = judged.true_box_xyxy if of_truth else judged.box_xyxy
