@@ -16,7 +16,7 @@ PAGE = Path("docs/cli.md")
 HEAD = """# Commands
 
 Written from the commands by `make docs`. `--json FILE|-` is on every command that has a result; with `-` stdout holds
-JSON only, on failure too. What is there is replaced only with `--force`; what can be refused is refused before any work.
+JSON only, on failure too. What is there is replaced only with `--force`; what can be refused is refused first.
 Exit codes are in [Troubleshooting](troubleshooting.md).
 """
 
