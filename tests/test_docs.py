@@ -17,8 +17,11 @@ from PIL import Image
 from spacecompile.benchmarks.report.readme_tables import BEGIN, END, results_block, summary_block, with_results
 from spacecompile.benchmarks.result_records import read_result
 from spacecompile.cli.main import main
+from spacecompile.contract import ModelSpec
 from spacecompile.data import RenderSettings, render_dataset
 from spacecompile.errors import DataError
+from spacecompile.network.checkpoint import save_checkpoint
+from spacecompile.network.model import MultiTaskNetwork
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = [
@@ -65,14 +68,14 @@ def examples(document: str) -> list[str]:
 
 @pytest.fixture
 def desk(
-    tiny_bundle: Path, quick_checkpoint: Path, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Path, spark_checkpoint: Path, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """A working folder that holds what the documents' earlier steps made, small."""
     shutil.copytree(tiny_bundle, tmp_path / "net.spacepkg")
     shutil.copytree(frames, tmp_path / "frames")
     for name in ("checkpoints/best.pt", "checkpoints/reference.pt", "runs/first/model.pt", "runs/calibrated.pt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(quick_checkpoint, tmp_path / name)
+        shutil.copy(spark_checkpoint, tmp_path / name)
     (tmp_path / "docs").mkdir()
     shutil.copy(ROOT / "docs" / "budgets.toml", tmp_path / "docs" / "budgets.toml")
     for name in ("old.json", "new.json"):
@@ -84,6 +87,18 @@ def desk(
     torch.save({"state_dict": state}, tmp_path / "epoch=9.ckpt")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def spark_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network of SPARK's classes that compiles in seconds."""
+    spec = ModelSpec(encoder="tu-test_resnet", encoder_depth=4, input_size_px=(64, 64), frame_size_px=(128, 128))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = MultiTaskNetwork(spec).eval()
+    path = tmp_path_factory.mktemp("checkpoint") / "net.pt"
+    save_checkpoint(path, network, training={})
+    return path
 
 
 @pytest.fixture(scope="module")
