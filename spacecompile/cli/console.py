@@ -30,6 +30,11 @@ def say_line(text: str) -> None:
     stderr.print(printable(text), soft_wrap=True)
 
 
+def say_plain(text: str) -> None:
+    """As `say_line`, without markup: for names and paths as they are."""
+    stderr.print(printable(text), markup=False, soft_wrap=True)
+
+
 def printable(text: str) -> str:
     """The text with bytes of a file name that are no UTF-8 as backslash escapes."""
     return text.encode("utf-8", "backslashreplace").decode()

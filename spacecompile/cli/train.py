@@ -18,6 +18,7 @@ from spacecompile.cli import console
 from spacecompile.cli.flags.parse import channels_from_text, names_from_text, size_px_from_text
 from spacecompile.cli.flags.typed import is_given, typed_command
 from spacecompile.cli.own_process import wait_passively
+from spacecompile.cli.show.layout import megabytes
 from spacecompile.errors import InterruptedRunError, UsageError
 from spacecompile.extras import require_extra
 
@@ -248,11 +249,6 @@ def _run(job: TrainJob, *, is_first: bool) -> TrainReport:
     return report
 
 
-def _say(text: str) -> None:
-    """One line, however long: a log file has no width to wrap at."""
-    console.stderr.print(text, soft_wrap=True)
-
-
 def _rate(report: StepReport | EpochReport) -> str:
     """How fast the epoch is, and how much of its time frames are waited for."""
     return f"{report.frames_per_s:.1f} frames/s ({report.waiting_share:.0%} of the time waiting for frames)"
@@ -279,7 +275,7 @@ class _View:
         scores = " ".join(f"{name} {getattr(report.scores, name):.4f}" for name in ("s_cls", "s_det", "s_seg", "s_acc"))
         losses = " ".join(f"{name} {value:.4f}" for name, value in report.losses.items())
         mark = " best" if report.is_best else ""
-        _say(
+        console.say_line(
             f"epoch {report.epoch}/{report.epochs}  {losses}  {scores}  lr {report.lr:.2e}  "
             f"{_rate(report)}  {report.elapsed_s:.0f} s{mark}"
         )
@@ -339,17 +335,17 @@ def _say_result(report: TrainReport, *, data: Path, wall_s: float) -> None:
     from spacecompile.train.run import CALIBRATED_NAME
 
     scores = report.scores
-    _say(
-        f"{report.checkpoint}  {report.checkpoint_bytes / 1e6:.2f} MB  trained {report.elapsed_s:.0f} s  "
+    console.say_line(
+        f"{report.checkpoint}  {megabytes(report.checkpoint_bytes, 2)}  trained {report.elapsed_s:.0f} s  "
         f"this call {wall_s:.0f} s"
     )
-    _say(
+    console.say_line(
         f"s_cls {scores.s_cls:.4f}  s_det {scores.s_det:.4f} (before calibration {report.s_det_before:.4f})  "
         f"s_seg {scores.s_seg:.4f}  s_acc {scores.s_acc:.4f}  s_final {scores.s_final:.4f}  on {scores.frames} frames"
     )
-    _say(f"page: {report.checkpoint.with_name('report.html')}")
+    console.say_line(f"page: {report.checkpoint.with_name('report.html')}")
     calibrated = report.checkpoint.with_name(CALIBRATED_NAME)
-    _say(
+    console.say_line(
         f"next: [bold]spacecompile calibrate {console.quoted(report.checkpoint)} --data {console.quoted(data)} "
         f"-o {console.quoted(calibrated)}[/], then [bold]spacecompile build {console.quoted(calibrated)}[/]"
     )

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from spacecompile.benchmarks.latency.records import Latency, Paced, Ratio, Throughput
 from spacecompile.page.figures import GRID, INK, MUTED, SERIES, WIDTH_IN, strip_frame, svg, wide_figure
 
-OURS, THEIRS = SERIES[0], SERIES[2]
+OURS, THEIRS = SERIES[0], SERIES[1]
 """Variants and peers. Names stand in the figures, so that any number of contestants can be told apart."""
 
 _JITTER_SEED = 0
