@@ -59,13 +59,13 @@ def check_json(destination: str | None, *, force: bool, output: Path | None = No
     """Refuse a `--json` file before the work whose result it shall hold.
 
     Args:
-        destination: As given; None and `-` are always right.
+        destination: Value of `--json`; None and `-` are always right.
         force: Whether a file that is there may be replaced.
         output: The command's main product, where it has one: `--force` would replace that too, so it is no remedy.
-        bundle: That the command reads: a file more would spoil it.
+        bundle: Folder of the bundle that the command reads, which another file would spoil.
 
     Raises:
-        OutputError: If it exists and `force` is off, can't be written, or lies in the output.
+        OutputError: If the file exists and `force` is off, can't be written, or lies in the output.
     """
     if destination is None or destination == "-":
         return

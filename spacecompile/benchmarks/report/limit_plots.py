@@ -117,7 +117,7 @@ def scaling_chart(report: ScalingReport, aspect: float) -> str:
     """One small plot per curve: medians with their quartiles, and the fitted line.
 
     Args:
-        report: With at least one curve.
+        report: Report with at least one curve.
         aspect: Width over height of the network's input.
     """
     rows = -(-len(report.curves) // 3)

@@ -23,7 +23,7 @@ def say_passes(reports: Sequence[PassReport]) -> None:
     """Print what each pass saved and how exact it was; nothing where no pass ran.
 
     Args:
-        reports: In the order in which the passes ran.
+        reports: One report per pass, in the order in which the passes ran.
     """
     if not reports:
         return
@@ -41,7 +41,7 @@ def say_precisions(report: BuildReport) -> None:
     """Print what each variant computes in, its size, its certificates and its time, and what stayed float32, and why.
 
     Args:
-        report: Of the build.
+        report: Report of a finished build.
     """
     table = Table(title="Variants", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for column in ("variant", "file", "multiply-adds", "certified on (median in the check)"):
