@@ -1,29 +1,110 @@
 """Compiler from a trained multi-task perception network to a sealed bundle, and the slim runtime that runs it.
 
-`load` needs the base install only. `build` needs the `compile` extra and imports it when called.
+`load`, `open_bundle`, `verify`, `selftest`, `predict`, `bench` and `compare` need the base install only; the others
+need the `compile` or `train` extra and import it when they are called. Training is `spacecompile.train.train`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from spacecompile import errors
+from spacecompile._lazy import lazy_attributes
 from spacecompile._version import __version__
 
-__all__ = ["__version__", "build", "load"]
-
 if TYPE_CHECKING:
+    from spacecompile.benchmarks.compare.compare import compare_results as compare
+    from spacecompile.benchmarks.compare.records import Comparison
+    from spacecompile.benchmarks.result_records import BenchResult, read_result
+    from spacecompile.benchmarks.score.evaluation import evaluate
+    from spacecompile.benchmarks.score.records import Evaluation
+    from spacecompile.benchmarks.settings import BenchSettings
+    from spacecompile.benchmarks.suite import BenchRun, bench
+    from spacecompile.box_rule import BoxRule
+    from spacecompile.contract import ModelSpec
     from spacecompile.export.build import build
-    from spacecompile.runtime.session import load
+    from spacecompile.export.build_report import BuildReport
+    from spacecompile.export.parity.recertify import Recertificate, recertify
+    from spacecompile.export.plan import BuildOptions
+    from spacecompile.prediction import Prediction, PredictOptions, predict
+    from spacecompile.runtime.answer import Answer
+    from spacecompile.runtime.bundle import Bundle, open_bundle
+    from spacecompile.runtime.choice import Choice
+    from spacecompile.runtime.guard import GuardRule
+    from spacecompile.runtime.selftest import SelftestResult
+    from spacecompile.runtime.session import Session, load
+    from spacecompile.runtime.verify import VerifyReport, selftest, verify
+    from spacecompile.train.box.calibrate import calibrate
 
+__all__ = [
+    "Answer",
+    "BenchResult",
+    "BenchRun",
+    "BenchSettings",
+    "BoxRule",
+    "BuildOptions",
+    "BuildReport",
+    "Bundle",
+    "Choice",
+    "Comparison",
+    "Evaluation",
+    "GuardRule",
+    "ModelSpec",
+    "PredictOptions",
+    "Prediction",
+    "Recertificate",
+    "SelftestResult",
+    "Session",
+    "VerifyReport",
+    "__version__",
+    "bench",
+    "build",
+    "calibrate",
+    "compare",
+    "errors",
+    "evaluate",
+    "load",
+    "open_bundle",
+    "predict",
+    "read_result",
+    "recertify",
+    "selftest",
+    "verify",
+]
 
-def __getattr__(name: str) -> Any:
-    """Import `build` and `load` on first use, so that `import spacecompile` stays instant (PEP 562)."""
-    if name == "build":
-        from spacecompile.export.build import build
-
-        return build
-    if name == "load":
-        from spacecompile.runtime.session import load
-
-        return load
-    raise AttributeError(f"module 'spacecompile' has no attribute {name!r}")
+__getattr__ = lazy_attributes(
+    "spacecompile",
+    {
+        "Answer": "spacecompile.runtime.answer",
+        "BenchResult": "spacecompile.benchmarks.result_records",
+        "BenchRun": "spacecompile.benchmarks.suite",
+        "BenchSettings": "spacecompile.benchmarks.settings",
+        "BoxRule": "spacecompile.box_rule",
+        "BuildOptions": "spacecompile.export.plan",
+        "BuildReport": "spacecompile.export.build_report",
+        "Bundle": "spacecompile.runtime.bundle",
+        "Choice": "spacecompile.runtime.choice",
+        "Comparison": "spacecompile.benchmarks.compare.records",
+        "Evaluation": "spacecompile.benchmarks.score.records",
+        "GuardRule": "spacecompile.runtime.guard",
+        "ModelSpec": "spacecompile.contract",
+        "PredictOptions": "spacecompile.prediction",
+        "Prediction": "spacecompile.prediction",
+        "Recertificate": "spacecompile.export.parity.recertify",
+        "SelftestResult": "spacecompile.runtime.selftest",
+        "Session": "spacecompile.runtime.session",
+        "VerifyReport": "spacecompile.runtime.verify",
+        "bench": "spacecompile.benchmarks.suite",
+        "build": "spacecompile.export.build",
+        "calibrate": "spacecompile.train.box.calibrate",
+        "compare": "spacecompile.benchmarks.compare.compare:compare_results",
+        "evaluate": "spacecompile.benchmarks.score.evaluation",
+        "load": "spacecompile.runtime.session",
+        "open_bundle": "spacecompile.runtime.bundle",
+        "predict": "spacecompile.prediction",
+        "read_result": "spacecompile.benchmarks.result_records",
+        "recertify": "spacecompile.export.parity.recertify",
+        "selftest": "spacecompile.runtime.verify",
+        "verify": "spacecompile.runtime.verify",
+    },
+)

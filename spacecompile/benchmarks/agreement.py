@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from spacecompile.contract import PARTS, ModelSpec
 from spacecompile.metrics import parts_iou
 from spacecompile.record import Record
+from spacecompile.runtime.answer import Answer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -147,3 +148,8 @@ class Agreement(Record):
     box_px_median: float
     box_px_max: float
     same: bool
+
+
+def answered_from_answer(answer: Answer) -> Answered:
+    """A session's answer in the form that agreement and scores compare."""
+    return Answered(class_probs_L=answer.class_probs, parts_HW=answer.parts_HW, box_xyxy=answer.box_xyxy)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import UNSET
@@ -12,22 +11,20 @@ from msgspec import UNSET
 from spacecompile._version import __version__
 from spacecompile.benchmarks.cost.budget import Measured, check_budget
 from spacecompile.benchmarks.cost.records import BudgetReport
-from spacecompile.benchmarks.latency.records import Latency
+from spacecompile.benchmarks.latency.records import ProcessStart
 from spacecompile.benchmarks.latency.summary import NOISY_VARIATION
-from spacecompile.benchmarks.latency.variants import SLOW_EVERY, Entrant
+from spacecompile.benchmarks.latency.variants import SLOW_EVERY, Entrant, no_onnx
 from spacecompile.benchmarks.result_records import BenchResult, Configuration, Subject
-from spacecompile.benchmarks.run import INTERRUPTED, NO_DATA, Draft
+from spacecompile.benchmarks.run import INTERRUPTED, NO_DATA, Run
 from spacecompile.benchmarks.score.evaluate import charged_score, score_drop
 from spacecompile.benchmarks.score.records import ScoreReport
+from spacecompile.benchmarks.step import Step
 from spacecompile.contract import Manifest
 from spacecompile.machine.environment import read_environment
 from spacecompile.machine.watch import machine_warnings
+from spacecompile.metrics import Scores
 from spacecompile.runtime.backends.registry import entry_named
-from spacecompile.runtime.bundle import Bundle
 from spacecompile.runtime.threads import usable_processors
-
-if TYPE_CHECKING:
-    from spacecompile.benchmarks.settings import BenchSettings
 
 _SCOPES = {
     "engine": "the engine's own call; of a peer, its network alone",
@@ -47,58 +44,41 @@ _GPU_SCOPES = {
 NO_STARTS = "variants were not started in processes of their own; do it with: --starts 3"
 
 
-def result_of(bundle: Bundle, settings: BenchSettings, asked: Sequence[Entrant], draft: Draft) -> BenchResult:
+def result_of(run: Run, steps: Sequence[Step]) -> BenchResult:
     """The results file of a run, whole or interrupted.
 
     Args:
-        bundle: That was measured.
-        settings: Of the run.
-        asked: Variants that were to be measured.
-        draft: What was found.
+        run: Everything that was found.
+        steps: Steps whose sections the file holds.
     """
-    contest, measured = draft.contest, bool(draft.contest.recording.app_ms)
-    latency = contest.latencies(settings.contest.percentiles) if measured else {}
-    score = _score(bundle.manifest, settings, asked, draft)
-    rate_hz = settings.contest.rate_hz
-    environment = read_environment(threads=settings.contest.how.threads, load_average_start=draft.load_average_start)
-    machine = draft.watch.facts()
+    race, manifest, settings = run.race, run.bundle.manifest, run.settings
+    measured = bool(race.recording.app_ms)
+    sections = {name: value for step in steps for name, value in step.section(run).items()}
+    score = _score(run)
+    environment = read_environment(threads=settings.contest.how.threads, load_average_start=run.load_average_start)
+    machine = run.watch.facts()
     return BenchResult(
         version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        partial=draft.partial,
-        subject=_subject(bundle.manifest, asked),
-        configuration=_configuration(settings, draft) if measured else UNSET,
+        partial=run.partial,
+        subject=_subject(manifest, run.entrants),
+        configuration=_configuration(run) if measured else UNSET,
         environment=msgspec.structs.replace(environment, machine=machine),
-        budget=_budget(bundle.manifest, settings, asked, draft, latency.get("app", {}), score),
+        budget=_budget(run, score),
         score=score or UNSET,
-        score_note=NO_DATA if settings.data is None else _failure(draft, "scores") or UNSET,
-        latency=latency or UNSET,
-        cold_start=contest.cold_starts or UNSET,
-        process_start=draft.process_start or UNSET,
-        paced=contest.paced(rate_hz, settings.contest.percentiles) or UNSET if rate_hz is not None else UNSET,
-        throughput=draft.throughput or UNSET,
-        energy=contest.energy or UNSET,
-        energy_note=contest.energy_note or _failure(draft, "energy") or UNSET,
-        missing_backends=draft.missing_backends or UNSET,
-        skipped=contest.skipped or UNSET,
-        peers=contest.peers(asked, unreached=_why_unreached(draft)) if measured else UNSET,
-        roofline=draft.further.roofline,
-        roofline_note=draft.further.roofline_note or _failure(draft, "roofline") or UNSET,
-        scaling=draft.further.scaling,
-        failed_steps={name: str(error) for name, error in draft.failed.items()} or UNSET,
-        parity=draft.parity,
-        warnings=(*_warnings(draft), *machine_warnings(machine)),
+        score_note=NO_DATA if settings.data is None else str(run.failed.get("scores", "")) or UNSET,
+        missing_backends=run.missing_backends or UNSET,
+        peers=race.peer_rows(run.entrants, unreached=_why_unreached(run)) if measured else UNSET,
+        failed_steps={name: str(error) for name, error in run.failed.items()} or UNSET,
+        parity=run.parity,
+        warnings=(*_warnings(run), *machine_warnings(machine)),
+        **sections,
     )
 
 
-def _failure(draft: Draft, step: str) -> str:
-    """Why a step failed; empty where it did not."""
-    return str(draft.failed.get(step, ""))
-
-
-def _why_unreached(draft: Draft) -> str:
+def _why_unreached(run: Run) -> str:
     """Why the latency run ended before everybody was measured, for those that it did not reach."""
-    if failure := _failure(draft, "latency"):
+    if failure := run.failed.get("latency"):
         return f"the latency run failed before it was measured: {failure}"
     return INTERRUPTED
 
@@ -119,16 +99,17 @@ def _subject(manifest: Manifest, asked: Sequence[Entrant]) -> Subject:
     )
 
 
-def _configuration(settings: BenchSettings, draft: Draft) -> Configuration:
-    latency, engines = settings.contest.latency, draft.contest.engines
-    assert draft.stream is not None  # samples exist, so there were frames
+def _configuration(run: Run) -> Configuration:
+    settings, stream = run.settings, run.stream
+    latency, engines = settings.contest.latency, run.race.engines
+    assert stream is not None  # samples exist, so there were frames
     return Configuration(
         backend=", ".join(dict.fromkeys(f"{engine.name} {engine.version}" for engine in engines.values())),
         engines=engines,
         spinning=settings.contest.how.spinning,
-        frames=len(draft.stream.frames_HWC),
-        frames_source=draft.stream.source,
-        rounds=draft.contest.recording.rounds,
+        frames=len(stream.frames_HWC),
+        frames_source=stream.source,
+        rounds=run.race.recording.rounds,
         rounds_min=latency.rounds_min,
         duration_s=latency.duration_s,
         warmup_rounds=latency.warmup_rounds,
@@ -151,87 +132,88 @@ def scopes_of(backends: Iterable[str]) -> dict[str, str]:
     return _SCOPES | _GPU_SCOPES if on_gpu else _SCOPES
 
 
-def _score(manifest: Manifest, settings: BenchSettings, asked: Sequence[Entrant], draft: Draft) -> ScoreReport | None:
+def _score(run: Run) -> ScoreReport | None:
     """Scores of the variants, and next to them PyTorch's; None without labelled frames."""
-    if settings.data is None or not draft.scores:
+    settings, cost = run.settings, run.bundle.manifest.cost
+    found: dict[str, Scores] = run.sections.get("scores", {})
+    torch: dict[str, Scores] = run.sections.get("torch_scores", {})
+    if settings.data is None or not found:
         return None
-    variants = {entrant.name: entrant.variant for entrant in asked}
+    ttas = {entrant.name: entrant.variant.tta for entrant in run.entrants}
     return ScoreReport(
         data=settings.data.name,
         split=settings.split,
-        variants=draft.scores,
-        s_final_charged={
-            name: charged_score(scores, manifest.cost, variants[name].tta) for name, scores in draft.scores.items()
-        },
-        torch=draft.torch_scores,
-        drops={
-            name: score_drop(scores, draft.torch_scores[variants[name].tta])
-            for name, scores in draft.scores.items()
-            if variants[name].tta in draft.torch_scores
-        },
-        torch_note=draft.notes.get("drops", ""),
+        variants=found,
+        s_final_charged={name: charged_score(scores, cost, ttas[name]) for name, scores in found.items()},
+        torch=torch,
+        drops={name: score_drop(scores, torch[ttas[name]]) for name, scores in found.items() if ttas[name] in torch},
+        torch_note=run.notes.get("torch_scores", ""),
     )
 
 
-def _budget(
-    manifest: Manifest,
-    settings: BenchSettings,
-    asked: Sequence[Entrant],
-    draft: Draft,
-    app: dict[str, Latency],
-    score: ScoreReport | None,
-) -> BudgetReport:
-    able = [entrant for entrant in asked if entrant.name not in draft.contest.skipped]
-    why: dict[str, str] = {"process_start": NO_STARTS, **draft.notes}
-    if failure := _failure(draft, "scores") or _failure(draft, "torch_scores"):
-        why["drops"] = failure
-    if draft.interrupted:
+def _budget(run: Run, score: ScoreReport | None) -> BudgetReport:
+    manifest, skipped = run.bundle.manifest, run.race.skipped
+    able = [entrant for entrant in run.entrants if entrant.name not in skipped]
+    why = {"process_start": NO_STARTS, "drops": run.notes.get("torch_scores", "")}
+    if failure := run.failed.get("scores") or run.failed.get("torch_scores"):
+        why["drops"] = str(failure)
+    if run.interrupted:
         why |= dict.fromkeys(("process_start", "app", "drops"), "the run was interrupted before")
     measured = Measured(
         file_bytes={entrant.name: manifest.files[entrant.variant.path].bytes for entrant in able},
-        process_start=draft.process_start,
-        app=app,
+        process_start=run.sections.get("process_start", {}),
+        app=run.race.latencies(run.settings.contest.percentiles).get("app", {}),
         drops=score.drops if score else {},
-        why=why,
-        left_out=draft.contest.skipped,
+        why={name: reason for name, reason in why.items() if reason},
+        left_out=skipped,
     )
-    report = check_budget(manifest, settings.budget, measured, [entrant.name for entrant in able])
-    return msgspec.structs.replace(report, stages=draft.stages, graphs=draft.graphs, notes=draft.cost_notes)
+    report = check_budget(manifest, run.settings.budget, measured, [entrant.name for entrant in able])
+    return msgspec.structs.replace(
+        report, stages=run.sections.get("stages", ()), graphs=run.sections.get("graphs", {}), notes=_cost_notes(run)
+    )
 
 
-def _warnings(draft: Draft) -> list[str]:
+def _cost_notes(run: Run) -> dict[str, str]:
+    """Why graphs or stages are not there, or not all of them."""
+    no_files = [f"{variant.name}: {reason}" for variant in run.variants if (reason := no_onnx(variant))]
+    notes = {"graphs": run.notes.get("graphs") or "; ".join(no_files), "stages": run.notes.get("stages", "")}
+    return {name: note for name, note in notes.items() if note}
+
+
+def _warnings(run: Run) -> list[str]:
     """What a reader must know before using the numbers."""
-    warnings = ["interrupted: sections that are not there were not measured"] if draft.interrupted else []
+    warnings = ["interrupted: sections that are not there were not measured"] if run.interrupted else []
     warnings += [
         f"the step {name} failed, and what it had not measured by then is not there: {error}"
-        for name, error in draft.failed.items()
+        for name, error in run.failed.items()
     ]
-    warnings += [f"variant {name} was left out: {reason}" for name, reason in draft.contest.skipped.items()]
+    warnings += [f"variant {name} was left out: {reason}" for name, reason in run.race.skipped.items()]
+    starts: dict[str, ProcessStart] = run.sections.get("process_start", {})
     warnings += [
         f"variant {name} could not be started in a process of its own: {start.problem}"
-        for name, start in draft.process_start.items()
+        for name, start in starts.items()
         if start.problem
     ]
-    for name, latency in draft.contest.latencies(()).get("app", {}).items():
+    for name, latency in run.race.latencies(()).get("app", {}).items():
         if latency.variation > NOISY_VARIATION:
             warnings.append(
                 f"{name}: the samples vary by {latency.variation:.0%} of their mean; the machine is noisy, compare "
                 "medians and ratios only"
             )
-    busy = draft.load_average_start
+    busy = run.load_average_start
     if busy is not None and busy > 0.5 * usable_processors():
         warnings.append(
             f"load average was {busy:.1f} on {usable_processors()} processors before the run; other programs share the "
             "machine"
         )
-    return warnings + _disagreements(draft)
+    return warnings + _disagreements(run)
 
 
-def _disagreements(draft: Draft) -> list[str]:
+def _disagreements(run: Run) -> list[str]:
     return [
         f"{name}: its answers differ from the variant's by more than resize geometry explains (classes agree on "
         f"{agreement.class_agreement:.0%}, parts on {agreement.parts_near_mean:.1%} within {agreement.near_px} px, "
         f"boxes within {agreement.box_px_median:.1f} px, median); its ratio may compare different tasks"
-        for name, agreement in draft.contest.agreements.items()
+        for name, agreement in run.race.agreements.items()
         if not agreement.same
     ]

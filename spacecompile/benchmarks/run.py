@@ -1,83 +1,65 @@
-"""A benchmark that is under way: what is known so far, valid at any moment."""
+"""A benchmark that is under way: what it measures, and what is known so far, valid at any moment."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from spacecompile.benchmarks.agreement import Agreement
-from spacecompile.benchmarks.cost.records import GraphCost, StageCost
-from spacecompile.benchmarks.frame_stream import FrameStream
+from spacecompile.benchmarks.frame_stream import FrameStream, labelled_frames, stream_from_bundle, stream_from_data
 from spacecompile.benchmarks.latency.interleaved import Recording
-from spacecompile.benchmarks.latency.paced import Handled, summarise_paced
-from spacecompile.benchmarks.latency.records import (
-    ColdStart,
-    Energy,
-    Latency,
-    Paced,
-    ProcessStart,
-    Throughput,
-    VariantEngine,
-)
+from spacecompile.benchmarks.latency.records import ColdStart, Latency, VariantEngine
 from spacecompile.benchmarks.latency.summary import paired_ratio, summarise
-from spacecompile.benchmarks.latency.variants import Entrant
-from spacecompile.benchmarks.limits.records import LimitReport
-from spacecompile.benchmarks.limits.scaling_records import ScalingReport
+from spacecompile.benchmarks.latency.variants import Entrant, VariantContestant, entrants
 from spacecompile.benchmarks.peers.records import Peer
-from spacecompile.benchmarks.peers.table import PeerEntry
-from spacecompile.errors import SpacecompileError, from_unexpected
+from spacecompile.benchmarks.peers.table import PeerContestant, PeerEntry, chosen_peers
+from spacecompile.benchmarks.score.evaluate import check_frames
+from spacecompile.benchmarks.settings import BenchSettings
+from spacecompile.benchmarks.source_checkpoint import check_checkpoint, find_checkpoint
+from spacecompile.contract import Progress, Variant
+from spacecompile.data.labels import LabelledFrame
+from spacecompile.errors import IntegrityError, SpacecompileError, UsageError
+from spacecompile.machine.environment import load_average
 from spacecompile.machine.watch import MachineWatch
-from spacecompile.metrics import Scores
 from spacecompile.runtime.answer import Answer
+from spacecompile.runtime.bundle import Bundle
 
 INTERRUPTED = "the run was interrupted before it was measured"
-
-PICTURES = 6
-"""Answers that are kept for pictures."""
-
-_log = logging.getLogger(__name__)
-
 NO_DATA = "Not measured: give labelled frames in the SPARK format with --data DIR"
+NO_PEERS = "left out on request"
+PARITY_PATH = "reports/parity.json"
 
 
 @dataclass(kw_only=True)
-class Further:
-    """What was measured so far."""
-
-    roofline: LimitReport | UnsetType = UNSET
-    roofline_note: str | UnsetType = UNSET
-    scaling: ScalingReport | UnsetType = UNSET
-
-
-@dataclass(kw_only=True)
-class Contest:
-    """What a latency run found, valid at any moment.
+class Race:
+    """The latency run: who takes part, what keeps others away, and the samples so far.
 
     Attributes:
-        engines: What runs each variant that could be loaded.
+        variants: Contestants of the bundle, open as long as the race goes on.
+        peers: Peers that answer, open as long as the race goes on.
+        engines: Engine that runs each variant that could be loaded.
         skipped: Why a variant can't run here, and what to do, by variant.
-        cold_starts: By variant.
+        cold_starts: First start of each variant.
         entries: Peers that were to take part.
-        agreements: By peer.
-        versions: Of their engines, by peer.
+        agreements: How far each peer's answers are from a variant's.
+        versions: Versions of the peers' engines.
         missing: Why a peer did not run, by peer.
         notes: What a peer does otherwise than the variants, by peer.
         order: Names of all who take part, variants first.
         of_files: Names of contestants that are handed files, and the variant of each.
         recording: The samples.
-        handled: Frames of the paced run, by contestant.
-        energy: By variant.
-        energy_note: Why there is none, or why some variants have none.
         samples: A few frames with the answers of the first variant, for pictures.
     """
 
+    variants: list[VariantContestant] = field(default_factory=list)
+    peers: list[PeerContestant] = field(default_factory=list)
     engines: dict[str, VariantEngine] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     cold_starts: dict[str, ColdStart] = field(default_factory=dict)
@@ -89,9 +71,6 @@ class Contest:
     order: list[str] = field(default_factory=list)
     of_files: dict[str, str] = field(default_factory=dict)
     recording: Recording = field(default_factory=Recording)
-    handled: dict[str, list[Handled]] = field(default_factory=dict)
-    energy: dict[str, Energy] = field(default_factory=dict)
-    energy_note: str = ""
     samples: list[tuple[NDArray[np.uint8], Answer]] = field(default_factory=list)
 
     def latencies(self, percentiles: tuple[float, ...]) -> dict[str, dict[str, Latency]]:
@@ -108,17 +87,11 @@ class Contest:
         }
         return {scope: by_name for scope, by_name in summaries.items() if by_name or scope != "file"}
 
-    def paced(self, rate_hz: float, percentiles: tuple[float, ...]) -> dict[str, Paced]:
-        """Summaries of the paced run by contestant."""
-        return {
-            name: summarise_paced(handled, rate_hz, percentiles) for name, handled in self.handled.items() if handled
-        }
-
-    def peers(self, variants: Sequence[Entrant], *, unreached: str = INTERRUPTED) -> dict[str, Peer]:
+    def peer_rows(self, variants: Sequence[Entrant], *, unreached: str) -> dict[str, Peer]:
         """Every peer with its ratios, or with what keeps it away.
 
         Args:
-            variants: That it is compared with.
+            variants: Variants that the peers are compared with.
             unreached: Why the latency run ended before a peer that nothing keeps away.
         """
         return {entry.name: self._peer(entry, variants, unreached) for entry in self.entries}
@@ -134,10 +107,9 @@ class Contest:
             and (ratio := paired_ratio(app_ms.get(entrant.name, {}), theirs_ms)) is not None
         }
         missing = self.missing.get(entry.name) or (None if theirs_ms else unreached)
-        agreement = self.agreements.get(entry.name, UNSET)
         return Peer(
             label=entry.label,
-            agreement=agreement,
+            agreement=self.agreements.get(entry.name, UNSET),
             ratios=ratios,
             missing=missing,
             tta=entry.tta,
@@ -147,73 +119,145 @@ class Contest:
 
 
 @dataclass(kw_only=True)
-class Draft:
-    """What a run has found.
+class Run:
+    """One benchmark of one bundle: its inputs, and every section so far.
 
     Attributes:
-        watch: Of the machine, from the start of the run.
-        load_average_start: Before it.
-        parity: `reports/parity.json` of the bundle.
-        missing_backends: See `result_records.BenchResult`.
-        contest: Latency.
-        stream: Frames of it.
-        process_start, throughput, scores: By entrant.
-        torch_scores: By augmentation.
-        graphs: By variant.
-        stages: Of the network.
-        cost_notes: Why graphs or stages are not there, by that name.
-        notes: Why `process_start` or `drops` are not there, by that name.
-        further: Limits and scaling.
-        interrupted: Whether it was.
-        failed: Steps after the latency run that failed, with their errors, in order.
+        bundle: Bundle with every hash checked.
+        settings: What to measure, and how.
+        progress: Callback for progress.
+        entrants: Variants on their engines that were asked for.
+        missing_backends: Why a certified backend is not on this machine, and what adds it, by name.
+        labelled: Frames to score; none without data.
+        checkpoint: File with the bundle's source weights; a text says why there is none, and what to do.
+        sizes: The checkpoint that scaling builds other sizes from; None where scaling is not asked for.
+        parity: Content of the bundle's `reports/parity.json`.
+        watch: Watch over the machine from the start of the run.
+        load_average_start: Load average before the run.
+        stream: Frames of the latency run; None until they are read.
+        race: The latency run.
+        sections: What each step has measured so far, by its name.
+        notes: Why a section is not there, by the name of its step.
+        failed: Errors of steps that failed, in order.
+        interrupted: Whether the run was interrupted.
     """
 
+    bundle: Bundle
+    settings: BenchSettings
+    progress: Progress
+    entrants: tuple[Entrant, ...]
+    missing_backends: dict[str, str]
+    labelled: Sequence[LabelledFrame]
+    checkpoint: Path | str
+    sizes: Path | None
+    parity: Any
     watch: MachineWatch
     load_average_start: float | None
-    parity: Any
-    missing_backends: dict[str, str]
-    contest: Contest = field(default_factory=Contest)
     stream: FrameStream | None = None
-    process_start: dict[str, ProcessStart] = field(default_factory=dict)
-    throughput: dict[str, tuple[Throughput, ...]] = field(default_factory=dict)
-    scores: dict[str, Scores] = field(default_factory=dict)
-    torch_scores: dict[str, Scores] = field(default_factory=dict)
-    graphs: dict[str, GraphCost] = field(default_factory=dict)
-    stages: tuple[StageCost, ...] = ()
-    cost_notes: dict[str, str] = field(default_factory=dict)
+    race: Race = field(default_factory=Race)
+    sections: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
-    further: Further = field(default_factory=Further)
-    interrupted: bool = False
     failed: dict[str, SpacecompileError] = field(default_factory=dict)
+    interrupted: bool = False
 
     @property
     def partial(self) -> bool:
         """Whether something that was asked for is not there."""
         return self.interrupted or bool(self.failed)
 
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Run a step whose failure must not take with it what was measured before, not even a bug's.
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Variants that were asked for, each once."""
+        return tuple({entrant.variant.name: entrant.variant for entrant in self.entrants}.values())
 
-        Args:
-            name: Of the step, in the results.
-        """
-        try:
-            yield
-        except SpacecompileError as error:
-            self.failed[name] = error
-        except Exception as error:  # noqa: BLE001  hours of measurements are worth more than to stop at once
-            self.failed[name] = unforeseen(name, error)
+    @property
+    def able(self) -> list[Entrant]:
+        """Entrants that could be loaded."""
+        return [entrant for entrant in self.entrants if entrant.name in self.race.engines]
+
+    @property
+    def frames_HWC(self) -> Sequence[NDArray[np.uint8]]:
+        """Frames of the latency run, once they are read."""
+        assert self.stream is not None  # `run_bench` reads them first
+        return self.stream.frames_HWC
+
+    def fail(self, step: str, error: SpacecompileError, _unforeseen: bool) -> None:
+        """Note that a step failed."""
+        self.failed[step] = error
+
+    def why(self, step: str) -> str:
+        """Why the section of a step is not there, or not whole; empty where it is."""
+        return self.notes.get(step) or str(self.failed.get(step, ""))
 
 
-def unforeseen(step: str, error: Exception) -> SpacecompileError:
-    """What stopped a step that no code foresaw; the log gets the traceback.
+def prepared_run(bundle: Bundle, settings: BenchSettings, progress: Progress) -> Run:
+    """A run whose inputs are found and checked, before anything is measured.
 
-    Args:
-        step: Its name in the results.
-        error: What was raised.
+    Raises:
+        SpacecompileError: If an input can't be used.
     """
-    _log.error("the step %s stopped", step, exc_info=error)
-    failure = from_unexpected(error)
-    failure.__cause__ = error
-    return failure
+    chosen = tuple(bundle.variant(name) for name in settings.variants) or bundle.manifest.variants
+    asked, missing_backends = entrants(chosen, settings.backends, settings.contest.how)
+    chosen_peers(settings.contest.peers, ())
+    return Run(
+        bundle=bundle,
+        settings=settings,
+        progress=progress,
+        entrants=asked,
+        missing_backends=missing_backends,
+        labelled=_labelled(bundle, settings),
+        checkpoint=_checkpoint_for_peers(bundle, settings),
+        sizes=_checkpoint_for_sizes(bundle, settings),
+        parity=_parity(bundle),
+        watch=MachineWatch(),
+        load_average_start=load_average(),
+    )
+
+
+def read_stream(run: Run) -> FrameStream:
+    """The frames of the latency run: labelled ones where there is data, else the bundle's self-test frames."""
+    settings, frame_size_px = run.settings, run.bundle.manifest.spec.frame_size_px
+    if settings.data is None:
+        return stream_from_bundle(run.bundle, settings.stream_frames)
+    return stream_from_data(settings.data, settings.split, frame_size_px, settings.stream_frames)
+
+
+def _labelled(bundle: Bundle, settings: BenchSettings) -> list[LabelledFrame]:
+    if settings.data is None:
+        return []
+    frames = labelled_frames(settings.data, settings.split, settings.score_limit)
+    check_frames(frames, bundle.manifest.spec)
+    return frames
+
+
+def _checkpoint_for_peers(bundle: Bundle, settings: BenchSettings) -> Path | str:
+    """The checkpoint, or why there is none."""
+    if not settings.peers:
+        return NO_PEERS
+    source_sha256 = bundle.manifest.source_sha256
+    if settings.checkpoint is not None:
+        return check_checkpoint(settings.checkpoint, source_sha256)
+    found = find_checkpoint(source_sha256, bundle_root=bundle.root, working_folder=Path())
+    return found or (
+        f"the checkpoint with SHA-256 {source_sha256[:12]} is neither in checkpoints/ nor beside the bundle; "
+        f"add it with: spacecompile bench {bundle.root} --checkpoint CKPT"
+    )
+
+
+def _checkpoint_for_sizes(bundle: Bundle, settings: BenchSettings) -> Path | None:
+    """The checkpoint that scaling builds from; whether peers take part does not matter to it."""
+    if settings.limits is None or not settings.limits.scaling:
+        return None
+    found = _checkpoint_for_peers(bundle, replace(settings, peers=True))
+    if isinstance(found, str):
+        raise UsageError(f"--scaling builds other sizes from the bundle's source, but {found}")
+    return found
+
+
+def _parity(bundle: Bundle) -> Any:
+    if PARITY_PATH not in bundle.manifest.files:
+        return UNSET
+    try:
+        return msgspec.json.decode(bundle.read(PARITY_PATH))
+    except msgspec.DecodeError as error:
+        raise IntegrityError(f"{bundle.root / PARITY_PATH} is not JSON: {error}. Build the bundle again.") from error

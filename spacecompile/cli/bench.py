@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,9 +12,14 @@ import typer
 from rich.markup import escape
 
 from spacecompile.cli import console
-from spacecompile.cli.compare import compare_results
-from spacecompile.cli.flags.bench import BenchFlags, bench_settings, latency_settings
 from spacecompile.cli.flags.json_destination import check_results, results_folder
+from spacecompile.cli.flags.latency import (
+    DurationFlag,
+    SamplesFlag,
+    WarmupFlag,
+    WarmupSecondsFlag,
+    percentiles_from_text,
+)
 from spacecompile.cli.own_process import run_in_own_process
 from spacecompile.errors import InterruptedRunError, SpacecompileError, UsageError
 from spacecompile.extras import require_extra
@@ -26,144 +32,136 @@ if TYPE_CHECKING:
 
 REFERENCE_BUNDLE = Path("runs") / "reference.spacepkg"
 
+# One group per settings class: BenchSettings, LoadSettings, ContestSettings, FurtherSettings. LatencySettings has its
+# options in flags/latency.py.
+_MEASURED = partial(typer.Option, rich_help_panel="What is measured")
+_LOADED = partial(typer.Option, rich_help_panel="How variants are run")
+_TIMED = partial(typer.Option, rich_help_panel="Who and what is timed")
+_LIMITS = partial(typer.Option, rich_help_panel="Limits of the machine")
+
 
 def bench(
     bundle: Annotated[
-        Path | None, typer.Argument(help="Bundle that `build` made. [default: one of the reference checkpoint]")
+        Path | None, typer.Argument(help="Bundle that `build` made.", show_default="one of the reference checkpoint")
     ] = None,
     *,
-    data: Annotated[
-        Path | None, typer.Option(help="Labelled frames in the SPARK format: adds the scores, and times these.")
-    ] = None,
-    split: Annotated[str, typer.Option(help="Of --data.")] = "val",
-    limit: Annotated[int | None, typer.Option(help="Frames to score; all if not given.")] = None,
-    variant: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
-    backend: Annotated[
-        str,
-        typer.Option(help="Engine of the variants: auto, all that are certified, or names with commas."),
-    ] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(help="Of every contestant on the CPU; the usable cores if not given.")
-    ] = None,
-    spinning: Annotated[
-        bool, typer.Option("--spinning/--no-spinning", help="Idle threads of the variants wait busily.")
-    ] = True,
-    peers: Annotated[
-        bool, typer.Option("--peers/--no-peers", help="Measure PyTorch and plain exports too, and count its stages.")
-    ] = True,
-    peer: Annotated[list[str] | None, typer.Option(help="Only this peer; may be repeated.")] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Source of the bundle: for peers, stages, PyTorch's scores, --scaling.")
-    ] = None,
-    duration: Annotated[float, typer.Option(help="Seconds of the latency run at least; see --samples too.")] = 60.0,
-    samples: Annotated[
-        int, typer.Option(help="Samples of each at least, a quarter of it with views; p90 needs 64, p99 662.")
-    ] = 64,
-    warmup: Annotated[int, typer.Option(help="Rounds before, at least.")] = 3,
-    warmup_seconds: Annotated[float, typer.Option(help="Seconds before, at least.")] = 2.0,
-    rate: Annotated[float | None, typer.Option(help="Hand over frames at so many Hz too; counts misses.")] = None,
-    paced_seconds: Annotated[float, typer.Option(help="With --rate: how long.")] = 10.0,
-    starts: Annotated[int, typer.Option(help="Processes per variant for load time and memory; 0 for none.")] = 3,
-    from_file: Annotated[bool, typer.Option("--from-file/--no-from-file", help="Time image files too.")] = True,
-    throughput: Annotated[
-        bool, typer.Option("--throughput", help="Frames per second of sessions side by side.")
-    ] = False,
-    energy: Annotated[bool, typer.Option("--energy/--no-energy", help="Read RAPL and NVML where they are.")] = True,
-    torch_scores: Annotated[
-        bool, typer.Option("--torch-scores/--no-torch-scores", help="With --data: PyTorch's scores beside.")
-    ] = True,
-    percentiles: Annotated[str, typer.Option(help="To print, for example 50,90,99,99.9.")] = "50,90,99",
-    budget: Annotated[
-        Path | None,
-        typer.Option(help="TOML file with limits, gmacs_max = 5 for example; the benchmark's if not given."),
-    ] = None,
-    roofline: Annotated[
-        bool, typer.Option("--roofline/--no-roofline", help="Measure the machine's limits, and the share reached.")
-    ] = True,
-    profile: Annotated[
-        bool, typer.Option("--profile", help="Time every layer in its engine; measures the limits too.")
-    ] = False,
-    scaling: Annotated[
-        bool, typer.Option("--scaling", help="Build other sizes, batches and threads, and measure them.")
-    ] = False,
-    compare: Annotated[
-        tuple[Path, Path] | None, typer.Option(help="Measure nothing: compare two results files, the old one first.")
-    ] = None,
-    fail_on: Annotated[
-        str | None, typer.Option(help="With --compare: exit with 6 when something got worse by this, such as 5%.")
-    ] = None,
-    report: Annotated[Path | None, typer.Option(help="Write one offline HTML file.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write the result as one offline HTML file.")] = None,
     json: Annotated[
         str | None,
-        typer.Option(
-            "--json", help="Write the result to FILE, - for stdout; a measurement's also into a folder, under its name."
-        ),
+        typer.Option("--json", help="Write the result to FILE, or into a folder under its own name, - for stdout."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the report and the JSON file.")] = False,
-    device: Annotated[str, typer.Option(help="cpu; cuda or cuda:N with --prove.")] = "cpu",
-    prove: Annotated[bool, typer.Option("--prove", help="Show on a GPU all that is promised of it.")] = False,
+    variant: Annotated[
+        list[str] | None, _MEASURED(metavar="NAME", help="Only this variant; may be repeated.", show_default="all")
+    ] = None,
+    data: Annotated[
+        Path | None, _MEASURED(help="Labelled frames in the SPARK format, to score and to time on.")
+    ] = None,
+    split: Annotated[str, _MEASURED(help="Split of --data.")] = "val",
+    limit: Annotated[int | None, _MEASURED(help="Frames of --data to score.", show_default="all")] = None,
+    budget: Annotated[
+        Path | None, _MEASURED(help="TOML file with limits, such as gmacs_max = 5.", show_default="the benchmark's")
+    ] = None,
+    peers: Annotated[
+        bool, _MEASURED("--peers/--no-peers", help="Measure PyTorch and plain exports, and count PyTorch's stages.")
+    ] = True,
+    checkpoint: Annotated[
+        Path | None,
+        _MEASURED(help="The bundle's source, for whatever PyTorch does and for --scaling.", show_default="looked for"),
+    ] = None,
+    torch_scores: Annotated[
+        bool, _MEASURED("--torch-scores/--no-torch-scores", help="Score PyTorch on --data too.")
+    ] = True,
+    starts: Annotated[
+        int, _MEASURED(help="Processes per variant that load time and memory are measured in; 0 for none.")
+    ] = 3,
+    throughput: Annotated[
+        bool, _MEASURED("--throughput", help="Measure frames per second of sessions side by side.")
+    ] = False,
+    backend: Annotated[
+        str, _LOADED(help="auto; all, for every engine that is certified and present; or names with commas.")
+    ] = "auto",
+    threads: Annotated[
+        int | None, _LOADED(help="Threads of every contestant on the CPU.", show_default="the usable cores")
+    ] = None,
+    spinning: Annotated[bool, _LOADED("--spinning/--no-spinning", help="Let idle threads wait busily.")] = True,
+    duration: DurationFlag = 60.0,
+    samples: SamplesFlag = 64,
+    warmup: WarmupFlag = 3,
+    warmup_seconds: WarmupSecondsFlag = 2.0,
+    peer: Annotated[
+        list[str] | None, _TIMED(metavar="NAME", help="Only this peer; may be repeated.", show_default="all that fit")
+    ] = None,
+    percentiles: Annotated[str, _TIMED(help="Percentiles to print, for example 50,90,99,99.9.")] = "50,90,99",
+    from_file: Annotated[bool, _TIMED("--from-file/--no-from-file", help="Time image files too.")] = True,
+    rate: Annotated[
+        float | None, _TIMED(help="Hand over frames at this rate in Hz afterwards, and count misses.")
+    ] = None,
+    paced_seconds: Annotated[float, _TIMED(help="Seconds that --rate lasts for each contestant.")] = 10.0,
+    energy: Annotated[bool, _TIMED("--energy/--no-energy", help="Read RAPL and NVML where they are.")] = True,
+    roofline: Annotated[
+        bool, _LIMITS("--roofline/--no-roofline", help="Measure the machine's limits and the share reached.")
+    ] = True,
+    profile: Annotated[
+        bool, _LIMITS("--profile", help="Time every layer in its engine; measures the limits too.")
+    ] = False,
+    scaling: Annotated[
+        bool, _LIMITS("--scaling", help="Build other sizes, batches and threads, and measure them.")
+    ] = False,
 ) -> None:
     """Measure a bundle: budgets, score, and latency against PyTorch and a plain export on the same frames.
 
     Exits with 6 when a budget is exceeded or can't be judged, after everything is written. Interrupted, it writes what
-    it has, marked as partial. With --compare it measures nothing and reads two results files instead.
+    it has, marked as partial.
 
     Example: spacecompile bench net.spacepkg --data frames --report bench.html --json bench.json
     """
-    run_bench_command(BenchFlags(**locals()))
-
-
-def run_bench_command(flags: BenchFlags) -> None:
-    """What `bench` does: compare two files, prove a GPU, or measure a bundle."""
-    from spacecompile.cli.prove import device_index, prove_bundle
-
-    if flags.compare is not None or flags.fail_on is not None:
-        compare_results(flags.compare, flags.fail_on, json=flags.json, force=flags.force)
-        return
-    gpu_index = device_index(flags.device, prove=flags.prove)
-    if gpu_index is not None:
-        prove_bundle(
-            flags.bundle,
-            index=gpu_index,
-            data=flags.data,
-            checkpoint=flags.checkpoint,
-            latency=latency_settings(flags),
-            json=flags.json,
-            force=flags.force,
-        )
-        return
     require_extra("bench", "bench")
-    bench_bundle(
-        flags.bundle,
-        bench_settings(flags),
-        report=flags.report,
-        json=flags.json,
-        force=flags.force,
+    from spacecompile.benchmarks.cost.budget import read_budget
+    from spacecompile.benchmarks.latency.interleaved import LatencySettings
+    from spacecompile.benchmarks.latency.variants import LoadSettings
+    from spacecompile.benchmarks.settings import BenchSettings, ContestSettings, FurtherSettings
+    from spacecompile.contract import Budget
+    from spacecompile.runtime.threads import usable_cores
+
+    backends = tuple(dict.fromkeys(name.strip() for name in backend.split(",")))
+    contest = ContestSettings(
+        how=LoadSettings(
+            backend=backends[0], threads=usable_cores() if threads is None else threads, spinning=spinning
+        ),
+        latency=LatencySettings.for_samples(
+            samples, duration_s=duration, warmup_rounds=warmup, warmup_s=warmup_seconds
+        ),
+        percentiles=percentiles_from_text(percentiles),
+        peers=tuple(peer or ()),
+        from_file=from_file,
+        rate_hz=rate,
+        paced_s=paced_seconds,
+        energy=energy,
     )
+    limits = FurtherSettings(roofline=roofline, profile=profile, scaling=scaling)
+    settings = BenchSettings(
+        contest=contest,
+        budget=Budget() if budget is None else read_budget(budget),
+        variants=tuple(variant or ()),
+        backends=backends,
+        data=data,
+        split=split,
+        score_limit=limit,
+        peers=peers,
+        checkpoint=checkpoint,
+        starts=starts,
+        torch_scores=torch_scores,
+        throughput=throughput,
+        limits=limits if roofline or profile or scaling else None,
+    )
+    _measure(bundle, settings, report=report, json=json, force=force)
 
 
-def bench_bundle(
-    bundle: Path | None,
-    settings: BenchSettings,
-    *,
-    report: Path | None,
-    json: str | None,
-    force: bool = False,
-) -> BenchResult:
-    """Run the benchmark with progress bars, write its files and print its tables; `demo` shares it.
-
-    Args:
-        bundle: To measure; None for a bundle of the reference checkpoint.
-        settings: What and how.
-        report: HTML file to write, if any.
-        json: JSON file to write, if any, or `-`; in a folder it is named after model, device and day.
-        force: Replace files that are there.
-
-    Raises:
-        BudgetError: If a limit is exceeded, after everything was written.
-        InterruptedRunError: After an interrupt, once the partial result was written.
-        SpacecompileError: That of a step after the latency run that failed, once the partial result was written.
-    """
+def _measure(
+    bundle: Path | None, settings: BenchSettings, *, report: Path | None, json: str | None, force: bool
+) -> None:
+    """Run the benchmark with progress bars, write its files, print its tables, and fail when a budget or a step did."""
     from spacecompile.benchmarks.cost.budget import budget_error
     from spacecompile.benchmarks.settings import check_settings
     from spacecompile.benchmarks.suite import run_bench
@@ -190,7 +188,6 @@ def bench_bundle(
         error.has_document = json == "-"
         raise error
     console.say(f"next: [bold]{_next_command(root, settings, report)}[/]")
-    return result
 
 
 def _reference_bundle() -> Path:

@@ -1,43 +1,43 @@
-"""`spacecompile bench --compare OLD NEW`: two results files side by side, nothing measured."""
+"""`spacecompile compare`: two results files side by side, nothing measured."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.markup import escape
 
 from spacecompile.cli import console
-from spacecompile.errors import SpacecompileError, UsageError
+from spacecompile.errors import SpacecompileError
 
 if TYPE_CHECKING:
-    from spacecompile.benchmarks.compare.compare import NamedResult
     from spacecompile.benchmarks.compare.records import Change, Comparison
 
 _STYLES = {"same": "dim", "better": "green", "worse": "bold red", "not judged": "yellow"}
 
 
-def compare_results(paths: tuple[Path, Path] | None, fail_on: str | None, *, json: str | None, force: bool) -> None:
-    """Print what changed, write it, and fail when something got worse.
+def compare(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="Results file that `bench --json` wrote before.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="Results file to judge.")],
+    *,
+    fail_on: Annotated[
+        str | None, typer.Option(help="Exit with 6 when something got worse by this share, such as 5%.")
+    ] = None,
+    json: Annotated[str | None, typer.Option("--json", help="Write the comparison to FILE, or - for stdout.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the JSON file.")] = False,
+) -> None:
+    """Tell what changed between two results files of `bench` from noise.
 
-    Args:
-        paths: The old file and the new one.
-        fail_on: As given.
-        json: File to write the comparison to, or `-`.
-        force: Replace a file that is there.
+    With --fail-on it exits with 6 when something got worse beyond noise by that share, after everything is written.
 
-    Raises:
-        UsageError: If an argument can't be used, or the files have nothing in common.
-        BudgetError: If something got worse beyond noise by as much as `fail_on`, after everything was written.
+    Example: spacecompile compare old.json new.json --fail-on 5%
     """
-    from spacecompile.benchmarks.compare.compare import compare, regression_error, share_from_text
+    from spacecompile.benchmarks.compare.compare import compare_results, regression_error, share_from_text
 
-    if paths is None:
-        raise UsageError("--fail-on judges a comparison. Add --compare OLD.json NEW.json.")
     share = None if fail_on is None else share_from_text(fail_on)
     console.check_json(json, force=force)
-    old, new = (_read(path) for path in paths)
-    comparison = compare(old, new, fail_on=share)
+    comparison = compare_results(old, new, fail_on=share)
     _say(comparison)
     error: SpacecompileError | None = regression_error(comparison)
     if json is not None:
@@ -45,22 +45,6 @@ def compare_results(paths: tuple[Path, Path] | None, fail_on: str | None, *, jso
     if error:
         error.has_document = json == "-"
         raise error
-
-
-def _read(path: Path) -> NamedResult:
-    import msgspec
-
-    from spacecompile.benchmarks.compare.compare import NamedResult
-    from spacecompile.benchmarks.result_records import read_result
-
-    try:
-        return NamedResult(name=path.name, result=read_result(path.read_bytes()))
-    except OSError as error:
-        raise UsageError(
-            f"can't read {path}: {error.strerror}. Give results files that `bench --json` wrote."
-        ) from error
-    except msgspec.DecodeError as error:
-        raise UsageError(f"{path} is no results file: {error}. Give files that `bench --json` wrote.") from error
 
 
 def _say(comparison: Comparison) -> None:

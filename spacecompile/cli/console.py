@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from spacecompile.errors import OutputError
 from spacecompile.files import check_destination, write_file
+from spacecompile.record import json_bytes, printable
 
 stderr = Console(stderr=True, highlight=False)
 
@@ -33,11 +33,6 @@ def say_line(text: str) -> None:
 def say_plain(text: str) -> None:
     """As `say_line`, without markup: for names and paths as they are."""
     stderr.print(printable(text), markup=False, soft_wrap=True)
-
-
-def printable(text: str) -> str:
-    """The text with bytes of a file name that are no UTF-8 as backslash escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @contextmanager
@@ -89,23 +84,6 @@ def emit_json(value: Any, destination: str) -> None:
         print_result(content.decode())
     else:
         write_file(Path(destination), content, remedy="Choose another file with --json.")
-
-
-def json_bytes(value: Any) -> bytes:
-    """A JSON document, indented, UTF-8; bytes of a file name that are no UTF-8 appear as backslash escapes."""
-    try:
-        encoded = msgspec.json.encode(value)
-    except UnicodeEncodeError:
-        encoded = msgspec.json.encode(_encodable(msgspec.to_builtins(value)))
-    return msgspec.json.format(encoded, indent=2) + b"\n"
-
-
-def _encodable(value: Any) -> Any:
-    if isinstance(value, str):
-        return printable(value)
-    if isinstance(value, dict):
-        return {_encodable(key): _encodable(item) for key, item in value.items()}
-    return [_encodable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def print_result(text: str) -> None:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from spacecompile.cli import console
 from spacecompile.errors import MissingPartError
+from spacecompile.record import printable
 
 if TYPE_CHECKING:
     from spacecompile.machine.doctor import Checkup
@@ -35,7 +36,7 @@ def doctor(
     *,
     purpose: Annotated[
         str | None,
-        typer.Option("--for", help="Only what this needs: run, build, train, bench, tensorrt or tensorrt-rtx."),
+        typer.Option("--for", help="Check only what one of run, build, train, bench, tensorrt or tensorrt-rtx needs."),
     ] = None,
     json: Annotated[str | None, typer.Option("--json", help="Write the rows to FILE, or - for stdout.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the JSON file.")] = False,
@@ -58,7 +59,7 @@ def doctor(
     except MissingPartError as failing:
         error = failing
     if json != "-":
-        console.print_result(console.printable(_table_text(checkup) + _remedies_text(checkup)))
+        console.print_result(printable(_table_text(checkup) + _remedies_text(checkup)))
     if json is not None:
         console.emit_json(_document(checkup, error), json)
     if error is not None:

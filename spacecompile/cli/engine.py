@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from spacecompile.runtime.cuda.engine_api import EngineApi
 
 _MIB = 1 << 20
+_BUILT = partial(typer.Option, rich_help_panel="How plans are built")
 
 
 def engine(
@@ -31,27 +33,28 @@ def engine(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for the plans, one folder each.", show_default=False)
     ],
-    engine: Annotated[str, typer.Option("--engine", help="Library: tensorrt or tensorrt-rtx.", show_default=False)],
+    engine: Annotated[str, typer.Option("--engine", help="Library that builds: tensorrt or tensorrt-rtx.")],
     variant: Annotated[
-        str | None, typer.Option(help="Only these, a list with commas.  [default: all]", show_default=False)
+        str | None, typer.Option(help="Names of the variants to build, a list with commas.", show_default="all")
     ] = None,
     workspace_mb: Annotated[
-        int | None, typer.Option(min=1, help="Scratch memory in MiB that a layer may use.  [default: all]")
+        int | None, _BUILT(min=1, help="Scratch memory in MiB that a layer may use.", show_default="all")
     ] = None,
     optimization_level: Annotated[
-        int | None, typer.Option(min=0, max=5, help="More takes longer to build.  [default: the library's]")
+        int | None,
+        _BUILT(min=0, max=5, metavar="N", help="Effort of the build.", show_default="the library's"),
     ] = None,
     timing_cache: Annotated[
-        Path | None, typer.Option(help="File that keeps measured timings between builds; tensorrt only.")
+        Path | None, _BUILT(help="File that keeps measured timings between builds; tensorrt only.")
     ] = None,
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Plans for later minor versions too; tensorrt only.")
+        bool, _BUILT("--version-compatible", help="Build plans that later minor versions run too; tensorrt only.")
     ] = False,
     hardware_compatible: Annotated[
-        bool, typer.Option("--hardware-compatible", help="Plans for every Ampere or later GPU; tensorrt only.")
+        bool, _BUILT("--hardware-compatible", help="Build plans for every Ampere or later GPU; tensorrt only.")
     ] = False,
     compute_capability: Annotated[
-        str | None, typer.Option(help="GPUs to build for, for example 8.6,8.9; tensorrt-rtx only.")
+        str | None, _BUILT(help="GPUs to build for, for example 8.6,8.9; tensorrt-rtx only.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace plans and a JSON file that are there.")] = False,
     json: Annotated[str | None, typer.Option("--json", help="Write the plans' facts to FILE, or - for stdout.")] = None,
@@ -95,14 +98,7 @@ def engine(
 
 
 def _variants(bundle: Bundle, names: str | None) -> tuple[list[Variant], list[str]]:
-    """The variants that were asked for; bf16 ones have no file of their own and are left out of `all`.
-
-    Returns:
-        The variants, and the names of those that were left out.
-
-    Raises:
-        UsageError: If one is unknown or has no file of its own, or none is left.
-    """
+    """Variants to build, and names of those left out: bf16 ones have no file of their own."""
     if names is None:
         able = [it for it in bundle.manifest.variants if it.precision != "bf16" and it.path.endswith(".onnx")]
         left_out = [variant.name for variant in bundle.manifest.variants if variant.precision == "bf16"]
@@ -151,11 +147,7 @@ def _build_all(
     timing_cache: Path | None,
     force: bool,
 ) -> dict[str, EngineFacts]:
-    """Build and write one plan after the other; those that are finished stay when a later one fails.
-
-    Returns:
-        The facts by folder.
-    """
+    """Facts by folder of plans built one after the other; those that are written stay when a later one fails."""
     from spacecompile.export.engine.build_plan import build_engine
     from spacecompile.export.engine.facts import require_precision
     from spacecompile.export.engine.options import target_of

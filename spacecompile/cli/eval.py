@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -12,12 +12,10 @@ from rich.table import Table
 
 from spacecompile.cli import console
 from spacecompile.cli.own_process import wait_passively
-from spacecompile.contract import PrecisionWish, Progress, Tta
-from spacecompile.errors import UsageError
-from spacecompile.extras import require_extra
+from spacecompile.contract import PrecisionWish, Tta
 
 if TYPE_CHECKING:
-    from spacecompile.data.labels import LabelledFrame
+    from spacecompile.benchmarks.score.records import Evaluation
     from spacecompile.metrics import Scores
 
 SCORE_NAMES = ("s_cls", "s_det", "s_seg", "s_acc", "s_flops", "s_params", "s_final")
@@ -48,117 +46,49 @@ def eval_(
 
     Example: spacecompile eval net.spacepkg --data frames --variant fp32-d4 --json -
     """
-    from spacecompile.benchmarks.frame_stream import labelled_frames
+    from spacecompile.benchmarks.score.evaluation import evaluate
 
     console.check_json(json, force=force)
-    if not source.exists():
-        raise UsageError(f"{source} does not exist. Name a checkpoint file or a bundle folder.")
+    if source.is_file():
+        wait_passively()
     start_s = time.perf_counter()
-    frames = labelled_frames(data, split, limit)
     with console.progress_bar() as progress:
-        if source.is_dir():
-            facts, scores = _bundle_scores(
-                source,
-                frames,
-                progress,
-                arguments={
-                    "variant": variant,
-                    "tta": tta,
-                    "precision": precision,
-                    "backend": backend,
-                    "threads": threads,
-                },
-            )
-        else:
-            chosen_tta = _checkpoint_tta(source, variant=variant, tta=tta, precision=precision, backend=backend)
-            facts, scores = _checkpoint_scores(source, frames, progress, tta=chosen_tta, threads=threads)
-    if not any(frame.has_parts for frame in frames):
-        console.say("the frames have no labelled parts, so s_seg is 0 and s_acc and s_final are too low")
-    if left_out := len(frames) - scores.frames:
-        console.say(f"{left_out} of {len(frames)} frames are broken and left out")
-    _say(facts, scores, time.perf_counter() - start_s)
-    if json is not None:
-        values = {name: getattr(scores, name) for name in SCORE_NAMES}
-        counts = {"data": str(data), "split": split, "frames": scores.frames}
-        breakdown = {"charged": _charged(facts, scores), "per_class": scores.per_class, "per_part": scores.per_part}
-        console.emit_json({**facts, **counts, "scores": values, **breakdown}, json)
-
-
-def _bundle_scores(
-    root: Path, frames: list[LabelledFrame], progress: Progress, *, arguments: dict[str, Any]
-) -> tuple[dict[str, Any], Scores]:
-    from spacecompile.benchmarks.latency.variants import answered_from_answer
-    from spacecompile.benchmarks.score.evaluate import evaluate
-    from spacecompile.metrics import FORWARD_PASSES
-    from spacecompile.runtime.bundle import open_bundle
-    from spacecompile.runtime.session import load
-
-    bundle = open_bundle(root)
-    manifest = bundle.manifest
-    with load(bundle, **arguments) as session:
-        scores = evaluate(
-            lambda frame_HWC: answered_from_answer(session(frame_HWC)),
-            frames,
-            spec=manifest.spec,
-            cost=manifest.cost,
+        found = evaluate(
+            source,
+            data,
+            split=split,
+            limit=limit,
+            variant=variant,
+            tta=tta,
+            precision=precision,
+            backend=backend,
+            threads=threads,
             progress=progress,
         )
-    choice = session.choice
-    facts = {
-        "source": str(root),
-        "kind": "bundle",
-        "source_sha256": manifest.source_sha256,
-        "variant": choice.variant,
-        "backend": f"{choice.backend} {choice.backend_version}",
-        "threads": choice.threads,
-        "cost": manifest.cost,
-        "forward_passes": FORWARD_PASSES[bundle.variant(choice.variant).tta],
+    if found.assumed:
+        console.say(escape(f"{found.assumed[0]}; assumed: {'; '.join(found.assumed[1:])}"))
+    if not found.has_parts:
+        console.say("the frames have no labelled parts, so s_seg is 0 and s_acc and s_final are too low")
+    if left_out := found.frames_asked - found.scores.frames:
+        console.say(f"{left_out} of {found.frames_asked} frames are broken and left out")
+    _say(found, time.perf_counter() - start_s)
+    if json is not None:
+        console.emit_json(_document(found, data, split), json)
+
+
+def _document(found: Evaluation, data: Path, split: str) -> dict[str, Any]:
+    """The JSON of `--json`: circumstances, scores, and what they are made of."""
+    scores, facts = found.scores, ("source", "kind", "source_sha256", "variant", "backend", "threads", "cost")
+    return {
+        **{name: getattr(found, name) for name in (*facts, "forward_passes")},
+        "data": str(data),
+        "split": split,
+        "frames": scores.frames,
+        "scores": {name: getattr(scores, name) for name in SCORE_NAMES},
+        "charged": {name: getattr(found.charged, name) for name in ("s_flops", "s_params", "s_final")},
+        "per_class": scores.per_class,
+        "per_part": scores.per_part,
     }
-    return facts, scores
-
-
-def _checkpoint_tta(source: Path, *, variant: str | None, tta: Tta, precision: str | None, backend: str) -> Tta:
-    """The test-time augmentation that flags made for bundles mean for a checkpoint, always float32 on torch."""
-    named_precision, _, named_tta = (variant or f"fp32-{tta}").partition("-")
-    asked_precision = precision or named_precision
-    if asked_precision != "fp32" or named_tta not in ("", *get_args(Tta)) or backend not in ("auto", "torch"):
-        raise UsageError(
-            f"{source} is a checkpoint, which runs in float32 on PyTorch; variant {variant}, precision {precision} and "
-            f"backend {backend} do not fit. Leave them out, or build a bundle first with `spacecompile build`."
-        )
-    return cast("Tta", named_tta or "none")
-
-
-def _checkpoint_scores(
-    path: Path, frames: list[LabelledFrame], progress: Progress, *, tta: Tta, threads: int | None
-) -> tuple[dict[str, Any], Scores]:
-    require_extra("compile", "scoring a checkpoint")
-    wait_passively()
-    import torch
-
-    from spacecompile.benchmarks.score.evaluate import evaluate
-    from spacecompile.benchmarks.score.torch_reference import TorchReference
-    from spacecompile.metrics import FORWARD_PASSES
-    from spacecompile.network.checkpoint import load_checkpoint
-    from spacecompile.runtime.threads import usable_cores
-
-    checkpoint = load_checkpoint(path)
-    if checkpoint.assumed:
-        console.say(escape(f"{checkpoint.format}; assumed: {'; '.join(checkpoint.assumed)}"))
-    torch.set_num_threads(threads or usable_cores())
-    reference = TorchReference(checkpoint, tta)
-    scores = evaluate(reference, frames, spec=checkpoint.spec, cost=reference.cost(), progress=progress)
-    facts = {
-        "source": str(path),
-        "kind": "checkpoint",
-        "source_sha256": checkpoint.sha256,
-        "variant": "fp32" if tta == "none" else f"fp32-{tta}",
-        "backend": reference.engine,
-        "threads": torch.get_num_threads(),
-        "cost": reference.cost(),
-        "forward_passes": FORWARD_PASSES[tta],
-    }
-    return facts, scores
 
 
 def _per_class_table(scores: Scores) -> Table:
@@ -170,22 +100,12 @@ def _per_class_table(scores: Scores) -> Table:
     return table
 
 
-def _charged(facts: dict[str, Any], scores: Scores) -> dict[str, float]:
-    """What the score would be if every forward pass were charged."""
-    from spacecompile.metrics import with_cost
-
-    charged = with_cost(scores, facts["cost"], passes=facts["forward_passes"])
-    return {"s_flops": charged.s_flops, "s_params": charged.s_params, "s_final": charged.s_final}
-
-
-def _say(facts: dict[str, Any], scores: Scores, wall_s: float) -> None:
+def _say(found: Evaluation, wall_s: float) -> None:
+    scores = found.scores
     values = "  ".join(f"{name} {getattr(scores, name):.4f}" for name in SCORE_NAMES)
-    console.say(
-        f"{escape(facts['source'])}, {facts['variant']} on {facts['backend']}, {scores.frames} frames: {values}"
-    )
-    if facts["forward_passes"] > 1:
-        s_final = _charged(facts, scores)["s_final"]
-        console.say(f"with all {facts['forward_passes']} forward passes charged: s_final {s_final:.4f}")
+    console.say(f"{escape(found.source)}, {found.variant} on {found.backend}, {scores.frames} frames: {values}")
+    if found.forward_passes > 1:
+        console.say(f"with all {found.forward_passes} forward passes charged: s_final {found.charged.s_final:.4f}")
     console.stderr.print(_per_class_table(scores))
-    following = "spacecompile bench" if facts["kind"] == "bundle" else "spacecompile build"
-    console.say(f"scored in {wall_s:.1f} s. Next: [bold]{following} {escape(facts['source'])}[/]")
+    following = "spacecompile bench" if found.kind == "bundle" else "spacecompile build"
+    console.say(f"scored in {wall_s:.1f} s. Next: [bold]{following} {escape(found.source)}[/]")

@@ -12,6 +12,7 @@ from spacecompile.cli import console
 from spacecompile.cli.show.graph import MISSING_READER, graph_lines, graphs_of
 from spacecompile.cli.show.layout import cost, megabytes, row, size
 from spacecompile.cli.show.target import inspect_target
+from spacecompile.record import printable
 
 if TYPE_CHECKING:
     from spacecompile.benchmarks.cost.records import BudgetLine, BudgetReport
@@ -59,7 +60,7 @@ def inspect(
         console.emit_json(facts, json)
     if json != "-":
         lines = [*_lines(opened, variants, budget), *_graph_lines(graphs)]
-        console.print_result(console.printable("\n".join(lines)) + "\n")
+        console.print_result(printable("\n".join(lines)) + "\n")
 
 
 def _lines(bundle: Bundle, variants: Sequence[Variant], budget: BudgetReport) -> list[str]:

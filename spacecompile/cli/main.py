@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from contextlib import suppress
+from inspect import cleandoc
 from itertools import pairwise
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from spacecompile.cli import console
 from spacecompile.cli.bench import bench
 from spacecompile.cli.build import build
 from spacecompile.cli.calibrate import calibrate
+from spacecompile.cli.compare import compare
 from spacecompile.cli.console import stderr
 from spacecompile.cli.data import app as data_app
 from spacecompile.cli.demo import demo
@@ -27,6 +29,7 @@ from spacecompile.cli.eval import eval_
 from spacecompile.cli.inspect import inspect
 from spacecompile.cli.own_process import keep_freed_memory
 from spacecompile.cli.predict import predict
+from spacecompile.cli.prove import prove
 from spacecompile.cli.rebuild import rebuild
 from spacecompile.cli.render import render
 from spacecompile.cli.search import app as search_app
@@ -42,6 +45,7 @@ from spacecompile.errors import (
     UsageError,
     from_unexpected,
 )
+from spacecompile.record import printable
 
 app = typer.Typer(
     name="spacecompile",
@@ -88,22 +92,33 @@ for command in (
     predict,
     eval_,
     bench,
+    compare,
+    prove,
     demo,
 ):
     app.command(command.__name__.rstrip("_"))(command)
 app.add_typer(data_app)
-
 app.add_typer(search_app, name="search")
+
+
+def _paragraphs(docstring: str | None) -> str:
+    """A docstring whose paragraphs are one line each: typer keeps line breaks, which suit one width only."""
+    return "\n\n".join(" ".join(text.split()) for text in cleandoc(docstring or "").split("\n\n"))
+
+
+for group in (app, data_app, search_app):
+    for registered in group.registered_commands:
+        registered.help = _paragraphs(registered.callback.__doc__)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        arguments: Without the program's name; `sys.argv` when None.
+        arguments: Words of the command line after the program's name; those of `sys.argv` when None.
 
     Returns:
-        The exit code of DESIGN section 4.
+        Exit code; `spacecompile.errors` lists them.
     """
     # For packages that import ONNX Runtime themselves; see `runtime/backends/onnxruntime_import.py`.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -139,7 +154,7 @@ def _fail(given: list[str], error: Exception) -> int:
         text = text.removeprefix(f"{kind}: ")
     stderr.quiet = False
     stderr.print(f"[bold red]{kind}:[/] ", end="")
-    stderr.print(console.printable(text), markup=False, soft_wrap=True)
+    stderr.print(printable(text), markup=False, soft_wrap=True)
     is_promised = ("--json", "-") in pairwise(given) or "--json=-" in given
     if is_promised and not known.has_document:
         with suppress(OutputError, BrokenPipeError):  # the sentence above is all that can be said then

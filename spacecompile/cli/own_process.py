@@ -51,11 +51,11 @@ def run_in_own_process(arguments: Sequence[str]) -> None:
     """Run a command that waits passively without making PyTorch slower in this process.
 
     Args:
-        arguments: Of `spacecompile`.
+        arguments: Words of the command line after `spacecompile`.
 
     Raises:
         KeyboardInterrupt: If the command was interrupted.
-        StepFailedError: With the command's exit code if it failed; it said itself why.
+        StepFailedError: If the command failed, with its exit code; it said itself why.
     """
     quiet = ["--quiet"] if console.stderr.quiet else []
     code = subprocess.run([sys.executable, "-m", "spacecompile", *quiet, *arguments], check=False).returncode

@@ -1,4 +1,4 @@
-"""`spacecompile bench --device cuda --prove`: what the project promises of a GPU, shown on this one."""
+"""`spacecompile prove`: what the project promises of a GPU, shown on this one."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import re
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.markup import escape
 
 from spacecompile.cli import console
 from spacecompile.cli.flags.json_destination import check_results, results_folder
+from spacecompile.cli.flags.latency import DurationFlag, SamplesFlag, WarmupFlag, WarmupSecondsFlag
 from spacecompile.errors import (
     DeviceError,
     DeviceLostError,
@@ -34,76 +36,56 @@ RESULTS = Path("benchmarks") / "results"
 PARITY_FRAMES = 32
 
 
-def device_index(device: str, *, prove: bool) -> int | None:
-    """Index of the GPU that `--device` names; None for the CPU.
-
-    Raises:
-        UsageError: If it is no device, or does not go with `--prove`.
-    """
-    found = re.fullmatch(r"cpu|cuda(?::(\d+))?", device)
-    if found is None:
-        raise UsageError(f"--device is {device!r}; give cpu, cuda or cuda:N.")
-    on_gpu = device != "cpu"
-    if on_gpu != prove:
-        raise UsageError(
-            "--prove shows what a GPU does: add --device cuda."
-            if prove
-            else "--device cuda goes with --prove; to time one backend on a GPU, name it with --backend."
-        )
-    if int(found[1] or 0) > 0:
-        raise UsageError(
-            f"--prove runs on the first GPU that CUDA sees, since PyTorch and every peer do: set "
-            f"CUDA_VISIBLE_DEVICES={found[1]} and give --device cuda."
-        )
-    return 0 if on_gpu else None
-
-
-def prove_bundle(
-    bundle: Path | None,
+def prove(
+    bundle: Annotated[Path, typer.Argument(help="Bundle that `build` made.")],
     *,
-    index: int,
-    data: Path | None,
-    checkpoint: Path | None,
-    latency: LatencySettings,
-    json: str | None,
-    force: bool,
-) -> Proof:
-    """Run the proof with progress bars, write its document and say what it shows.
+    data: Annotated[
+        Path | None, typer.Option(help="Frames to compare and time on.", show_default="rendered ones")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="The bundle's source, to run in PyTorch.", show_default="looked for")
+    ] = None,
+    device: Annotated[str, typer.Option(help="GPU to prove on: cuda, the first that CUDA sees.")] = "cuda",
+    json: Annotated[
+        str | None,
+        typer.Option(
+            "--json",
+            help="Write the proof to FILE, or into a folder under its own name, - for stdout.",
+            show_default=str(RESULTS),
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the JSON file.")] = False,
+    duration: DurationFlag = 60.0,
+    samples: SamplesFlag = 64,
+    warmup: WarmupFlag = 3,
+    warmup_seconds: WarmupSecondsFlag = 2.0,
+) -> None:
+    """Show on a GPU all that is promised of it: answers, latency against PyTorch, limits, steadiness.
 
-    Args:
-        bundle: To prove.
-        index: Of the GPU.
-        data: Frames to compare and time on; rendered ones if None.
-        checkpoint: That the bundle was built from; looked for if None.
-        latency: Of the race.
-        json: File to write, or `-`; in a folder, `benchmarks/results` if None, one named after the GPU and the day.
-        force: Replace a file that is there.
+    Exits with 3 where there is nothing to prove on, and with 5 when an answer is not PyTorch's or not the same every
+    time, after the document is written. Interrupted, it writes what it has, marked as partial.
 
-    Raises:
-        UsageError: If no bundle or checkpoint is there.
-        MissingPartError: If there is no GPU, or nothing that could be proven on it.
-        ParityError: If an answer is not PyTorch's, or not the same every time; the document was written before.
-        InterruptedRunError: After an interrupt; what was shown until then was written.
-        SpacecompileError: If a part ended with an error that no code foresaw; likewise.
+    Example: spacecompile prove net.spacepkg --data frames
     """
+    _check_device(device)
+    require_extra("compile", "prove")
+    from spacecompile.benchmarks.latency.interleaved import LatencySettings
     from spacecompile.benchmarks.proof.prove import runs_on_gpu
     from spacecompile.runtime.bundle import open_bundle
     from spacecompile.runtime.cuda.bindings import open_device
 
-    require_extra("compile", "bench --prove")
-    if bundle is None:
-        raise UsageError("--prove needs a bundle. Name one that `spacecompile build` made.")
+    latency = LatencySettings.for_samples(samples, duration_s=duration, warmup_rounds=warmup, warmup_s=warmup_seconds)
     opened = open_bundle(bundle)
     gpu = _gpu()
     runs_on_gpu(opened)
-    device = open_device(index)
+    gpu_device = open_device(0)
     source = _source(opened, checkpoint)
     if json is None:
         RESULTS.mkdir(parents=True, exist_ok=True)
         json = str(RESULTS)
     check_results(json, force=force, bundle=bundle)
     started_s = time.perf_counter()
-    proof = _run(opened, source, gpu, device, data=data, latency=latency)
+    proof = _run(opened, source, gpu, gpu_device, data=data, latency=latency)
     say_proof(proof)
     destination = destination_of(json, gpu, force=force)
     console.emit_json(proof, destination)
@@ -112,15 +94,24 @@ def prove_bundle(
     if error is not None:
         error.has_document = destination == "-"
         raise error
-    return proof
+
+
+def _check_device(device: str) -> None:
+    """Refuse any device but the first GPU that CUDA sees."""
+    found = re.fullmatch(r"cpu|cuda(?::(\d+))?", device)
+    if found is None:
+        raise UsageError(f"--device is {device!r}; give cuda.")
+    if device == "cpu":
+        raise UsageError("prove shows what a GPU does: give --device cuda, or leave it out.")
+    if int(found[1] or 0) > 0:
+        raise UsageError(
+            f"prove runs on the first GPU that CUDA sees, since PyTorch and every peer do: set "
+            f"CUDA_VISIBLE_DEVICES={found[1]} and give --device cuda."
+        )
 
 
 def _source(bundle: Bundle, checkpoint: Path | None) -> Path:
-    """The checkpoint that the bundle was built from.
-
-    Raises:
-        UsageError: If it is not there, or the one that is named is another.
-    """
+    """The checkpoint that the bundle was built from; refuses one that is named and is another."""
     from spacecompile.benchmarks.source_checkpoint import check_checkpoint, find_checkpoint
 
     sha256 = bundle.manifest.source_sha256
@@ -136,7 +127,7 @@ def _source(bundle: Bundle, checkpoint: Path | None) -> Path:
 
 
 def destination_of(json: str, gpu: GpuFacts, *, force: bool) -> str:
-    """Where a proof goes; in a folder it is named after the GPU and the day, when it is done."""
+    """Name of the file that a proof goes to; in a folder it is made of the GPU and the day."""
     from spacecompile.benchmarks.result_file import dated_file
 
     folder = results_folder(json)
@@ -144,11 +135,7 @@ def destination_of(json: str, gpu: GpuFacts, *, force: bool) -> str:
 
 
 def _gpu() -> GpuFacts:
-    """The GPU's facts, once it is certain that CUDA and PyTorch can use it.
-
-    Raises:
-        MissingPartError: If not.
-    """
+    """The GPU's facts, once it is certain that CUDA and PyTorch can use it."""
     from spacecompile.runtime.cuda.driver import probe_cuda
 
     probe = probe_cuda()
@@ -176,7 +163,8 @@ def _run(
     latency: LatencySettings,
 ) -> Proof:
     from spacecompile.benchmarks.peers.table import PEERS, open_peers
-    from spacecompile.benchmarks.proof.prove import ProofInput, ProofSettings, prove
+    from spacecompile.benchmarks.proof.prove import ProofInput, ProofSettings
+    from spacecompile.benchmarks.proof.prove import prove as run_proof
     from spacecompile.export.parity.frames import parity_frames
     from spacecompile.network.checkpoint import load_source
     from spacecompile.runtime.threads import usable_cores
@@ -198,7 +186,7 @@ def _run(
             device=device,
             gpu=gpu,
         )
-        return prove(given, ProofSettings(latency=latency, threads=threads), progress=progress)
+        return run_proof(given, ProofSettings(latency=latency, threads=threads), progress=progress)
 
 
 def say_proof(proof: Proof) -> None:
@@ -226,7 +214,7 @@ def say_proof(proof: Proof) -> None:
 
 
 def error_of(proof: Proof) -> SpacecompileError | None:
-    """What the command fails with, if it does."""
+    """Error that the command fails with; None where everything was shown."""
     if proof.stopped_by:
         return DeviceLostError(f"{proof.stopped_by} What was shown until then stands above, marked as partial.")
     if proof.partial:

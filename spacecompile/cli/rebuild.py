@@ -16,12 +16,16 @@ from spacecompile.cli.show.layout import megabytes
 def rebuild(
     bundle: Annotated[Path, typer.Argument(help="Bundle that `build` made.", show_default=False)],
     *,
-    engine: Annotated[str, typer.Option("--engine", help="Library: tensorrt or tensorrt-rtx.")] = "tensorrt",
+    engine: Annotated[
+        str, typer.Option("--engine", help="Library that builds: tensorrt or tensorrt-rtx.")
+    ] = "tensorrt",
     variant: Annotated[
-        str | None, typer.Option(help="Only of these, a list with commas.  [default: all with an ONNX file]")
+        str | None,
+        typer.Option(help="Names of the variants to build, a list with commas.", show_default="all with an ONNX file"),
     ] = None,
     optimization_level: Annotated[
-        int | None, typer.Option(min=0, max=5, help="More takes longer to build.  [default: the library's]")
+        int | None,
+        typer.Option(min=0, max=5, help="Effort of the build.", show_default="the library's"),
     ] = None,
     json: Annotated[str | None, typer.Option("--json", help="Write the result to FILE, or - for stdout.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the JSON file.")] = False,

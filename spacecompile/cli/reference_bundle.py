@@ -15,9 +15,9 @@ def is_current(bundle: Path, checkpoint: Path, *, variants: Sequence[str] = ("fp
     """Whether a bundle is whole, made of this checkpoint by this version, and has the variants.
 
     Args:
-        bundle: Folder; may be missing or damaged.
-        checkpoint: That it should come from.
-        variants: Names that it must have.
+        bundle: Folder of the bundle; may be missing or damaged.
+        checkpoint: Checkpoint that the bundle should come from.
+        variants: Names of the variants that the bundle must have.
     """
     try:
         manifest = open_bundle(bundle).manifest

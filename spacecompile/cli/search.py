@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +13,9 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from spacecompile.cli import console
+from spacecompile.cli.flags.command_line import typed_command
 from spacecompile.cli.flags.parse import names_from_text, size_px_from_text
-from spacecompile.cli.flags.typed import typed_command
+from spacecompile.cli.flags.shared import with_shared
 from spacecompile.cli.own_process import wait_passively
 from spacecompile.extras import require_extra
 
@@ -24,73 +27,76 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Search for networks and for the numbers to train them with.")
 
-DataFlag = Annotated[Path, typer.Option("--data", help="Folder in the SPARK format with the splits train and val.")]
-OutputFlag = Annotated[Path, typer.Option("-o", "--output", help="Folder of the search.")]
-EpochsFlag = Annotated[int, typer.Option(help="Passes over the training frames, per candidate.")]
-BatchFlag = Annotated[int, typer.Option(help="Frames per step.")]
-LrFlag = Annotated[float | None, typer.Option(help="Peak learning rate; the recipe's if not given.")]
-ImgszFlag = Annotated[str, typer.Option(help="Input size that candidates are trained at.")]
-ChargeFlag = Annotated[
-    str | None,
-    typer.Option(help="Input size that multiply-adds are counted at; --imgsz if not given. Larger inputs cost more."),
-]
-FrameFlag = Annotated[str, typer.Option(help="Camera frame size in pixels, HEIGHTxWIDTH.")]
-LimitFlag = Annotated[int, typer.Option(min=0, help="Training frames to use; 0 for all.")]
-ValFlag = Annotated[int, typer.Option(min=0, help="Frames to validate on per epoch; 0 for all.")]
-SeedFlag = Annotated[int, typer.Option(help="Of weights, order and augmentation.")]
-DeviceFlag = Annotated[
-    str, typer.Option(help="auto, cpu or cuda; Ray hands out the GPUs, and without --gpus it is the CPU.")
-]
-GpusFlag = Annotated[float, typer.Option(min=0, help="GPUs per candidate; fractions share one.")]
-ThreadsFlag = Annotated[int, typer.Option(min=1, help="CPU threads per candidate.")]
-AtOnceFlag = Annotated[
-    int | None, typer.Option(min=1, help="Candidates side by side on this machine; as many as fit if not given.")
-]
-RayFlag = Annotated[
-    str | None, typer.Option(help="Address of a Ray cluster; this machine alone if not given. Folders must be shared.")
-]
+# One group per settings class: NamedRecipe, Recipe, ModelSpec, TrialSetup, TuneOptions (two of it).
+_CANDIDATES = partial(typer.Option, rich_help_panel="Candidates")
+_TRAINING = partial(typer.Option, rich_help_panel="Training of each candidate")
+_SIZES = partial(typer.Option, rich_help_panel="Sizes")
+_FRAMES = partial(typer.Option, rich_help_panel="Frames and device of each candidate")
+_RUNNING = partial(typer.Option, rich_help_panel="Running candidates side by side")
+_STOPPING = partial(typer.Option, rich_help_panel="Stopping candidates early")
+
+EpochsFlag = Annotated[int, _TRAINING(help="Passes over the training frames.")]
 StopFlag = Annotated[
-    bool, typer.Option("--early-stopping/--no-early-stopping", help="Stop candidates that are behind (ASHA).")
+    bool, _STOPPING("--early-stopping/--no-early-stopping", help="Stop candidates that are behind (ASHA).")
 ]
-GraceFlag = Annotated[
-    int | None, typer.Option(min=1, help="Epochs before a candidate can be stopped; a third if not given.")
-]
-ResumeFlag = Annotated[bool, typer.Option("--resume", help="Go on with the search in --output.")]
-ForceFlag = Annotated[bool, typer.Option("--force", help="Begin anew over an earlier search; replace the JSON file.")]
-JsonFlag = Annotated[str | None, typer.Option("--json", help="Write the result to FILE, or - for stdout.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedOptions:
+    """Options of both searches; the help of each says what it is."""
+
+    data: Annotated[Path, typer.Option("--data", help="Folder in the SPARK format with the splits train and val.")]
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the search.")]
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the search in --output.")] = False
+    force: Annotated[
+        bool, typer.Option("--force", help="Begin anew over an earlier search; replace the JSON file.")
+    ] = False
+    json: Annotated[str | None, typer.Option("--json", help="Write the result to FILE, or - for stdout.")] = None
+    batch_size: Annotated[int, _TRAINING(help="Frames per step.")] = 16
+    seed: Annotated[int, _TRAINING(help="Seed of weights, order of the frames and augmentation.")] = 0
+    charge_imgsz: Annotated[
+        str | None,
+        _SIZES(help="Input size that multiply-adds are counted at; larger ones cost more.", show_default="--imgsz"),
+    ] = None
+    frame: Annotated[str, _SIZES(help="Camera frame size in pixels, HEIGHTxWIDTH.")] = "1024x1024"
+    limit_frames: Annotated[int, _FRAMES(min=0, help="Training frames to use; 0 for all.")] = 0
+    val_frames: Annotated[int, _FRAMES(min=0, help="Frames to validate on per epoch; 0 for all.")] = 0
+    device: Annotated[
+        str, _FRAMES(help="auto, cpu or cuda; Ray hands out the GPUs, and without --gpus it is the CPU.")
+    ] = "auto"
+    gpus: Annotated[float, _RUNNING(min=0, help="GPUs per candidate; fractions share one.")] = 0.0
+    threads: Annotated[int, _RUNNING(min=1, help="CPU threads per candidate.")] = 1
+    at_once: Annotated[
+        int | None, _RUNNING(min=1, help="Candidates at the same time on this machine.", show_default="as many as fit")
+    ] = None
+    ray_address: Annotated[
+        str | None,
+        _RUNNING(help="Address of a Ray cluster, which must share the folders.", show_default="this machine alone"),
+    ] = None
+    grace_epochs: Annotated[
+        int | None,
+        _STOPPING(min=1, metavar="N", help="Epochs before one can be stopped.", show_default="a third of --epochs"),
+    ] = None
 
 
 @app.command()
+@with_shared(SharedOptions)
 def architectures(
     ctx: typer.Context,
     *,
-    data: DataFlag,
-    output: OutputFlag,
-    encoders: Annotated[str | None, typer.Option(help="smp encoders a,b,...; timm's as tu-NAME.")] = None,
-    decoders: Annotated[str | None, typer.Option(help="smp architectures a,b,...")] = None,
-    pairs: Annotated[str | None, typer.Option(help="Further pairs ARCHITECTURE:ENCODER,...")] = None,
-    recipes: Annotated[str | None, typer.Option(help="Networks of named recipes to compare too.")] = None,
+    encoders: Annotated[str | None, _CANDIDATES(help="smp encoders a,b,...; timm's as tu-NAME.")] = None,
+    decoders: Annotated[str | None, _CANDIDATES(help="smp architectures a,b,...")] = None,
+    pairs: Annotated[str | None, _CANDIDATES(help="Further pairs ARCHITECTURE:ENCODER,...")] = None,
+    recipes: Annotated[str | None, _CANDIDATES(help="Named recipes a,b,... whose networks take part too.")] = None,
     epochs: EpochsFlag = 10,
-    batch_size: BatchFlag = 16,
-    lr: LrFlag = None,
-    encoder_lr_scale: Annotated[float, typer.Option(help="Encoder's share of the learning rate.")] = 1.0,
-    zoom: Annotated[float, typer.Option(help="As in `train`; helps from scratch.")] = 1.0,
-    imgsz: ImgszFlag = "512",
-    charge_imgsz: ChargeFlag = None,
-    frame: FrameFlag = "1024x1024",
-    limit_frames: LimitFlag = 0,
-    val_frames: ValFlag = 0,
-    seed: SeedFlag = 0,
-    device: DeviceFlag = "auto",
-    gpus: GpusFlag = 0.0,
-    threads: ThreadsFlag = 1,
-    at_once: AtOnceFlag = None,
-    ray_address: RayFlag = None,
+    lr: Annotated[float, _TRAINING(help="Peak learning rate.")] = 1e-3,
+    encoder_lr_scale: Annotated[float, _TRAINING(help="Encoder's share of --lr.")] = 1.0,
+    zoom: Annotated[
+        float, _TRAINING(help="Share of views cut around the craft at the start, falling to 0; helps from scratch.")
+    ] = 1.0,
+    imgsz: Annotated[str, _SIZES(help="Input size that candidates are trained at.")] = "512",
     early_stopping: StopFlag = False,
-    grace_epochs: GraceFlag = None,
-    resume: ResumeFlag = False,
-    force: ForceFlag = False,
-    json: JsonFlag = None,
+    shared: SharedOptions,
 ) -> None:
     """Train many networks under one recipe and plot accuracy against efficiency.
 
@@ -100,43 +106,48 @@ def architectures(
 
     Example: spacecompile search architectures --data frames -o runs/networks --pairs Segformer:tu-hgnetv2_b0
     """
-    _begin(json, force=force, output=output)
+    _begin(shared)
+    from spacecompile.search.candidates import POST_DECODERS, POST_ENCODERS, candidates_of, pair_from_text
+    from spacecompile.search.candidates import pairs as pairs_of
     from spacecompile.search.study import search_architectures
+    from spacecompile.train.recipe import Recipe
 
-    candidates = _networks(ctx.params)
-    job = _job(ctx, recipe=candidates[0].recipe)
+    named = _names(recipes, "--recipes")
+    chosen = tuple(pair_from_text(text) for text in _names(pairs, "--pairs"))
+    if encoders or decoders or not (chosen or named):
+        all_decoders = _names(decoders, "--decoders") or POST_DECODERS
+        chosen = (*pairs_of(all_decoders, _names(encoders, "--encoders") or POST_ENCODERS), *chosen)
+    recipe = Recipe(
+        epochs=epochs,
+        batch_size=shared.batch_size,
+        lr=lr,
+        encoder_lr_scale=encoder_lr_scale,
+        zoom=zoom,
+        seed=shared.seed,
+    )
+    candidates = candidates_of(chosen, recipe=recipe, spec=_sizes(imgsz, shared.frame), named=named)
+    job = _job(ctx, shared, recipe=candidates[0].recipe, early_stopping=early_stopping)
     with console.progress_bar() as progress:
         result = search_architectures(candidates, job, progress=progress)
-    _finish(result, output, json)
+    _finish(result, shared.output, shared.json)
 
 
 @app.command()
+@with_shared(SharedOptions)
 def hyperparameters(
     ctx: typer.Context,
     *,
-    data: DataFlag,
-    output: OutputFlag,
-    recipe: Annotated[str, typer.Option(help="Named recipe or its .json file to begin with.")] = "post",
-    phases: Annotated[str | None, typer.Option(help="Some of the four, a,b,...; all in order if not given.")] = None,
+    recipe: Annotated[str, _CANDIDATES(help="Named recipe or its .json file to begin with.")] = "post",
+    phases: Annotated[
+        str | None, _CANDIDATES(help="Some of the four phases, a,b,...", show_default="all in order")
+    ] = None,
     epochs: EpochsFlag = 30,
-    batch_size: BatchFlag = 16,
-    lr: LrFlag = None,
-    imgsz: Annotated[str | None, typer.Option(help="Input size instead of the recipe's.")] = None,
-    charge_imgsz: ChargeFlag = None,
-    frame: FrameFlag = "1024x1024",
-    limit_frames: LimitFlag = 0,
-    val_frames: ValFlag = 0,
-    seed: SeedFlag = 0,
-    device: DeviceFlag = "auto",
-    gpus: GpusFlag = 0.0,
-    threads: ThreadsFlag = 1,
-    at_once: AtOnceFlag = None,
-    ray_address: RayFlag = None,
+    lr: Annotated[float | None, _TRAINING(help="Peak learning rate.", show_default="the recipe's")] = None,
+    imgsz: Annotated[
+        str | None, _SIZES(help="Input size that candidates are trained at.", show_default="the recipe's")
+    ] = None,
     early_stopping: StopFlag = True,
-    grace_epochs: GraceFlag = None,
-    resume: ResumeFlag = False,
-    force: ForceFlag = False,
-    json: JsonFlag = None,
+    shared: SharedOptions,
 ) -> None:
     """Find the numbers to train one network with, in the post's four phases.
 
@@ -145,82 +156,69 @@ def hyperparameters(
 
     Example: spacecompile search hyperparameters --data frames -o runs/numbers --recipe mit-b0-s16-512 --epochs 30
     """
-    _begin(json, force=force, output=output)
+    _begin(shared)
     from spacecompile.search.phases import PHASES, search_hyperparameters
 
-    chosen = names_from_text(phases, "--phases") if phases else tuple(PHASES)
-    base = _base(ctx.params)
-    job = _job(ctx, recipe=base.recipe)
+    chosen = _names(phases, "--phases") or tuple(PHASES)
+    base = _base(recipe, shared, epochs=epochs, lr=lr, imgsz=imgsz)
+    job = _job(ctx, shared, recipe=base.recipe, early_stopping=early_stopping)
     with console.progress_bar() as progress:
         result = search_hyperparameters(base, job, phases=chosen, progress=progress)
-    _finish(result, output, json)
+    _finish(result, shared.output, shared.json)
 
 
-def _networks(given: dict[str, Any]) -> tuple[NamedRecipe, ...]:
-    """The networks to compare, from the flags of `architectures`."""
-    from spacecompile.search.candidates import POST_DECODERS, POST_ENCODERS, candidates_of, pair_from_text, pairs
-    from spacecompile.train.recipe import Recipe
-
-    def listed(name: str, default: tuple[str, ...] = ()) -> tuple[str, ...]:
-        return names_from_text(given[name], f"--{name}") if given[name] else default
-
-    named, chosen = listed("recipes"), tuple(pair_from_text(text) for text in listed("pairs"))
-    if given["encoders"] or given["decoders"] or not (chosen or named):
-        chosen = (*pairs(listed("decoders", POST_DECODERS), listed("encoders", POST_ENCODERS)), *chosen)
-    numbers = {name: given[name] for name in ("epochs", "batch_size", "encoder_lr_scale", "zoom", "seed")}
-    recipe = Recipe(**numbers, lr=1e-3 if given["lr"] is None else given["lr"])
-    return candidates_of(chosen, recipe=recipe, spec=_sizes(given), named=named)
+def _begin(shared: SharedOptions) -> None:
+    wait_passively()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by Ray's processes, which set their own number
+    require_extra("search", "search")
+    console.check_json(shared.json, force=shared.force, output=shared.output)
 
 
-def _base(given: dict[str, Any]) -> NamedRecipe:
+def _names(text: str | None, flag: str) -> tuple[str, ...]:
+    return names_from_text(text, flag) if text else ()
+
+
+def _base(text: str, shared: SharedOptions, *, epochs: int, lr: float | None, imgsz: str | None) -> NamedRecipe:
     """The recipe to begin with, from the flags of `hyperparameters`."""
     import msgspec
 
     from spacecompile.train.named_recipes import recipe_named
 
-    named = recipe_named(given["recipe"])
-    numbers = {name: given[name] for name in ("epochs", "batch_size", "seed")}
-    if given["lr"] is not None:
-        numbers["lr"] = given["lr"]
+    named = recipe_named(text)
+    rate = named.recipe.lr if lr is None else lr
+    numbers = {"epochs": epochs, "batch_size": shared.batch_size, "seed": shared.seed, "lr": rate}
     recipe = msgspec.structs.replace(named.recipe, **numbers, freeze_stages=0)  # all begin with random weights
-    return msgspec.structs.replace(named, recipe=recipe, spec={**named.spec, **_sizes(given)})
+    return msgspec.structs.replace(named, recipe=recipe, spec={**named.spec, **_sizes(imgsz, shared.frame)})
 
 
-def _begin(json: str | None, *, force: bool, output: Path) -> None:
-    wait_passively()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by Ray's processes, which set their own number
-    require_extra("search", "search")
-    console.check_json(json, force=force, output=output)
+def _sizes(imgsz: str | None, frame: str) -> dict[str, Any]:
+    """Fields of the spec that sizes set, as JSON holds them."""
+    given = {} if imgsz is None else {"input_size_px": list(size_px_from_text(imgsz, "--imgsz"))}
+    return given | {"frame_size_px": list(size_px_from_text(frame, "--frame"))}
 
 
-def _sizes(given: dict[str, Any]) -> dict[str, Any]:
-    imgsz = {} if given["imgsz"] is None else {"input_size_px": list(size_px_from_text(given["imgsz"], "--imgsz"))}
-    return imgsz | {"frame_size_px": list(size_px_from_text(given["frame"], "--frame"))}
-
-
-def _job(ctx: typer.Context, *, recipe: Recipe) -> SearchJob:
+def _job(ctx: typer.Context, shared: SharedOptions, *, recipe: Recipe, early_stopping: bool) -> SearchJob:
     from spacecompile.runtime.threads import usable_processors
     from spacecompile.search.study import SearchJob
     from spacecompile.search.trial import TrialSetup
     from spacecompile.search.tuning import TuneOptions
 
-    given: dict[str, Any] = ctx.params
-    output, threads, charged = given["output"].resolve(), given["threads"], given["charge_imgsz"]
+    output, threads, charged = shared.output.resolve(), shared.threads, shared.charge_imgsz
     options = TuneOptions(
         folder=output / "tune",
-        ray_address=given["ray_address"],
-        at_once=given["at_once"] or max(1, usable_processors() // threads),
+        ray_address=shared.ray_address,
+        at_once=shared.at_once or max(1, usable_processors() // threads),
         threads=threads,
-        gpus=given["gpus"],
-        early_stopping=given["early_stopping"],
-        grace_epochs=given["grace_epochs"] or max(1, recipe.epochs // 3),
-        resume=given["resume"],
+        gpus=shared.gpus,
+        early_stopping=early_stopping,
+        grace_epochs=shared.grace_epochs or max(1, recipe.epochs // 3),
+        resume=shared.resume,
     )
     setup = TrialSetup(
-        data=str(given["data"].resolve()),
-        device=given["device"],
-        val_frames=given["val_frames"],
-        limit_frames=given["limit_frames"],
+        data=str(shared.data.resolve()),
+        device=shared.device,
+        val_frames=shared.val_frames,
+        limit_frames=shared.limit_frames,
         threads=threads,
     )
     return SearchJob(
@@ -228,7 +226,7 @@ def _job(ctx: typer.Context, *, recipe: Recipe) -> SearchJob:
         setup=setup,
         options=options,
         charged_size_px=None if charged is None else size_px_from_text(charged, "--charge-imgsz"),
-        force=given["force"],
+        force=shared.force,
         command=typed_command(ctx, "search"),
     )
 

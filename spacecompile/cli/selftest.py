@@ -33,13 +33,13 @@ def selftest(
     Example: spacecompile selftest net.spacepkg
     """
     from spacecompile.runtime.bundle import open_bundle
-    from spacecompile.runtime.selftest import run_selftest
+    from spacecompile.runtime.verify import selftest as test_bundle
 
     console.check_json(json, force=force, bundle=bundle)
     started_s = time.perf_counter()
     opened = open_bundle(bundle, verify=False)
     with console.progress_bar() as progress:
-        result = run_selftest(opened, backend=backend, variant=variant, threads=threads, progress=progress)
+        result = test_bundle(opened, backend=backend, variant=variant, threads=threads, progress=progress)
     files = {path: opened.manifest.files[path].sha256 for path in result.files}
     console.say_line(f"manifest SHA-256 {opened.manifest_sha256}")
     console.say(f"{len(files)} of {len(opened.manifest.files)} files were read: every hash of these is right")

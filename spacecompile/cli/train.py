@@ -7,7 +7,8 @@ import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +16,8 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spacecompile.cli import console
+from spacecompile.cli.flags.command_line import is_given, typed_command, typed_flags
 from spacecompile.cli.flags.parse import channels_from_text, names_from_text, size_px_from_text
-from spacecompile.cli.flags.typed import is_given, typed_command
 from spacecompile.cli.own_process import wait_passively
 from spacecompile.cli.show.layout import megabytes
 from spacecompile.errors import InterruptedRunError, UsageError
@@ -27,19 +28,17 @@ if TYPE_CHECKING:
     from spacecompile.train.processes import Launch
     from spacecompile.train.run import TrainJob, TrainReport
 
-NUMBER_FLAGS = (
-    *("epochs", "batch_size", "lr", "encoder_lr_scale", "weight_decay", "warmup_epochs", "clip", "augment"),
-    *("zoom", "zoom_until", "label_smoothing", "ema", "seed", "amp", "time_limit_min", "class_weight"),
-    *("dice_weight", "bce_weight", "lovasz_weight", "box_loss_weight", "teacher_weight"),
-    *("freeze_stages", "freeze_norm", "sync_batchnorm"),
-)
-RECIPE_FLAGS = (*NUMBER_FLAGS, "teacher", "encoder_weights")
-SPEC_FLAGS = ("imgsz", "frame", "mean", "std", "dropout", "classes", "class_pooling")
-FRAMES_FLAGS = ("val_frames", "limit_frames")
-JOB_FLAGS = (
-    *("data", "output", "init", "transfer", "resume", "force", "device", "cache", "workers"),
-    *("val_frames", "limit_frames", "teacher", "tensorboard", "encoder_weights"),
-)
+# One group per settings class, or per part of one: TrainJob, Recipe (schedule, views, losses, what stays), ModelSpec.
+_START = partial(typer.Option, rich_help_panel="What to start from")
+_SCHEDULE = partial(typer.Option, rich_help_panel="Recipe: schedule")
+_VIEWS = partial(typer.Option, rich_help_panel="Recipe: views of the frames")
+_LOSSES = partial(typer.Option, rich_help_panel="Recipe: losses")
+_FROZEN = partial(typer.Option, rich_help_panel="Recipe: frozen parts and batch norm")
+_NETWORK = partial(typer.Option, rich_help_panel="Network")
+_MACHINE = partial(typer.Option, rich_help_panel="Frames and machine")
+
+_KEPT_ON_RESUME = ("recipe", "teacher", "encoder_weights", "val_frames", "limit_frames")
+"""Flags beside those of recipe and network that a resumed run takes from its folder."""
 CHOICES = {
     "augment": ("none", "light", "medium", "heavy"),
     "cache": ("auto", "ram", "disk", "none"),
@@ -52,109 +51,105 @@ def train(
     *,
     data: Annotated[Path, typer.Option("--data", help="Folder in the SPARK format with the splits train and val.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output, with its recipe.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an earlier run and the JSON file.")] = False,
+    json: Annotated[
+        str | None, typer.Option("--json", help="Write the result as JSON to FILE, or - for stdout.")
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write event files to OUTPUT/tensorboard as well.")
+    ] = False,
     recipe: Annotated[
-        str | None, typer.Option(help="Named recipe, or its .json file: network and numbers that no flag gives.")
+        str | None, _START(help="Named recipe, or its .json file: network and numbers that no flag gives.")
     ] = None,
     encoder_weights: Annotated[
         str | None,
-        typer.Option(
-            help="Pretrained encoder: imagenet, from an installed package or the hub, or a FILE that holds its weights."
-        ),
+        _START(help="Pretrained encoder: imagenet, from an installed package or the hub, or a FILE with its weights."),
     ] = None,
-    class_pooling: Annotated[
-        str, typer.Option(help="What the classifier averages: mean, the whole frame; mask, what the parts cover.")
-    ] = "mean",
-    epochs: Annotated[int, typer.Option(help="Passes over the training frames.")] = 30,
-    batch_size: Annotated[int, typer.Option(help="Frames per step.")] = 16,
-    imgsz: Annotated[str, typer.Option(help="Input size in pixels: SIDE or HEIGHTxWIDTH, multiples of 32.")] = "512",
-    frame: Annotated[str, typer.Option(help="Camera frame size in pixels, HEIGHTxWIDTH.")] = "1024x1024",
-    lr: Annotated[float, typer.Option(help="Peak learning rate of decoder and heads.")] = 5e-3,
+    init: Annotated[
+        Path | None, _START(help="Checkpoint to take weights and network from, or a run's last.pt.")
+    ] = None,
+    transfer: Annotated[
+        bool, _START("--transfer", help="Take what fits of --init's weights; its network may be another.")
+    ] = False,
+    teacher: Annotated[
+        Path | None, _START(help="Checkpoint to imitate as well: its answers, averaged over eight D4 views.")
+    ] = None,
+    epochs: Annotated[int, _SCHEDULE(help="Passes over the training frames.")] = 30,
+    batch_size: Annotated[int, _SCHEDULE(help="Frames per step.")] = 16,
+    time_limit_min: Annotated[
+        float, _SCHEDULE(help="Minutes of training; the learning rate then follows the clock. 0 for none.")
+    ] = 0.0,
+    lr: Annotated[float, _SCHEDULE(help="Peak learning rate of decoder and heads.")] = 5e-3,
     encoder_lr_scale: Annotated[
-        float,
-        typer.Option(help="Encoder's share of the learning rate: 0.1 protects pretrained weights, 1.0 from scratch."),
+        float, _SCHEDULE(help="Encoder's share of --lr: 0.1 protects pretrained weights, 1.0 from scratch.")
     ] = 0.1,
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW; norms and biases are left alone.")] = 1e-4,
-    warmup_epochs: Annotated[float, typer.Option(help="Length of the learning rate's linear ramp.")] = 1.0,
-    clip: Annotated[float, typer.Option(help="Largest gradient norm.")] = 1.0,
+    weight_decay: Annotated[float, _SCHEDULE(help="Weight decay of AdamW; norms and biases are left alone.")] = 1e-4,
+    warmup_epochs: Annotated[float, _SCHEDULE(help="Epochs in which the learning rate rises from zero.")] = 1.0,
+    clip: Annotated[float, _SCHEDULE(help="Largest gradient norm.")] = 1.0,
+    ema: Annotated[float, _SCHEDULE(help="Decay per step of averaged weights, such as 0.998; 0 for none.")] = 0.0,
+    seed: Annotated[int, _SCHEDULE(help="Seed of weights, order of the frames and augmentation.")] = 0,
+    amp: Annotated[bool, _SCHEDULE("--amp/--no-amp", help="Mixed precision where the device has it.")] = True,
     augment: Annotated[
         str,
-        typer.Option(
-            help="none; light: flips, turns, small rotations; medium: also scale, exposure, noise; heavy: more."
-        ),
+        _VIEWS(help="none; light: flips, turns, small rotations; medium: also scale, exposure, noise; heavy: more."),
     ] = "light",
-    dice_weight: Annotated[float, typer.Option(help="Weight of the Dice loss on the parts.")] = 1.0,
-    bce_weight: Annotated[float, typer.Option(help="Weight of the cross-entropy on the parts' pixels.")] = 1.0,
-    lovasz_weight: Annotated[float, typer.Option(help="Weight of the Lovasz hinge on the parts; 0 for none.")] = 0.0,
-    class_weight: Annotated[float, typer.Option(help="Weight of the classification loss.")] = 1.0,
+    zoom: Annotated[
+        float, _VIEWS(help="Share of views cut around the craft at the start, falling to 0; 1 helps from scratch.")
+    ] = 0.0,
+    zoom_until: Annotated[float, _VIEWS(help="Part of the run after which only whole frames are shown.")] = 0.7,
+    dice_weight: Annotated[float, _LOSSES(help="Weight of the Dice loss on the parts.")] = 1.0,
+    bce_weight: Annotated[float, _LOSSES(help="Weight of the cross-entropy on the parts' pixels.")] = 1.0,
+    lovasz_weight: Annotated[float, _LOSSES(help="Weight of the Lovasz hinge on the parts; 0 for none.")] = 0.0,
+    class_weight: Annotated[float, _LOSSES(help="Weight of the classification loss.")] = 1.0,
+    label_smoothing: Annotated[float, _LOSSES(help="Label smoothing of the classification loss.")] = 0.0,
     box_loss_weight: Annotated[
         float | None,
-        typer.Option(
-            help="Of a loss on the mask's box, after 30 % of the run. Without masks: from the start, 1 if not given."
+        _LOSSES(
+            help="Weight of the loss on the mask's box, reached between 30 and 50 % of the run; without masks at once.",
+            show_default="1 without masks, else 0",
         ),
     ] = None,
-    teacher: Annotated[
-        Path | None, typer.Option(help="Checkpoint to imitate as well: its answers, averaged over eight D4 views.")
-    ] = None,
-    teacher_weight: Annotated[float, typer.Option(help="Weight of the distance to the teacher's answers.")] = 1.0,
-    zoom: Annotated[
-        float,
-        typer.Option(help="Share of views cut around the craft at the start, falling to 0; 1 helps from scratch."),
-    ] = 0.0,
-    zoom_until: Annotated[float, typer.Option(help="Part of the run after which only whole frames are shown.")] = 0.7,
-    dropout: Annotated[float, typer.Option(help="In the classification head.")] = 0.2,
-    label_smoothing: Annotated[float, typer.Option(help="Of the class targets.")] = 0.0,
-    ema: Annotated[float, typer.Option(help="Decay per step of averaged weights, e.g. 0.998; 0 for none.")] = 0.0,
+    teacher_weight: Annotated[float, _LOSSES(help="Weight of the distance to --teacher's answers.")] = 1.0,
     freeze_stages: Annotated[
-        int, typer.Option(help="Encoder stages, the stem included, that stay as they begin; 0 trains all.")
+        int, _FROZEN(help="Encoder stages, the stem included, that stay as they begin; 0 trains all.")
     ] = 0,
     freeze_norm: Annotated[
-        bool, typer.Option("--freeze-norm", help="Keep batch norm's running statistics, which small batches need.")
+        bool, _FROZEN("--freeze-norm", help="Keep batch norm's running statistics, which small batches need.")
     ] = False,
     sync_batchnorm: Annotated[
         bool | None,
-        typer.Option(
+        _FROZEN(
             "--sync-batchnorm/--no-sync-batchnorm",
-            help="Batch statistics over all processes. [default: on GPUs, not on CPUs]",
+            help="Take batch statistics over all processes.",
+            show_default="on GPUs, not on CPUs",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    amp: Annotated[bool, typer.Option("--amp/--no-amp", help="Mixed precision where the device has it.")] = True,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for torch's choice.")] = 0,
-    init: Annotated[
-        Path | None, typer.Option(help="Checkpoint to take weights and network from, or a run's last.pt.")
+    imgsz: Annotated[str, _NETWORK(help="Input size in pixels: SIDE or HEIGHTxWIDTH, multiples of 32.")] = "512",
+    frame: Annotated[str, _NETWORK(help="Camera frame size in pixels, HEIGHTxWIDTH.")] = "1024x1024",
+    mean: Annotated[str | None, _NETWORK(help="Mean r,g,b of frames scaled to 0..1.")] = None,
+    std: Annotated[str | None, _NETWORK(help="Standard deviation r,g,b of frames scaled to 0..1.")] = None,
+    classes: Annotated[
+        str | None, _NETWORK(help="Class names a,b,... in the classifier's order.", show_default="the format's")
     ] = None,
-    transfer: Annotated[
-        bool, typer.Option("--transfer", help="Take what fits of --init's weights; it may be of another network.")
-    ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output, with its recipe.")] = False,
-    val_frames: Annotated[int, typer.Option(min=0, help="Frames to validate on per epoch; 0 for all.")] = 0,
-    limit_frames: Annotated[int, typer.Option(min=0, help="Training frames to use; 0 for all.")] = 0,
+    class_pooling: Annotated[
+        str, _NETWORK(help="What the classifier averages: mean, the whole frame; mask, what the parts cover.")
+    ] = "mean",
+    dropout: Annotated[float, _NETWORK(help="Dropout probability in the classification head.")] = 0.2,
+    val_frames: Annotated[int, _MACHINE(min=0, help="Frames to validate on per epoch; 0 for all.")] = 0,
+    limit_frames: Annotated[int, _MACHINE(min=0, help="Training frames to use; 0 for all.")] = 0,
     cache: Annotated[
         str,
-        typer.Option(
+        _MACHINE(
             help="Where decoded frames stay: ram, this run's memory; disk, one file beside the data for all runs and "
             "processes; none; auto, ram if they fit."
         ),
     ] = "auto",
     workers: Annotated[
-        int, typer.Option(min=0, help="Processes that decode frames; 0 for threads. `data bench` says which is faster.")
+        int, _MACHINE(min=0, help="Processes that decode frames; 0 for threads. `data bench` says which is faster.")
     ] = 0,
-    classes: Annotated[
-        str | None, typer.Option(help="Class names a,b,... in the classifier's order; the format's if not given.")
-    ] = None,
-    mean: Annotated[str | None, typer.Option(help="Per channel r,g,b of frames scaled to 0..1.")] = None,
-    std: Annotated[str | None, typer.Option(help="Likewise.")] = None,
-    time_limit_min: Annotated[
-        float, typer.Option(help="Minutes of training; the learning rate then follows the clock. 0 for none.")
-    ] = 0.0,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write event files to OUTPUT/tensorboard as well.")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an earlier run and the JSON file.")] = False,
-    json: Annotated[
-        str | None, typer.Option("--json", help="Write the result as JSON to FILE, or - for stdout.")
-    ] = None,
+    device: Annotated[str, _MACHINE(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Annotated[int, _MACHINE(min=0, help="CPU threads; 0 for torch's choice.")] = 0,
 ) -> None:
     """Train the network on labelled frames and store a checkpoint that `build` takes.
 
@@ -178,11 +173,20 @@ def train(
 
 
 def _check_flags(ctx: typer.Context) -> None:
+    from spacecompile.cli.flags.recipe import fields_by_flag
+    from spacecompile.contract import ModelSpec
+    from spacecompile.train.recipe import Recipe
+
     for name, choices in CHOICES.items():
         if ctx.params[name] not in choices:
             flag = name.replace("_", "-")
             raise UsageError(f"{name} is {ctx.params[name]!r}; choose one of {', '.join(choices)} with --{flag}.")
-    _refuse_changes_on_resume(ctx)
+    typed = typed_flags(ctx)
+    kept = {*_KEPT_ON_RESUME, *fields_by_flag(Recipe, typed), *fields_by_flag(ModelSpec, typed)}
+    clash = [flag for flag in typed if flag in kept]
+    if ctx.params["resume"] and clash:
+        flags = ", ".join("--" + name.replace("_", "-") for name in clash)
+        raise UsageError(f"--resume keeps the recipe, network and frames of the run; leave out {flags}, or start anew.")
     if ctx.params["teacher"] is None and is_given(ctx, "teacher_weight"):
         raise UsageError(
             "--teacher-weight weighs a teacher's answers, and there is no --teacher. Name one, or leave it out."
@@ -190,27 +194,22 @@ def _check_flags(ctx: typer.Context) -> None:
 
 
 def _job(ctx: typer.Context, launch: Launch | None) -> TrainJob:
-    from spacecompile.cli.flags.recipe import field_of_flag, fields_of_flags, with_recipe
+    from spacecompile.cli.flags.recipe import fields_by_flag, fields_of_flags, with_recipe
     from spacecompile.train.initial_network import NETWORK_AND_HEADS
     from spacecompile.train.recipe import Recipe
     from spacecompile.train.run import TrainJob
 
     given: dict[str, Any] = ctx.params
-    numbers = Recipe(**{field_of_flag(name): given[name] for name in NUMBER_FLAGS})
+    typed = typed_flags(ctx)
+    numbers = Recipe(**{field: given[flag] for flag, field in fields_by_flag(Recipe, given).items()})
     changes = _spec_changes(given)
-    typed = [name for name in (*RECIPE_FLAGS, *SPEC_FLAGS) if is_given(ctx, name)]
     if given["init"] is not None:  # whose own values hold wherever no flag says otherwise
         changes = {name: value for name, value in changes.items() if name in fields_of_flags(typed)}
     if given["recipe"] is not None:
         whole = ("input_size_px", *(NETWORK_AND_HEADS if given["transfer"] else ()))
         numbers, changes = with_recipe(given["recipe"], recipe=numbers, spec_changes=changes, given=typed, whole=whole)
-    return TrainJob(
-        **{name: given[name] for name in JOB_FLAGS},
-        recipe=numbers,
-        spec_changes=changes,
-        command=typed_command(ctx),
-        launch=launch,
-    )
+    job = {field.name: given[field.name] for field in fields(TrainJob) if field.name in given}
+    return TrainJob(**job | {"recipe": numbers}, spec_changes=changes, command=typed_command(ctx), launch=launch)
 
 
 def _launch_of_torchrun() -> tuple[Launch | None, bool]:
@@ -223,13 +222,6 @@ def _launch_of_torchrun() -> tuple[Launch | None, bool]:
         return None, True
     processes, total = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
     return Launch(processes=processes, nodes=total // processes), os.environ["RANK"] == "0"
-
-
-def _refuse_changes_on_resume(ctx: typer.Context) -> None:
-    clash = [name for name in ("recipe", *RECIPE_FLAGS, *SPEC_FLAGS, *FRAMES_FLAGS) if is_given(ctx, name)]
-    if ctx.params["resume"] and clash:
-        flags = ", ".join("--" + name.replace("_", "-") for name in clash)
-        raise UsageError(f"--resume keeps the recipe, network and frames of the run; leave out {flags}, or start anew.")
 
 
 def _run(job: TrainJob, *, is_first: bool) -> TrainReport:

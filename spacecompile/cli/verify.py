@@ -46,19 +46,17 @@ def verify(
 
     Example: spacecompile verify net.spacepkg --checkpoint ckpt.pt --data frames
     """
-    from spacecompile.runtime.bundle import open_bundle
-    from spacecompile.runtime.selftest import run_selftest
+    from spacecompile.runtime.verify import verify as verify_bundle
 
     _check_flags(checkpoint, data=data, parity_frames=parity_frames)
     console.check_json(json, force=force, bundle=bundle)
     started_s = time.perf_counter()
-    opened = open_bundle(bundle, verify=False)
-    tested: SelftestResult | None = None
     certificate: Recertificate | None = None
     with console.progress_bar() as progress:
-        opened.verify_all(progress=progress)
-        if selftest:
-            tested = run_selftest(opened, backend=backend, variant=variant, threads=threads, progress=progress)
+        report = verify_bundle(
+            bundle, frames=selftest, backend=backend, variant=variant, threads=threads, progress=progress
+        )
+        opened, tested = report.bundle, report.selftest
         if checkpoint is not None:
             from spacecompile.export.parity.recertify import RecertifyOptions, recertify
 

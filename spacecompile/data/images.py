@@ -12,9 +12,9 @@ from pathlib import Path
 from spacecompile.errors import UsageError
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Of the files that count as images in a folder. A file named outright is taken whatever its suffix."""
+"""Suffixes of the files that count as images in a folder. A file named outright is taken whatever its suffix."""
 
-OVERLAY_SUFFIX = "_overlay.jpg"
+_OVERLAY_SUFFIX = "_overlay.jpg"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +22,8 @@ class NamedImage:
     """One image to answer.
 
     Attributes:
-        path: Where it lies.
-        name: Its path relative to the folder that all images of the call share, with forward slashes.
+        path: Path of the file, as the caller would open it.
+        name: Path relative to the folder that all images of the call share, with forward slashes.
     """
 
     path: Path
@@ -37,7 +37,7 @@ def find_images(arguments: Sequence[str], *, recursive: bool = False) -> list[Na
         arguments: Files; folders, which stand for the images in them; the root of a SPARK data set, which stands for
             everything below its `images`, or in 2022's layout for its labelled splits; patterns with `*`, `?`, `[...]`
             or `**`, for shells that pass them on.
-        recursive: Take the images of subfolders too.
+        recursive: Whether the images of subfolders are taken too.
 
     Raises:
         UsageError: If an argument stands for nothing.
@@ -67,10 +67,10 @@ def overlay_names(images: Iterable[NamedImage]) -> list[str]:
         stem = Path(image.name).stem
         if stems[stem.casefold()] > 1:
             stem = image.name.replace("/", "__").replace(".", "_")
-        name, attempt = stem + OVERLAY_SUFFIX, 1
+        name, attempt = stem + _OVERLAY_SUFFIX, 1
         while name.casefold() in taken:
             attempt += 1
-            name = f"{stem}_{attempt}{OVERLAY_SUFFIX}"
+            name = f"{stem}_{attempt}{_OVERLAY_SUFFIX}"
         taken.add(name.casefold())
         names.append(name)
     return names
@@ -115,4 +115,4 @@ def _images_among(paths: Iterable[Path]) -> list[Path]:
 def _is_image(path: Path) -> bool:
     """By name; neither hidden files such as macOS leaves behind nor overlays of an earlier call."""
     name = path.name.lower()
-    return name.endswith(SUFFIXES) and not name.startswith(".") and not name.endswith(OVERLAY_SUFFIX)
+    return name.endswith(SUFFIXES) and not name.startswith(".") and not name.endswith(_OVERLAY_SUFFIX)

@@ -212,7 +212,15 @@ def spread(items: Sequence[T], limit: int | None) -> list[T]:
 
 
 def read_split(root: Path | str, split: str) -> list[LabelledFrame]:
-    """Every usable labelled frame of a split, in the order of its csv; see `usable_split`."""
+    """Every usable labelled frame of a split, in the order of its csv.
+
+    Args:
+        root: Root of a data set in the SPARK format.
+        split: Name of the split, `train` or `val`.
+
+    Raises:
+        DataError: If the split is not there, can't be read, or too much of it is broken.
+    """
     return list(usable_split(root, split).frames)
 
 

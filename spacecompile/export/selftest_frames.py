@@ -14,7 +14,7 @@ from spacecompile.contract import Tta
 from spacecompile.data.labels import spread
 from spacecompile.export.bundle.writer import BundleWriter
 from spacecompile.export.parity.reference import ExpectedAnswer
-from spacecompile.runtime.selftest import EXPECTED_PATH, Selftest, expected_answer
+from spacecompile.runtime.selftest import EXPECTED_PATH, Selftest, stored_answer
 
 NUM_FRAMES = 4
 # Noise does not compress: one such frame would weigh as much as all the others.
@@ -43,7 +43,7 @@ def write_selftest(writer: BundleWriter, expected: Mapping[Tta, Sequence[Expecte
         writer.write(paths[frame.name], _png(frame.frame_HWC))
     answers = {
         tta: tuple(
-            expected_answer(
+            stored_answer(
                 path,
                 class_probs_L=cases[name].answer.class_probs_L,
                 parts_HW=cases[name].answer.parts_HW,

@@ -27,9 +27,9 @@ from spacecompile.runtime.cuda.driver import probe_cuda
 from spacecompile.runtime.threads import container_quota, usable_cores, usable_processors
 
 Purpose = Literal["run", "build", "train", "bench", "tensorrt", "tensorrt-rtx"]
-State = Literal["ok", "missing", "broken", "note"]
+_State = Literal["ok", "missing", "broken", "note"]
 
-EXTRAS = (
+_EXTRAS = (
     *("compile", "render", "train", "pretrained", "distributed", "tensorboard", "bench", "report", "search", "hub"),
     *("openvino", "tensorrt", "tensorrt-rtx"),
 )
@@ -68,24 +68,24 @@ class Check(Record):
     """One row.
 
     Attributes:
-        name: Of the part.
+        name: Name of the part.
         group: `base`, `extras`, `backends` or `machine`.
         state: `ok`; `missing`, not installed; `broken`, there but unusable; `note`, worth knowing.
         found: What was seen.
-        remedy: Command, or what to do, where it is not `ok`; may be empty for a note.
-        required: Whether what was asked for needs it.
+        remedy: Command, or what to do, where the state is not `ok`; may be empty for a note.
+        required: Whether the purpose that was asked for needs the part.
     """
 
     name: str
     group: str
-    state: State
+    state: _State
     found: str
     remedy: str = ""
     required: bool = False
 
     @property
     def fails(self) -> bool:
-        """Whether what was asked for can't work because of it."""
+        """Whether the purpose that was asked for can't be had because of this part."""
         return self.required and self.state in ("missing", "broken")
 
 
@@ -93,9 +93,9 @@ class Checkup(Record):
     """What `examine` found.
 
     Attributes:
-        purpose: That was asked for; None for the base alone.
-        ok: Whether everything that it needs works.
-        checks: Row by row.
+        purpose: Purpose that was asked for; None for the base alone.
+        ok: Whether every part that the purpose needs works.
+        checks: Rows in the order in which they are shown.
     """
 
     purpose: str | None
@@ -107,7 +107,8 @@ def examine(purpose: str | None = None, *, progress: Progress = no_progress) -> 
     """Look at every part; third-party ones are tried in processes of their own.
 
     Args:
-        purpose: One of `Purpose`: only what it needs is tried. None for everything, of which the base must work.
+        purpose: One of `Purpose`, of which only what it needs is tried; None for every part, of which the base must
+            work.
         progress: Called with step `doctor`.
 
     Raises:
@@ -129,7 +130,7 @@ def require_working(checkup: Checkup) -> None:
     """Refuse a machine on which something needed does not work.
 
     Raises:
-        MissingPartError: With every such part and its remedy.
+        MissingPartError: If a part that is needed does not work; the message names every such part and its remedy.
     """
     failing = [check for check in checkup.checks if check.fails]
     if failing:
@@ -138,7 +139,7 @@ def require_working(checkup: Checkup) -> None:
         raise MissingPartError(f"{what} can't work here. {reasons}")
 
 
-_Row = tuple[State, str, str]
+_Row = tuple[_State, str, str]
 _Part = tuple[str, Callable[[], _Row]]
 
 
@@ -153,7 +154,7 @@ def _parts() -> dict[str, _Part]:
             name: ("base" if name in _BASE else "backends", partial(_backend, entry))
             for name, entry in backends.items()
         },
-        **{f"extra {extra}": ("extras", partial(_extra, extra, imported)) for extra in EXTRAS},
+        **{f"extra {extra}": ("extras", partial(_extra, extra, imported)) for extra in _EXTRAS},
         "CPU": ("machine", _cpu),
         "CPU features": ("machine", _features),
         "cores": ("machine", _cores),
@@ -189,12 +190,7 @@ def _installed(requirements: Requirements, target: str) -> _Row:
 
 
 def _extra(extra: str, imported: dict[tuple[str, ...], ProbeResult]) -> _Row:
-    """Judge an extra by its metadata, and where that is right by importing it.
-
-    Args:
-        extra: Its name.
-        imported: What was imported before: `train` is `compile` under another name.
-    """
+    """Judge an extra by its metadata, and where that is right by importing it, unless `imported` has its modules."""
     target = f"'spacecompile[{extra}]'"
     requirements = read_requirements(extra)
     state, found, remedy = _installed(requirements, target)
@@ -203,6 +199,7 @@ def _extra(extra: str, imported: dict[tuple[str, ...], ProbeResult]) -> _Row:
         return "missing", f"this spacecompile was installed without knowing the extra {extra}", remedy
     if state != "ok" or not modules:
         return state, found, remedy
+    # `train` is `compile` under another name.
     is_repeated = modules in imported
     result = imported[modules] if is_repeated else run_probe(["import", *modules])
     imported[modules] = result

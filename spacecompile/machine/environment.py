@@ -13,7 +13,7 @@ from spacecompile._version import __version__
 from spacecompile.machine.records import Environment
 from spacecompile.runtime.threads import usable_processors
 
-PACKAGES = ("numpy", "pillow", "onnxruntime", "openvino", "torch", "segmentation-models-pytorch", "timm", "onnx")
+_PACKAGES = ("numpy", "pillow", "onnxruntime", "openvino", "torch", "segmentation-models-pytorch", "timm", "onnx")
 
 _CPU_FACTS = Path("/proc/cpuinfo")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
@@ -40,7 +40,7 @@ def read_environment(*, threads: int, load_average_start: float | None) -> Envir
         load_average_end=load_average(),
         memory_bytes=_memory_bytes(),
         platform=f"{platform.system()} {platform.release()} {platform.machine()}",
-        versions=_versions(PACKAGES),
+        versions=_versions(_PACKAGES),
         commit=commit,
         modified=modified,
     )

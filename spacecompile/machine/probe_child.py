@@ -1,12 +1,11 @@
-"""Tries one third-party part, in a process of its own, and writes one JSON object to stdout.
+"""Tries one third-party part, in a process of its own that `probe` starts.
 
-`probe_process.py` starts it. A library that crashes, hangs or talks then costs one row of `doctor` and nothing else.
+A library that crashes, hangs or talks then costs one row of `doctor` and nothing else.
 """
 
 from __future__ import annotations
 
 import base64
-import json
 import sys
 import zlib
 from importlib import import_module
@@ -14,7 +13,9 @@ from importlib import import_module
 import numpy as np
 from numpy.typing import NDArray
 
-# A sealed graph of a dozen nodes for frames of 16x16 pixels and three classes, as `tests/benchmarks/test_probe.py`
+from spacecompile.child_process import report
+
+# A sealed graph of a dozen nodes for frames of 16x16 pixels and three classes, as `tests/machine/test_probe_child.py`
 # makes it: built here by hand, since the base install lacks the package that could.
 GRAPH = base64.b85decode(
     "c-pN}OHYG95C#f#J2px-jkebKAU$#F%|s72^<qeRsW&~4g>I!0x(!QHdaEb@hCkIUEJ)+Y#7ST>kMEn;BDniB;R=j-LSl*yf16Tn"
@@ -25,11 +26,10 @@ GRAPH = base64.b85decode(
 )
 FRAME_SIZE_PX = (16, 16)
 _ERROR_MAX = 0.05
-_TAG = "spacecompile-probe:"
 
 
 def main(arguments: list[str]) -> None:
-    """Run one probe.
+    """Run one probe, and report what it found or what is the matter.
 
     Args:
         arguments: `backend NAME`, or `import MODULE...`.
@@ -41,19 +41,10 @@ def main(arguments: list[str]) -> None:
     except Exception as error:  # noqa: BLE001  whatever a third-party library raises is what was asked for
         reason = (str(error).strip() or "no message").splitlines()[0]
         answer = {"problem": f"{type(error).__name__}: {reason}"}
-    sys.stdout.write(f"\n{_TAG}{json.dumps(answer)}\n")
+    report(answer)
 
 
-def answer_from_output(output: str) -> dict[str, str] | None:
-    """What a probe wrote, whatever a library wrote before it; None if it did not come that far."""
-    for line in reversed(output.splitlines()):
-        if line.startswith(_TAG):
-            answer: dict[str, str] = json.loads(line.removeprefix(_TAG))
-            return answer
-    return None
-
-
-def probe_frame() -> NDArray[np.uint8]:
+def _probe_frame() -> NDArray[np.uint8]:
     """The frame that backends are tried on: red on the left, blue on the right."""
     frame_HWC = np.zeros((*FRAME_SIZE_PX, 3), np.uint8)
     frame_HWC[:, :8, 0] = 255
@@ -62,11 +53,12 @@ def probe_frame() -> NDArray[np.uint8]:
 
 
 def _run_backend(name: str) -> str:
+    """Answer the small graph in a backend; what works is said for a reader."""
     from spacecompile.runtime.backends.registry import BACKENDS  # noqa: PLC0415  part of what is tried
 
     entry = next(entry for entry in BACKENDS if entry.name == name)
     backend = entry.factory()(zlib.decompress(GRAPH), precision="fp32", threads=1, spinning=False, cache=False)
-    raw = backend.run(probe_frame())
+    raw = backend.run(_probe_frame())
     parts_HW = np.repeat([[1, 2]], 8, axis=1).repeat(16, axis=0)
     means = np.array([0.5, 0.0, 0.5])
     probs_L = np.exp(4 * means) / np.exp(4 * means).sum()
@@ -77,6 +69,7 @@ def _run_backend(name: str) -> str:
 
 
 def _import(modules: list[str]) -> str:
+    """Import modules, and compute something where PyTorch is among them; what works is said for a reader."""
     for module in modules:
         import_module(module)
     versions = {module: getattr(sys.modules[module], "__version__", None) for module in modules}

@@ -9,8 +9,8 @@ class MachineFacts(Record):
     """What the machine did from the start of the run to its end. None is what it does not tell; nothing is guessed.
 
     Attributes:
-        frequency_start_mhz, frequency_end_mhz: Mean of the cores that tell.
-        temperature_start_c, temperature_end_c: Of the hottest sensor of the processor.
+        frequency_start_mhz, frequency_end_mhz: Mean frequency of the cores that tell theirs.
+        temperature_start_c, temperature_end_c: Temperature of the hottest sensor of the processor.
         throttle_events: How often the processor slowed down for its temperature.
         stolen_share: Share of the processor time that a hypervisor gave to others, 0 to 1.
         others_share: Share of the processor time that other processes took, 0 to 1.
@@ -31,18 +31,19 @@ class Environment(Record):
     """Where and how the numbers were measured.
 
     Attributes:
-        cpu: Model name.
-        cores: Logical ones that this process may use.
-        threads: That every contestant used.
+        cpu: Model name of the processor.
+        cores: Number of logical cores that this process may use.
+        threads: Number of threads that every contestant used.
         openmp_wait_policy: `OMP_WAIT_POLICY`, which PyTorch's idle threads follow; None for the library's default.
-        governor: Of the first core's frequency; None where the kernel does not tell.
-        load_average_start, load_average_end: Runnable processes over the last minute; at the end this one too.
-        memory_bytes: Of the machine; None where it does not tell.
+        governor: Governor of the first core's frequency; None where the kernel does not tell.
+        load_average_start, load_average_end: Mean number of runnable processes over the last minute; at the end this
+            one is among them.
+        memory_bytes: Memory of the machine; None where the system does not tell.
         platform: Operating system and machine.
-        versions: Of every package that takes part.
-        commit: Of the source tree; None outside a clone.
+        versions: Version of every package that takes part.
+        commit: Commit of the source tree; None outside a clone.
         modified: Whether the source tree differs from that commit.
-        machine: What the machine did during the run; None in files of before it was watched.
+        machine: What the machine did during the run; None in files from before machines were watched.
     """
 
     cpu: str

@@ -15,11 +15,11 @@ class Requirements(Record):
     """The base install (`extra` None) or one extra, as installed here.
 
     Attributes:
-        extra: Its name.
-        versions: Of the installed ones, by package.
+        extra: Name of the extra; None for the base install.
+        versions: Installed versions by package.
         missing: Packages that are not installed.
-        too_old: One phrase per package whose version is outside the range: name, version and range.
-        known: Whether the installed metadata knows the extra; without, nothing is demanded.
+        too_old: Name, version and range, in one phrase, of every package whose version is outside the range.
+        known: Whether the installed metadata knows the extra; where it does not, nothing is demanded.
     """
 
     extra: str | None
@@ -27,11 +27,6 @@ class Requirements(Record):
     missing: tuple[str, ...]
     too_old: tuple[str, ...]
     known: bool
-
-    @property
-    def met(self) -> bool:
-        """Whether everything is there and new enough."""
-        return self.known and not self.missing and not self.too_old
 
 
 def read_requirements(extra: str | None = None) -> Requirements:
@@ -69,6 +64,7 @@ def python_range() -> str | None:
 
 
 def _demanded(extra: str | None) -> list[Requirement]:
+    """What the base install demands, or what an extra adds to it."""
     try:
         every = list(map(Requirement, metadata.requires(_PACKAGE) or ()))
     except metadata.PackageNotFoundError:

@@ -14,8 +14,8 @@ import psutil
 
 from spacecompile.machine.records import MachineFacts
 
-NOISY_STOLEN_SHARE = 0.02
-NOISY_OTHERS_SHARE = 0.10
+_NOISY_STOLEN_SHARE = 0.02
+_NOISY_OTHERS_SHARE = 0.10
 """Shares of the processor time above which a reader is warned."""
 
 _CPU_FOLDER = Path("/sys/devices/system/cpu")
@@ -27,10 +27,10 @@ class Moment:
     """Readings of one moment; every counter grows.
 
     Attributes:
-        frequency_mhz, temperature_c: See `MachineFacts`.
-        throttle_count: Since the machine started.
+        frequency_mhz, temperature_c: Readings as in `MachineFacts`.
+        throttle_count: Number of times that the cores slowed down for their temperature since the machine started.
         total_s, idle_s, stolen_s: Processor time of all cores since the machine started.
-        own_s: Of this process and its children.
+        own_s: Processor time of this process and its children.
     """
 
     frequency_mhz: float | None
@@ -49,9 +49,9 @@ class MachineWatch:
         """Take the first reading.
 
         Args:
-            read: Of a moment; the machine's own if not given.
+            read: Function that reads a moment; None for the readings of this machine.
         """
-        self._read = read or read_moment
+        self._read = read or _read_moment
         self._start = self._read()
 
     def facts(self) -> MachineFacts:
@@ -84,7 +84,7 @@ def _share(part_s: float | None, total_s: float) -> float | None:
     return None if part_s is None or total_s <= 0 else min(max(part_s / total_s, 0.0), 1.0)
 
 
-def read_moment() -> Moment:
+def _read_moment() -> Moment:
     """This machine's readings now."""
     times, own = psutil.cpu_times(), psutil.Process().cpu_times()
     fields = times._asdict()
@@ -142,9 +142,9 @@ def machine_warnings(facts: MachineFacts) -> list[str]:
     warnings = []
     if facts.throttle_events:
         warnings.append(f"the processor slowed down for its temperature {facts.throttle_events} times during the run")
-    if facts.stolen_share is not None and facts.stolen_share > NOISY_STOLEN_SHARE:
+    if facts.stolen_share is not None and facts.stolen_share > _NOISY_STOLEN_SHARE:
         warnings.append(f"a hypervisor gave {facts.stolen_share:.0%} of the processor time to others during the run")
-    if facts.others_share is not None and facts.others_share > NOISY_OTHERS_SHARE:
+    if facts.others_share is not None and facts.others_share > _NOISY_OTHERS_SHARE:
         warnings.append(
             f"other processes took {facts.others_share:.0%} of the processor time during the run; compare ratios, not "
             "milliseconds"

@@ -24,14 +24,14 @@ class Answer:
     """Class, parts and box of the spacecraft in one frame. It owns its arrays.
 
     Attributes:
-        class_name: Of the likeliest class.
-        class_index: Of that class.
-        class_probs: float32 [L], in the order of `classes`.
+        class_name: Name of the likeliest class.
+        class_index: Index of the likeliest class in `classes`.
+        class_probs: float32 probabilities [L] in the order of `classes`.
         classes: Names of all classes.
         box_xyxy: float32 [4], half-open, in frame pixels; all zero without a box.
-        parts_HW: uint8, bit 0 body, bit 1 panel.
-        health: Health signals by name, see `contract.HEALTH_SIGNALS`.
-        flags: What makes this answer doubtful, see `guard.FLAGS`; empty for a good one.
+        parts_HW: uint8 mask, bit 0 body, bit 1 panel.
+        health: Health signals by name; see `contract.HEALTH_SIGNALS`.
+        flags: Reasons to doubt this answer, of `guard.FLAGS`; empty for a good one.
     """
 
     class_name: str
@@ -62,7 +62,7 @@ class Answer:
         """Plain values for JSON: probabilities to 6 digits, pixels to 3.
 
         Args:
-            masks: Add each part's mask as COCO run lengths.
+            masks: Whether each part's mask is added, as COCO run lengths.
         """
         content: dict[str, Any] = {
             "class_name": self.class_name,

@@ -45,9 +45,9 @@ class Bundle:
 
     Attributes:
         root: Folder of the bundle.
-        manifest: Its content.
-        manifest_sha256: Of the manifest file.
-        extra_files: Files in the folder that the manifest does not list, by relative path. Nothing reads them.
+        manifest: Content of the manifest.
+        manifest_sha256: SHA-256 of the manifest file.
+        extra_files: Relative paths of the files in the folder that the manifest does not list. Nothing reads them.
     """
 
     root: Path
@@ -91,10 +91,10 @@ class Bundle:
             progress("hashes", done, len(self.manifest.files))
 
     def variant(self, name: str) -> Variant:
-        """The variant of that name.
+        """The variant of a name.
 
         Raises:
-            UsageError: If there is none; the message lists the names.
+            UsageError: If there is no such variant; the message lists the names.
         """
         for variant in self.manifest.variants:
             if variant.name == name:
@@ -110,9 +110,9 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
     """Read the manifest of a bundle and check its files.
 
     Args:
-        path: The bundle's folder.
-        verify: Hash every file now. Otherwise only presence and size are checked here, and `Bundle.read` hashes each
-            file when it is used: what `load` does, for a quick first answer.
+        path: Folder of the bundle.
+        verify: Whether every file is hashed now. Otherwise only presence and size are checked here, and `Bundle.read`
+            hashes each file when it is used, as `load` does for a quick first answer.
 
     Raises:
         UsageError: If there is no such folder.
@@ -222,6 +222,7 @@ def _wrong_size(path: Path, fact: FileFact) -> SpacecompileError:
 
 
 def _extra_files(root: Path, manifest: Manifest) -> tuple[str, ...]:
+    """Relative paths of the files that the manifest does not list, but for what file managers leave behind."""
     extra = []
     for folder, folder_names, names in os.walk(root):
         # Links to folders are not walked into: each counts as one file that is not listed.

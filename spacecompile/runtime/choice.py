@@ -11,7 +11,7 @@ from spacecompile.runtime.backend import Backend, GpuOptions
 from spacecompile.runtime.backends.registry import can_run, expected_ratio
 from spacecompile.runtime.bundle import Bundle
 from spacecompile.runtime.cuda.compatibility import SIDECAR_SUFFIX
-from spacecompile.runtime.frames import Color
+from spacecompile.runtime.frame_reader import Color
 
 # From the most to the least exact, as `precision=None` prefers: on a CPU fewer bits are not faster by themselves.
 _EXACTNESS = ("fp32", "fp16", "bf16", "int8")
@@ -23,17 +23,17 @@ class Choice:
 
     Attributes:
         bundle: Name of the bundle.
-        manifest_sha256: Of its manifest.
-        variant: Name of the graph.
-        variant_reason: Why this one.
-        backend: Name of the engine.
-        backend_version: Of the engine.
-        backend_reason: Why this one.
-        threads: That share one operator.
-        threads_reason: Why so many.
+        manifest_sha256: SHA-256 of the bundle's manifest.
+        variant: Name of the variant.
+        variant_reason: Why this variant was chosen.
+        backend: Name of the backend.
+        backend_version: Version of the engine behind the backend.
+        backend_reason: Why this backend was chosen.
+        threads: Number of threads per operator.
+        threads_reason: Why there are so many threads.
         spinning: Whether idle threads were to wait busily; OpenVINO has no such switch.
-        color: What the caller's frames hold.
-        in_flight: Frames that may be in flight on a GPU; 1 on the CPU, which answers at once.
+        color: Order of the colour channels in the caller's frames.
+        in_flight: Number of frames that may be in flight on a GPU; 1 on the CPU, which answers at once.
         fallback: Why the CPU answers instead of the GPU that was asked for; empty when it does not.
     """
 
@@ -58,7 +58,7 @@ def choose_variant(
     """The variant for a wish, and why it is this one; the arguments are those of `session.load`.
 
     Raises:
-        UsageError: If the bundle has none, or backend or variant are unknown.
+        UsageError: If the bundle has no such variant, or the backend is unknown.
     """
     if name is not None:
         named = bundle.variant(name)
@@ -103,7 +103,7 @@ def _fastest(variants: Sequence[Variant], backend: str) -> tuple[Variant, str]:
 
 
 def gpu_options(bundle: Bundle, variant: Variant, *, device_index: int = 0, in_flight: int = 1) -> GpuOptions:
-    """What a backend on a GPU is told of a variant; its sidecar is hashed as it is read.
+    """What a backend on a GPU is told of a variant; the sidecar of its plan is hashed as it is read.
 
     Raises:
         IntegrityError: If the sidecar differs from the manifest.

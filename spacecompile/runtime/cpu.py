@@ -12,7 +12,7 @@ def cpu_features(cpu_info: Path = _CPU_INFO) -> frozenset[str]:
     """Names such as `avx512f` and `amx_bf16`; empty where the kernel does not list them.
 
     Args:
-        cpu_info: Where it lists them, core by core; the first one counts.
+        cpu_info: File in which the kernel lists the features core by core; the first core counts.
     """
     try:
         with cpu_info.open(encoding="utf-8", errors="replace") as lines:

@@ -32,17 +32,17 @@ FLAGS = (
 
 @dataclass(frozen=True, kw_only=True)
 class GuardRule:
-    """When an answer is flagged.
+    """Thresholds beyond which an answer is flagged.
 
     Attributes:
-        class_prob_min: Below this top probability, the class is `low_confidence_class`. At one half, no other class
+        class_prob_min: Top probability below which the class is `low_confidence_class`. At one half, no other class
             can be as likely.
-        confident_class_prob: From this top probability on, an empty mask is `class_and_mask_contradict`.
-        dark_frame_max: A frame without any value above this is `dark_frame`: 8-bit sensor noise reaches that far.
-        saturated_frame_mean: A frame whose mean is above this is `saturated_frame`: space is black, so most of such
-            a frame is glare or a planet.
-        view_dispute_share: When the pixels that the D4 views dispute exceed this share of the mask's pixels, the
-            answer is `views_disagree`.
+        confident_class_prob: Top probability from which on an empty mask is `class_and_mask_contradict`.
+        dark_frame_max: Largest value of a frame that is `dark_frame`: 8-bit sensor noise reaches that far.
+        saturated_frame_mean: Mean above which a frame is `saturated_frame`: space is black, so most of such a frame is
+            glare or a planet.
+        view_dispute_share: Share of the mask's pixels; where the D4 views dispute more, the answer is
+            `views_disagree`.
     """
 
     class_prob_min: float = 0.5

@@ -26,8 +26,8 @@ def draw_overlay(frame_HWC: NDArray[np.uint8], answer: Answer) -> Image.Image:
     """The frame with tinted, outlined parts, the box, and a plate with class, probability and flags.
 
     Args:
-        frame_HWC: RGB frame that the answer is about; unchanged.
-        answer: Its answer.
+        frame_HWC: RGB frame that the answer is about; it is not changed.
+        answer: Answer for that frame.
     """
     image = draw_marks(frame_HWC, answer.parts_HW, answer.box_xyxy)
     box_xyxy = _drawable(answer.box_xyxy, image.size)
@@ -41,9 +41,9 @@ def draw_marks(
     """The frame with tinted, outlined parts and the box, without words.
 
     Args:
-        frame_HWC: RGB; unchanged.
-        parts_HW: Bit 0 body, bit 1 panel.
-        box_xyxy: Half-open, in frame pixels; an empty one is not drawn.
+        frame_HWC: RGB frame; it is not changed.
+        parts_HW: Mask with bit 0 body, bit 1 panel.
+        box_xyxy: Half-open box in frame pixels; an empty one is not drawn.
     """
     canvas_HWC = frame_HWC.copy()
     line_px = max(1, round(min(frame_HWC.shape[:2]) / 512))
@@ -89,6 +89,7 @@ def _drawable(box_xyxy: NDArray[np.floating], size_px: tuple[int, int]) -> tuple
 
 
 def _plate_lines(answer: Answer, *, has_box: bool) -> list[tuple[str, tuple[int, int, int]]]:
+    """Text and colour of every line on the plate."""
     title = f"{answer.class_name}  {100 * answer.class_prob:.1f} %"
     lines = [(title if has_box else f"no box, {title}", BOX_RGB)]
     return [*lines, *((flag.replace("_", " "), _FLAG_RGB) for flag in answer.flags)]

@@ -27,14 +27,14 @@ from spacecompile.runtime.session import Session, load
 EXPECTED_PATH = "selftest/expected.json"
 
 
-class ExpectedAnswer(Record):
-    """What PyTorch answers for one frame.
+class StoredAnswer(Record):
+    """PyTorch's answer for one frame, as the bundle stores it.
 
     Attributes:
         frame: Path of the frame inside the bundle.
-        class_probs: In the order of the spec's classes.
-        box_xyxy: Half-open, in frame pixels.
-        parts_rle: One mask per part, in the order of `contract.PARTS`.
+        class_probs: Probabilities in the order of the spec's classes.
+        box_xyxy: Half-open box in frame pixels.
+        parts_rle: Mask of each part, in the order of `contract.PARTS`.
         adversarial: Whether no camera would take the frame; see `contract.Tolerance.adversarial`.
     """
 
@@ -48,23 +48,23 @@ class ExpectedAnswer(Record):
 class Selftest(Record):
     """Content of `selftest/expected.json`: answers by test-time augmentation, since each gives its own."""
 
-    answers: dict[Tta, tuple[ExpectedAnswer, ...]]
+    answers: dict[Tta, tuple[StoredAnswer, ...]]
 
 
 class VariantDeviation(Record):
     """How far a variant was from PyTorch over the self-test frames, at worst.
 
     Attributes:
-        variant: Its name.
-        backend: That ran it, with its version.
+        variant: Name of the variant.
+        backend: Name and version of the backend that ran the variant.
         frames: Number of frames.
-        class_agreement: Share of frames with the same top class.
+        class_agreement: Share of the frames with the same top class, 0 to 1.
         class_probs_max: Largest absolute error of any class probability.
         parts_iou_min: Least IoU per frame and part; two empty masks have IoU 1.
         parts_iou_mean: Mean IoU over frames and parts.
         box_px_max: Largest absolute error of any box edge, on the share of the frames that the tolerance asks for,
             rounded down: of three frames 90 % are two.
-        box_px_worst: That on any frame.
+        box_px_worst: Largest absolute error of any box edge on any frame.
     """
 
     variant: str
@@ -90,9 +90,9 @@ class SelftestResult(Record):
     """What a self-test did.
 
     Attributes:
-        deviations: One per variant and backend that ran; all are within their tolerance.
-        not_tested: What did not run.
-        files: Relative paths of the files that were read, each hashed then, in the order of reading.
+        deviations: Deviation of every variant on every backend that ran it; all are within their tolerance.
+        not_tested: Variants and backends that did not run.
+        files: Relative paths of the files that were read and hashed, in the order of reading.
     """
 
     deviations: tuple[VariantDeviation, ...]
@@ -100,18 +100,18 @@ class SelftestResult(Record):
     files: tuple[str, ...]
 
 
-def expected_answer(
+def stored_answer(
     frame: str,
     *,
     class_probs_L: NDArray[np.float32],
     parts_HW: NDArray[np.uint8],
     box_xyxy: NDArray[np.float32],
     adversarial: bool = False,
-) -> ExpectedAnswer:
+) -> StoredAnswer:
     """Record the outputs of the reference for one frame of the bundle."""
     left, top, right, bottom = box_xyxy.tolist()
     masks_HW = [(parts_HW >> bit & 1).astype(np.bool_) for bit in range(len(PARTS))]
-    return ExpectedAnswer(
+    return StoredAnswer(
         frame=frame,
         class_probs=tuple(class_probs_L.tolist()),
         box_xyxy=(left, top, right, bottom),
@@ -131,17 +131,17 @@ def run_selftest(
     """Run the variants over the self-test frames, each on the backends that are certified for it.
 
     Args:
-        bundle: To test.
-        backend: Name of the only one to run on; `auto` for each that is present. What is not certified on it, or can't
-            be computed by this CPU, is not tested, and the result says so. Under `auto` that holds for a plan that is
-            made for another machine, too.
-        variant: Name of the only one to test; all if not given.
-        threads: As in `load`.
-        progress: Counts answered frames.
+        bundle: Bundle to test.
+        backend: Name of the only backend to run on; `auto` for every backend that is present. A variant that is not
+            certified on it, or that this CPU can't compute, is not tested, and the result says so. Under `auto` that
+            holds for a plan that is made for another machine, too.
+        variant: Name of the only variant to test; None for all.
+        threads: Number of threads per operator; None for the physical cores that this process may use.
+        progress: Called with the number of frames that were answered.
 
     Raises:
         UsageError: If the backend or the variant is unknown.
-        IntegrityError: If the bundle has no self-test, or it is damaged.
+        IntegrityError: If the self-test of the bundle is missing or damaged.
         PlanMismatchError: If the backend that is named can't use a plan on this machine.
         ParityError: If a variant misses its tolerance.
         MissingPartError: If nothing could be tested.
@@ -181,7 +181,7 @@ def _nothing_tested(asked: Sequence[Variant], not_tested: Sequence[NotTested]) -
     return MissingPartError(f"none of the variants {names} can be tested: {reasons}{advice}")
 
 
-def _judged_cases(expected: Selftest, variant: Variant) -> tuple[ExpectedAnswer, ...]:
+def _judged_cases(expected: Selftest, variant: Variant) -> tuple[StoredAnswer, ...]:
     """The frames that the variant's tolerance speaks of; all where it has no other."""
     cases = expected.answers[variant.tta]
     natural = tuple(case for case in cases if not case.adversarial)
@@ -229,7 +229,7 @@ def _runs(variants: Sequence[Variant], requested: str) -> tuple[list[tuple[Varia
 def _deviation_of(
     bundle: Bundle,
     variant: Variant,
-    cases: Sequence[ExpectedAnswer],
+    cases: Sequence[StoredAnswer],
     *,
     backend: str,
     threads: int | None,
@@ -257,7 +257,7 @@ def _expected(bundle: Bundle) -> Selftest:
     return selftest
 
 
-def _frame(bundle: Bundle, case: ExpectedAnswer) -> NDArray[np.uint8]:
+def _frame(bundle: Bundle, case: StoredAnswer) -> NDArray[np.uint8]:
     from PIL import Image  # noqa: PLC0415  only the self-test decodes, `load` does not pay for it
 
     with Image.open(io.BytesIO(bundle.read(case.frame))) as image:
@@ -265,7 +265,7 @@ def _frame(bundle: Bundle, case: ExpectedAnswer) -> NDArray[np.uint8]:
 
 
 def _deviation(
-    session: Session, answers: Sequence[Answer], cases: Sequence[ExpectedAnswer], *, box_share: float
+    session: Session, answers: Sequence[Answer], cases: Sequence[StoredAnswer], *, box_share: float
 ) -> VariantDeviation:
     pairs = list(zip(answers, cases, strict=True))
     held = max(1, int(box_share * len(pairs)))

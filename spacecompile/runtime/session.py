@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, get_args
@@ -18,23 +19,15 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from spacecompile.contract import ModelSpec, PrecisionWish, Tta, Variant
-from spacecompile.errors import (
-    AnswerError,
-    DeviceError,
-    FrameError,
-    MissingPartError,
-    SpacecompileError,
-    UsageError,
-)
+from spacecompile.errors import DeviceError, FrameError, MissingPartError, SpacecompileError, UsageError
 from spacecompile.runtime.answer import Answer, answer_from_raw
-from spacecompile.runtime.backend import Backend
+from spacecompile.runtime.backend import Backend, RawTicket
 from spacecompile.runtime.backends.registry import is_on_gpu, open_backend
 from spacecompile.runtime.bundle import Bundle, open_bundle
 from spacecompile.runtime.choice import Choice, check_graph_fits, choose_variant, gpu_options
-from spacecompile.runtime.cuda.answer import DeviceAnswer, device_answer_from_raw
-from spacecompile.runtime.cuda.backend import CudaBackend, CudaTicket, DeviceRawAnswer
+from spacecompile.runtime.cuda.answer import DeviceAnswer, answer_from_any_raw
 from spacecompile.runtime.cuda.source import is_on_device
-from spacecompile.runtime.frames import Color, FrameReader, FrameSource
+from spacecompile.runtime.frame_reader import Color, FrameReader, FrameSource
 from spacecompile.runtime.guard import GuardRule
 from spacecompile.runtime.threads import usable_cores
 from spacecompile.runtime.ticket import Ticket
@@ -45,7 +38,7 @@ DeviceSource: TypeAlias = Any
 _log = logging.getLogger(__name__)
 
 
-Fallback: TypeAlias = Callable[[SpacecompileError], tuple[Backend, Choice]]
+_Fallback: TypeAlias = Callable[[SpacecompileError], tuple[Backend, Choice]]
 """Opens a backend for the CPU, after an error of the GPU."""
 
 DevicePolicy = Literal["raise", "cpu"]
@@ -68,7 +61,7 @@ class Session:
         *,
         choice: Choice,
         rule: GuardRule,
-        fallback: Fallback | None = None,
+        fallback: _Fallback | None = None,
     ) -> None:
         """Take over a backend; users call `load`."""
         self.spec = spec
@@ -89,14 +82,14 @@ class Session:
     @property
     def cuda_graphs(self) -> str:
         """How frames are queued on the GPU, for a person: with CUDA graphs, or why without; empty on the CPU."""
-        return self._backend.graphs if isinstance(self._backend, CudaBackend) else ""
+        return "" if self._backend is None else self._backend.graphs
 
     def __call__(self, frame: FrameSource | DeviceSource) -> Answer:
         """Answer one frame.
 
         Args:
-            frame: uint8 array [H, W, 3], path of an image, or Pillow image, see `FrameReader.read`; on a GPU backend
-                also a frame on that GPU, see `cuda.source`.
+            frame: uint8 array [H, W, 3], path of an image, or Pillow image, as in `FrameReader.read`; for a backend on
+                a GPU also a frame on that GPU, as in `cuda.source`.
 
         Raises:
             FrameError: If the frame is not what the bundle was built for.
@@ -122,68 +115,59 @@ class Session:
         A frame of the host may be overwritten as soon as this returns, one on the GPU once the result is taken.
 
         Args:
-            frame: As in `__call__`.
-            parts_on_device: Leave the parts mask on the GPU: the result is a `DeviceAnswer`, and until its
+            frame: One frame, as for `__call__`.
+            parts_on_device: Whether the parts mask stays on the GPU: the result is a `DeviceAnswer` then, and until its
                 `parts.release()` one frame less may be in flight.
 
         Raises:
-            SpacecompileError: As `__call__`.
-            UsageError: Also if as many frames are in flight as `load` was told.
+            SpacecompileError: For the reasons of `__call__`.
+            UsageError: If as many frames are in flight as `load` was told, beside the reasons of `__call__`.
         """
         given = frame if is_on_device(frame) else self._reader.read(frame)
         with self._entered() as backend:
-            if not isinstance(backend, CudaBackend):
-                return Ticket(self._answer_at_once(backend, given, parts_on_device=parts_on_device), self._taken)
-            if is_on_device(given) and self.choice.color != "rgb":
-                raise FrameError(
-                    f"a frame on the GPU is taken as it is, in RGB; the session was loaded for {self.choice.color} "
-                    'frames. Load it with color="rgb" and convert on the GPU.'
-                )
             try:
-                return Ticket(backend.submit(given, parts_on_device=parts_on_device), self._taken)
+                return self._started(backend, given, parts_on_device=parts_on_device)
             except DeviceError as error:
                 engine = self._fall_back(error, backend)
-                if not isinstance(given, np.ndarray):
+                if is_on_device(given):
                     raise
-                return Ticket(self._answer_at_once(engine, given, parts_on_device=parts_on_device), self._taken)
+                return self._started(engine, given, parts_on_device=parts_on_device)
 
-    def _answer_at_once(self, backend: Backend, frame: object, *, parts_on_device: bool) -> Answer:
-        if not isinstance(frame, np.ndarray) or parts_on_device:
+    def _started(self, backend: Backend, frame: object, *, parts_on_device: bool) -> Ticket:
+        """The ticket of a frame that a backend was handed."""
+        on_device = is_on_device(frame)
+        if (on_device or parts_on_device) and not backend.takes_device_frames:
             what = "the parts mask can't stay" if parts_on_device else "the frame is"
             why = f" ({self.choice.fallback})" if self.choice.fallback else ""
             raise UsageError(
                 f"{what} on a GPU, but the session runs on {backend.name}{why}. Copy the frame to the host and take a "
                 "plain answer, or load with a backend on the GPU."
             )
-        return answer_from_raw(backend.run(frame), self.spec, self.rule)
+        if on_device and self.choice.color != "rgb":
+            raise FrameError(
+                f"a frame on the GPU is taken as it is, in RGB; the session was loaded for {self.choice.color} "
+                'frames. Load it with color="rgb" and convert on the GPU.'
+            )
+        ticket = backend.submit(frame, parts_on_device=parts_on_device)
+        # An answer that is there outlives the session; one in flight is taken through it, by one thread at a time.
+        answer = None if ticket.at_once is None else answer_from_raw(ticket.at_once, self.spec, self.rule)
+        return Ticket(ticket, partial(self._taken, ticket, backend), answer)
 
-    def _taken(self, ticket: CudaTicket) -> Answer | DeviceAnswer:
+    def _taken(self, ticket: RawTicket, started_on: Backend) -> Answer | DeviceAnswer:
         """The result of a frame in flight; see `Ticket.result`."""
         with self._entered() as backend:
             try:
                 raw = ticket.result()
             except DeviceError as error:
-                frame_HWC = ticket.failed_frame_HWC
-                # Only the first ticket that fails finds the GPU's backend still in charge.
-                engine = self._fall_back(error, backend) if isinstance(backend, CudaBackend) else backend
-                if frame_HWC is None or self._fallback is None:
+                # Only the first ticket that fails finds its own backend still in charge.
+                engine = self._fall_back(error, backend) if backend is started_on else backend
+                if ticket.failed_frame_HWC is None:
                     raise
-                raw = engine.run(frame_HWC)
-        if not isinstance(raw, DeviceRawAnswer):
-            return answer_from_raw(raw, self.spec, self.rule)
-        try:
-            return device_answer_from_raw(raw, self.spec, self.rule)
-        except AnswerError:
-            # The caller gets no view that it could release, and a kept traceback would hold the slot.
-            ticket.release()
-            raise
+                raw = engine.run(ticket.failed_frame_HWC)
+        return answer_from_any_raw(raw, self.spec, self.rule)
 
     def _fall_back(self, error: DeviceError, backend: Backend) -> Backend:
-        """The CPU's backend in place of the GPU's, which is kept for its frames in flight.
-
-        Raises:
-            DeviceError: The same, when the policy is to raise.
-        """
+        """The CPU's backend in place of the GPU's, which is kept for its frames in flight; raises under that policy."""
         if self._fallback is None:
             raise error
         engine, self.choice = self._fallback(error)
@@ -195,7 +179,8 @@ class Session:
         """Answer frames one after the other as they come; memory does not grow with their number.
 
         Raises:
-            SpacecompileError: As `__call__`, when the frame at fault is reached; `next` then goes on behind it.
+            SpacecompileError: For the reasons of `__call__`, when the frame at fault is reached; `next` then goes on
+                behind that frame.
         """
         return map(self, frames)
 
@@ -206,7 +191,7 @@ class Session:
         single calls bit for bit. `stream` does the same lazily.
 
         Raises:
-            SpacecompileError: As `__call__`; nothing is returned then.
+            SpacecompileError: For the reasons of `__call__`; nothing is returned then.
         """
         return list(self.stream(frames))
 
@@ -214,16 +199,13 @@ class Session:
         """Run a black frame, so that the first real one does not pay for memory and code that is touched first.
 
         Raises:
-            DeviceError, UsageError: As `__call__`.
+            DeviceError, UsageError: For the reasons of `__call__`.
         """
         black_HWC = np.zeros((*self.spec.frame_size_px, 3), np.uint8)
         for _ in range(runs):
             with self._entered() as backend:
                 try:
-                    if isinstance(backend, CudaBackend):
-                        backend.run_everywhere(black_HWC)
-                    else:
-                        backend.run(black_HWC)
+                    backend.warm_up(black_HWC)
                 except DeviceError as error:
                     self._fall_back(error, backend).run(black_HWC)
 
@@ -252,6 +234,7 @@ class Session:
 
     @contextmanager
     def _entered(self) -> Iterator[Backend]:
+        """The backend, for one thread at a time of the process that loaded the session."""
         if os.getpid() != self._process_id:
             # The engine's threads do not survive a fork: a run would wait for them for ever.
             raise UsageError("this session was loaded in another process. Call `load` in each process.")
@@ -288,20 +271,20 @@ def load(  # noqa: PLR0913  each is a choice of the user, and all but the path h
 
     Args:
         path: Folder of the bundle, or an open bundle.
-        backend: A name of `backends.registry.BACKENDS`, or `auto`. What was chosen is in `Session.choice`.
+        backend: Name of a backend of `backends.registry.BACKENDS`, or `auto`. The choice is in `Session.choice`.
         tta: Test-time augmentation of the variant.
-        precision: Of the variant. None takes the most exact that the bundle has, `auto` the one that is fastest on this
-            CPU by `backends.speed.SPEEDS`, among those that a backend here is certified for.
-        variant: Its name, instead of `tta` and `precision`.
-        threads: That share one operator; None takes the physical cores that this process may use.
-        spinning: Let idle threads wait busily: lower latency, more power. OpenVINO has no such switch.
-        color: What the frames hold, see `frames.Color`.
-        rule: When answers are flagged; None takes the defaults.
-        cache: Let the engine keep compiled models in the user's cache folder; see `backends.openvino_cache`.
-        device_index: GPU of a backend on one.
-        in_flight: Frames that may be in flight on it at the same time; see `Session.submit`.
-        on_device_error: Whether the CPU takes over when the GPU that was asked for is missing or fails, with the most
-            exact variant of the same augmentation that a backend for the CPU is certified for.
+        precision: Precision of the variant. None takes the most exact that the bundle has, `auto` the one that is
+            fastest on this CPU by `backends.speed.SPEEDS`, among those that a backend here is certified for.
+        variant: Name of the variant, instead of `tta` and `precision`.
+        threads: Number of threads per operator; None for the physical cores that this process may use.
+        spinning: Whether idle threads wait busily: lower latency, more power. OpenVINO has no such switch.
+        color: Order of the colour channels in the frames; see `frame_reader.Color`.
+        rule: Thresholds beyond which answers are flagged; None for the defaults.
+        cache: Whether the engine may keep compiled models in the user's cache folder; see `backends.openvino_cache`.
+        device_index: Index of the GPU, for a backend on a GPU.
+        in_flight: Number of frames that may be in flight on the GPU at the same time; see `Session.submit`.
+        on_device_error: `cpu` to let the CPU take over when the GPU that was asked for is missing or fails, with the
+            most exact variant of the same augmentation that a backend for the CPU is certified for; else `raise`.
 
     Raises:
         UsageError: If there is no such bundle, variant or backend, or an argument is out of range.
@@ -382,6 +365,6 @@ def _opened(
         threads_reason="physical cores that this process may use" if wish.threads is None else "asked for",
         spinning=wish.spinning,
         color=wish.color,
-        in_flight=engine.in_flight_max if isinstance(engine, CudaBackend) else 1,
+        in_flight=engine.in_flight_max,
         fallback=fallback,
     )

@@ -18,11 +18,11 @@ def usable_cores(*, cpu_folder: Path = _CPU_FOLDER, quota_file: Path = _QUOTA_FI
     sibling slows its neighbour. More threads than the container's quota would be throttled in the middle of a frame.
 
     Args:
-        cpu_folder: Where the kernel describes the cores.
-        quota_file: Where the kernel shows the container's quota.
+        cpu_folder: Folder in which the kernel describes the cores.
+        quota_file: File in which the kernel shows the container's quota.
 
     Returns:
-        At least 1.
+        A number of at least 1.
     """
     cpus = _affinity()
     cores = {_core_of(cpu, cpu_folder) for cpu in cpus}
@@ -33,10 +33,10 @@ def usable_processors(*, quota_file: Path = _QUOTA_FILE) -> int:
     """Number of logical processors that this process may keep busy, for work that gains from hyper-threads.
 
     Args:
-        quota_file: Where the kernel shows the container's quota.
+        quota_file: File in which the kernel shows the container's quota.
 
     Returns:
-        At least 1.
+        A number of at least 1.
     """
     num_processors = len(_affinity())
     return max(1, min(num_processors, _quota_cores(quota_file, default=num_processors)))
@@ -66,7 +66,7 @@ def container_quota(*, quota_file: Path = _QUOTA_FILE) -> float | None:
     """Processors' worth of time that the container may use per unit of time; None where there is no limit.
 
     Args:
-        quota_file: Where the kernel shows it.
+        quota_file: File in which the kernel shows the quota.
     """
     try:
         quota, period = quota_file.read_text(encoding="ascii").split()

@@ -5,27 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from spacecompile.runtime.answer import Answer
+from spacecompile.runtime.backend import RawTicket
 from spacecompile.runtime.cuda.answer import DeviceAnswer
-from spacecompile.runtime.cuda.backend import CudaTicket
 
 
 class Ticket:
     """One frame that was submitted. Dropping it without asking for its result is harmless."""
 
-    def __init__(self, source: CudaTicket | Answer, take: Callable[[CudaTicket], Answer | DeviceAnswer]) -> None:
-        """Of a frame in flight, or of one that is answered; users get one from `Session.submit`.
+    def __init__(
+        self, source: RawTicket, take: Callable[[], Answer | DeviceAnswer], answer: Answer | DeviceAnswer | None
+    ) -> None:
+        """Wrap a backend's ticket; users get one from `Session.submit`.
 
         Args:
-            source: What there is.
-            take: The session's way from a frame in flight to its answer.
+            source: Ticket of the backend that was handed the frame.
+            take: The session's way from that ticket to the answer.
+            answer: Answer of a backend that gives it at once; None for a frame in flight.
         """
+        self._source = source
         self._take = take
-        self._ticket = source if isinstance(source, CudaTicket) else None
-        self._answer: Answer | DeviceAnswer | None = source if isinstance(source, Answer) else None
+        self._answer = answer
 
     def is_done(self) -> bool:
         """Whether `result` would not wait for the GPU: it returns, has the CPU answer, or raises."""
-        return self._ticket is None or self._answer is not None or self._ticket.is_done()
+        return self._answer is not None or self._source.is_done()
 
     def result(self) -> Answer | DeviceAnswer:
         """Wait for the answer; asking again gives the same one.
@@ -33,9 +36,8 @@ class Ticket:
         Raises:
             AnswerError: If the graph put out what no sound graph can.
             DeviceError: If the GPU failed, and the policy is to raise or the frame was on the GPU.
-            UsageError: As `Session.__call__`, and if the session was closed before.
+            UsageError: If the session is busy in another thread, or was closed before the frame was answered.
         """
         if self._answer is None:
-            assert self._ticket is not None
-            self._answer = self._take(self._ticket)
+            self._answer = self._take()
         return self._answer

@@ -14,7 +14,7 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 from quick_bench import ROUNDS, settings
 
-from spacecompile.benchmarks import suite
+from spacecompile.benchmarks import race, suite
 from spacecompile.benchmarks.latency.energy import Counters
 from spacecompile.benchmarks.latency.variants import VariantContestant
 from spacecompile.benchmarks.limits.records import LimitReport
@@ -80,7 +80,7 @@ def test_an_interrupt_during_the_scores_keeps_the_latency(
     assert result.latency["app"]["fp32"].samples == 1
 
 
-LIMITS = FurtherSettings(duration_s=0, threads=1, spinning=False)
+LIMITS = FurtherSettings()
 
 
 def test_an_interrupt_during_the_limits_keeps_the_variants_that_are_done(tiny_bundle: Path) -> None:
@@ -137,13 +137,13 @@ def test_a_bug_in_a_step_costs_only_that_step_and_is_told_as_one(
 def test_a_bug_in_the_race_costs_what_was_not_measured_by_then(
     tiny_bundle: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_contest = suite.run_contest
+    measure = race.measure
 
     def fail(*arguments: Any, **options: Any) -> None:
-        run_contest(*arguments, **options)
+        measure(*arguments, **options)
         raise MemoryError
 
-    monkeypatch.setattr(suite, "run_contest", fail)
+    monkeypatch.setattr(race, "measure", fail)
     run = run_bench(open_bundle(tiny_bundle), settings(peers=False, variants=("fp32",), data=data, rounds=1))
     assert run.result.failed_steps == {"latency": "MemoryError. Check the free memory and the disk."}
     assert isinstance(run.result.latency, dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -304,7 +305,7 @@ def test_frames_that_can_not_be_scored_are_refused_before_anything_is_measured(
     elif wrong in ("frame", "mask"):
         suffix = {"frame": "img", "mask": "layer"}[wrong]
         Image.fromarray(big_HWC).save(sorted(frames.rglob(f"*_{suffix}.jpg"))[-1])
-    monkeypatch.setattr(suite, "run_contest", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr(suite, "race", lambda *_, **__: pytest.fail("measured"))
     limit = ["--limit", "0"] if wrong == "limit" else []
     assert main(["bench", str(tiny_bundle), *QUICK, "--data", str(frames), *limit]) == 2
     said = {"class": "VenusExpress", "frame": "256x256", "mask": "256x256", "limit": "--limit"}[wrong]
@@ -389,10 +390,15 @@ def test_without_the_roofline_only_what_needs_it_measures_it(
     roofline: bool,
 ) -> None:
     scaled: list[object] = []
+
     # Its real sizes take minutes; what it measures is tested beside it.
-    monkeypatch.setattr(suite, "measure_sizes", lambda *_, sizes, **__: scaled.append(sizes))
+    def measured(checkpoint: Path, *_: object, **__: object) -> Iterator[object]:
+        scaled.append(checkpoint)
+        return iter(())
+
+    monkeypatch.setattr("spacecompile.benchmarks.limits.scaling.measure_scaling", measured)
     source = ("--checkpoint", str(tiny_checkpoint))
     assert main(["bench", str(tiny_bundle), *QUICK, *flags, *source, "--json", "-"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert ("roofline" in document) == roofline
-    assert scaled == [tiny_checkpoint if "--scaling" in flags else None]
+    assert scaled == ([tiny_checkpoint] if "--scaling" in flags else [])

@@ -15,13 +15,42 @@ from PIL import Image
 
 from spacecompile.cli.main import main
 
-COMMANDS = ("render", "train", "search", "build", "inspect", "verify", "predict", "eval", "bench", "demo")
+COMMANDS = (
+    *("render", "train", "search", "build", "inspect", "verify", "predict", "eval", "bench", "compare", "prove"),
+    "demo",
+)
+GROUPS = {
+    "bench": ("What is measured", "How variants are run", "Length of the latency run", "Limits of the machine"),
+    "prove": ("Length of the latency run",),
+    "train": ("What to start from", "Recipe: schedule", "Recipe: losses", "Network", "Frames and machine"),
+    "search architectures": ("Candidates", "Training of each candidate", "Running candidates side by side"),
+    "search hyperparameters": ("Candidates", "Training of each candidate", "Running candidates side by side"),
+    "engine": ("How plans are built",),
+}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert "Usage: spacecompile " + command in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", GROUPS)
+def test_many_options_stand_in_groups_that_fit_a_narrow_terminal(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([*command.split(), "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert [group for group in GROUPS[command] if f"─ {group} ─" not in shown] == []
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("flags", [["--compare", "a.json", "b.json"], ["--prove"], ["--device", "cuda"]])
+def test_bench_only_measures(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "net.spacepkg", *flags]) == 2
+    assert f"No such option: {flags[0]}" in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from spacecompile.cli.main import main
 from spacecompile.errors import OutputError
 from spacecompile.rle import mask_from_rle
 from spacecompile.runtime.bundle import open_bundle
-from spacecompile.runtime.frames import FrameReader
+from spacecompile.runtime.frame_reader import FrameReader
 from spacecompile.runtime.session import load
 
 MakeFrames = Callable[..., Path]
@@ -309,7 +309,7 @@ def test_a_disk_that_fills_up_on_the_way_leaves_what_was_there(
             raise OutputError("can't write")
         path.write_bytes(content)
 
-    monkeypatch.setattr("spacecompile.cli.predict.write_file", full)
+    monkeypatch.setattr("spacecompile.prediction.write_file", full)
     assert predict(tiny_bundle, folder, "-o", out, "--force") == 2
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 

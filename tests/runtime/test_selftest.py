@@ -14,7 +14,7 @@ from PIL import Image
 from spacecompile.errors import IntegrityError, MissingPartError, ParityError, UsageError
 from spacecompile.runtime.backends import registry
 from spacecompile.runtime.bundle import open_bundle
-from spacecompile.runtime.selftest import EXPECTED_PATH, Selftest, expected_answer, run_selftest
+from spacecompile.runtime.selftest import EXPECTED_PATH, Selftest, run_selftest, stored_answer
 
 Outputs = dict[str, NDArray[Any]]
 MakeTested = Callable[..., Path]
@@ -43,9 +43,9 @@ def make_tested(
         stream = io.BytesIO()
         Image.fromarray(craft_frame).save(stream, "PNG")
         outputs = outputs_for(craft_frame)
-        good = expected_answer("selftest/craft.png", **outputs)
+        good = stored_answer("selftest/craft.png", **outputs)
         bend(outputs)
-        bent = expected_answer("selftest/craft.png", **outputs)
+        bent = stored_answer("selftest/craft.png", **outputs)
         expected = msgspec.json.encode(Selftest(answers={"none": (good,), "d4": (bent,)}))
         further = {"selftest/craft.png": stream.getvalue(), EXPECTED_PATH: expected} | files
         return make_bundle(

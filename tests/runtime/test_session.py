@@ -15,7 +15,7 @@ from PIL import Image
 import spacecompile as sc
 from spacecompile.contract import ModelSpec
 from spacecompile.errors import AnswerError, FrameError, IntegrityError, UsageError
-from spacecompile.runtime.backend import GraphSignature, RawAnswer
+from spacecompile.runtime.backend import GraphSignature, RawAnswer, SynchronousBackend
 from spacecompile.runtime.bundle import open_bundle
 from spacecompile.runtime.choice import Choice
 from spacecompile.runtime.guard import GuardRule
@@ -267,7 +267,7 @@ def test_nan_is_never_delivered(
         session(craft_frame)
 
 
-class SlowBackend:
+class SlowBackend(SynchronousBackend):
     """An engine in the middle of a frame for as long as a test wants."""
 
     name = "slow"

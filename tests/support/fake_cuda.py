@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from spacecompile.contract import INPUT_NAME
 from spacecompile.errors import DeviceError
-from spacecompile.runtime.backend import GraphSignature
+from spacecompile.runtime.backend import GraphSignature, sealed_tensors
 from spacecompile.runtime.cuda.bindings import error_of
-from spacecompile.runtime.cuda.engine import output_layouts
 
 Work = Callable[[], None]
 ALIGNMENT_BYTES = 256
@@ -338,7 +337,7 @@ def answer_by_color(device: FakeDevice, signature: GraphSignature, addresses: Ma
         "box_xyxy": box,
         "health": health,
     }
-    for layout in output_layouts(signature):
+    for layout in sealed_tensors(signature)[1:]:
         content = np.asarray(values[layout.name], layout.dtype)
         device.bytes_at(addresses[layout.name], layout.num_bytes)[:] = content.reshape(-1).view(np.uint8)
 

@@ -41,8 +41,8 @@ def test_a_run_says_what_it_made_and_what_comes_next(tiny_data: Path, capsys: py
     assert loaded.training["amp"] == "float32"
     assert loaded.training["recipe"]["zoom"] == 1.0
     assert loaded.training["command"] == (
-        f"spacecompile train --data {tiny_data} -o run --epochs 1 --batch-size 8 --imgsz 64 --frame 96x96 --zoom 1.0 "
-        "--device cpu --no-amp --threads 1 --mean 0.1,0.2,0.3"
+        f"spacecompile train --data {tiny_data} -o run --epochs 1 --batch-size 8 --no-amp --zoom 1.0 --imgsz 64 "
+        "--frame 96x96 --mean 0.1,0.2,0.3 --device cpu --threads 1"
     )
 
 

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+import msgspec
 from msgspec import UnsetType
 
 from spacecompile.benchmarks.compare.latency import latency_changes, peer_drift, why_no_drift
 from spacecompile.benchmarks.compare.records import Change, Comparison, Verdict
-from spacecompile.benchmarks.result_records import BenchResult
+from spacecompile.benchmarks.result_records import BenchResult, read_result
 from spacecompile.errors import BudgetError, UsageError
 
 
@@ -27,6 +29,39 @@ class NamedResult:
 
     name: str
     result: BenchResult
+
+
+def compare_results(
+    old: BenchResult | Path | str, new: BenchResult | Path | str, *, fail_on: float | None = None
+) -> Comparison:
+    """Tell what changed between two results of `bench` from noise.
+
+    Example:
+        spacecompile.compare("old.json", "new.json", fail_on=0.05).changes
+
+    Args:
+        old: Result, or results file, that is the reference.
+        new: Result, or results file, to judge.
+        fail_on: Share by which something must get worse to count as a regression, 0.05 for 5 %; None to judge only.
+
+    Raises:
+        UsageError: If a file can't be read, is no results file, or the two have nothing in common.
+    """
+    return compare(_named(old, "old"), _named(new, "new"), fail_on=fail_on)
+
+
+def _named(given: BenchResult | Path | str, name: str) -> NamedResult:
+    if isinstance(given, BenchResult):
+        return NamedResult(name=name, result=given)
+    path = Path(given)
+    try:
+        return NamedResult(name=path.name, result=read_result(path.read_bytes()))
+    except OSError as error:
+        raise UsageError(
+            f"can't read {path}: {error.strerror}. Give results files that `bench --json` wrote."
+        ) from error
+    except msgspec.DecodeError as error:
+        raise UsageError(f"{path} is no results file: {error}. Give files that `bench --json` wrote.") from error
 
 
 def compare(old: NamedResult, new: NamedResult, *, fail_on: float | None = None) -> Comparison:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
@@ -50,15 +50,6 @@ class Contestant(Protocol):
 
     def scopes_ms(self) -> Mapping[Scope, float]:
         """What parts of the last call took, in milliseconds; without those that can't be told apart."""
-
-
-Drop: TypeAlias = Callable[[Contestant, Exception], bool]
-"""Told of a contestant that raises: whether the run goes on without it."""
-
-
-def drop_nobody(_: Contestant, __: Exception) -> bool:
-    """The error of any contestant ends the run."""
-    return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,11 +117,13 @@ class Recording:
             block. The samples of two contestants at the same key are of the same frame.
         within_ms: By scope within a call, likewise.
         rounds: Number of rounds that were finished.
+        dropped: Errors of contestants that the run went on without.
     """
 
     app_ms: dict[str, dict[int, float]] = field(default_factory=dict)
     within_ms: dict[Scope, dict[str, dict[int, float]]] = field(default_factory=lambda: {"engine": {}, "device": {}})
     rounds: int = 0
+    dropped: dict[str, Exception] = field(default_factory=dict)
 
     def add(self, contestant: Contestant, index: int, app_ms: float) -> None:
         """Store one call."""
@@ -150,12 +143,12 @@ class _Field:
 
     Attributes:
         running: By their places in the balanced order.
-        drop: See `Drop`.
-        recording: That forgets who is dropped: half a run is no measure beside whole ones.
+        expendable: Names of those that the run goes on without when they raise.
+        recording: Recording that forgets who is dropped: half a run is no measure beside whole ones.
     """
 
     running: list[Contestant]
-    drop: Drop
+    expendable: Collection[str]
     recording: Recording
 
     @contextmanager
@@ -164,9 +157,10 @@ class _Field:
         try:
             yield
         except Exception as error:
-            if len(self.running) == 1 or not self.drop(contestant, error):
+            if len(self.running) == 1 or contestant.name not in self.expendable:
                 raise
             self.running.remove(contestant)
+            self.recording.dropped[contestant.name] = error
             self.recording.forget(contestant.name)
 
 
@@ -190,7 +184,7 @@ def measure(
     settings: LatencySettings,
     recording: Recording,
     *,
-    drop: Drop = drop_nobody,
+    expendable: Collection[str] = (),
     progress: Progress = no_progress,
 ) -> None:
     """Warm up, then measure rounds into `recording`.
@@ -202,16 +196,16 @@ def measure(
         frames_HWC: In turn; see `frame_turn`.
         settings: How long.
         recording: Is filled round by round; still valid after a KeyboardInterrupt, which is passed on.
-        drop: Decides on a contestant that raises; one that is dropped loses its samples too.
+        expendable: Names of contestants that the run goes on without when they raise; they lose their samples too.
         progress: Told the percent done.
 
     Raises:
         UsageError: If there is no contestant or no frame.
-        Exception: Whatever a contestant raises that is not dropped.
+        Exception: Whatever a contestant raises that is not expendable, or that is the last one.
     """
     if not contestants or not frames_HWC:
         raise UsageError(f"nothing to measure: {len(contestants)} contestants and {len(frames_HWC)} frames.")
-    starters = _Field(running=list(contestants), drop=drop, recording=recording)
+    starters = _Field(running=list(contestants), expendable=expendable, recording=recording)
     _warm_up(starters, frames_HWC, settings, progress)
     with _collector_kept_away() as collect:
         _rounds(starters, frames_HWC, settings, recording, collect=collect, progress=progress)

@@ -10,7 +10,7 @@ Layout legend: H, W frame rows and columns; C channels (RGB).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -53,28 +53,26 @@ def check_rate(rate_hz: float | None, duration_s: float) -> None:
         raise UsageError(f"the paced run lasts {duration_s:g} s; give seconds above zero with --paced-seconds.")
 
 
-def run_paced(
+def paced_frames(
     contestant: Contestant,
     frames_HWC: Sequence[NDArray[np.uint8]],
     rate_hz: float,
     *,
-    handled: list[Handled],
     duration_s: float = PACED_S,
     progress: Progress = no_progress,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
-) -> None:
-    """Hand over frames at a rate, one after the other, none dropped.
+) -> Iterator[Handled]:
+    """Hand over frames at a rate, one after the other, none dropped; yields each as it is handled.
 
     Args:
-        contestant: Already warm.
-        frames_HWC: Different ones, in a circle.
-        rate_hz: Of the frames.
-        handled: Is filled frame by frame; still valid after a KeyboardInterrupt, which is passed on.
-        duration_s: How long frames come; at least one does.
-        progress: Told the frames done.
-        clock: Seconds.
-        sleep: For seconds.
+        contestant: Contestant that is warm already.
+        frames_HWC: Different frames, handed over in a circle.
+        rate_hz: Frames per second.
+        duration_s: Seconds for which frames come; at least one does.
+        progress: Callback for progress.
+        clock: Gives the time in seconds.
+        sleep: Waits for a number of seconds.
     """
     num_frames = max(1, round(duration_s * rate_hz))
     begin_s = clock()
@@ -85,7 +83,7 @@ def run_paced(
             sleep(wait_s)
         start_s = clock()
         contestant.run(frames_HWC[index % len(frames_HWC)])
-        handled.append(Handled(due_s=due_s, start_s=start_s, end_s=clock()))
+        yield Handled(due_s=due_s, start_s=start_s, end_s=clock())
         progress(f"paced {contestant.name}", index + 1, num_frames)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -12,15 +10,10 @@ import msgspec
 
 from spacecompile.benchmarks.latency.records import ProcessStart
 from spacecompile.benchmarks.latency.variants import LoadSettings
+from spacecompile.child_process import run_child
 from spacecompile.contract import Variant
 
-LIMIT_S = 300.0
-"""After which a start counts as hanging."""
-
-_CODE = (
-    "import sys; sys.path.insert(0, {root!r}); "
-    "from spacecompile.benchmarks.latency.process_start_child import main; main(sys.argv[1:])"
-)
+_LIMIT_S = 300.0
 
 
 class OneStart(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,40 +27,28 @@ class OneStart(msgspec.Struct, frozen=True, kw_only=True):
     peak_memory_bytes: int
 
 
-def start_once(root: Path, variant: Variant, how: LoadSettings, *, limit_s: float = LIMIT_S) -> OneStart | str:
+def start_once(root: Path, variant: Variant, how: LoadSettings, *, limit_s: float = _LIMIT_S) -> OneStart | str:
     """Start a variant in a fresh process.
 
     Args:
-        root: Of the bundle.
-        variant: Of it.
-        how: To load it.
-        limit_s: After which the process is killed.
+        root: Folder of the bundle.
+        variant: Variant of the bundle.
+        how: How the variant is loaded.
+        limit_s: Seconds after which the start counts as hanging, and the process is killed.
 
     Returns:
-        What it took, or why it failed.
+        Times and memory of the start, or why it failed.
     """
-    package_root = str(Path(__file__).resolve().parents[3])
     arguments = [str(root.resolve()), variant.name, how.backend, str(how.threads), "1" if how.spinning else "0"]
-    command = [sys.executable, "-P", "-W", "ignore", "-c", _CODE.format(root=package_root), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=limit_s, check=False)
-    except subprocess.TimeoutExpired:
-        return f"the process did not end within {limit_s:g} s"
-    except OSError as error:
-        return f"the process can't be started: {error.strerror}"
-    try:
-        # An engine may write lines of its own before.
-        return msgspec.json.decode((done.stdout.splitlines() or [""])[-1], type=OneStart)
-    except msgspec.MsgspecError:
-        said = (done.stderr.strip() or "it said nothing").splitlines()[-1]
-        return f"the process ended with {done.returncode}: {said}"
+    seen = run_child("spacecompile.benchmarks.latency.process_start_child", arguments, limit_s=limit_s)
+    return f"the process {seen}" if isinstance(seen, str) else msgspec.convert(seen, OneStart)
 
 
 def summarise_starts(starts: Sequence[OneStart | str]) -> ProcessStart:
     """Medians of times, the largest of memory; without a number if any start failed.
 
     Args:
-        starts: At least one.
+        starts: Outcomes of at least one start.
     """
     problems = [start for start in starts if isinstance(start, str)]
     if problems:

@@ -1,24 +1,23 @@
 """The process that `process_start` measures: imports the runtime, loads one variant, answers a few frames, reports.
 
-It runs as `python -c` in a fresh interpreter; nothing is imported before the clock starts that a user's program would
+`child_process` runs it in a fresh interpreter; nothing is imported before the clock starts that a user's program would
 not have imported either.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 
-ANSWERS = 4
-"""After the first."""
+_NEXT_ANSWERS = 4
 
 
 def main(arguments: list[str]) -> None:
-    """Start a variant and print what that took as one line of JSON.
+    """Start a variant and report what that took.
 
     Args:
-        arguments: Bundle, variant, backend, threads, `1` for spinning threads.
+        arguments: Folder of the bundle, name of the variant, name of the backend, number of threads per operator, and
+            `1` for threads that wait busily.
     """
     root, variant, backend, threads, spinning = arguments
     start_s = time.perf_counter()
@@ -37,7 +36,7 @@ def main(arguments: list[str]) -> None:
         # Noise: what a frame shows changes no work.
         frame_HWC = np.random.default_rng(0).integers(0, 256, (*session.spec.frame_size_px, 3), dtype=np.uint8)
         answers_s = []
-        for _ in range(1 + ANSWERS):
+        for _ in range(1 + _NEXT_ANSWERS):
             begin_s = time.perf_counter()
             session(frame_HWC)
             answers_s.append(time.perf_counter() - begin_s)
@@ -47,17 +46,17 @@ def main(arguments: list[str]) -> None:
         "first_answer_ms": 1e3 * answers_s[0],
         "next_answer_ms": 1e3 * min(answers_s[1:]),
         "imported_memory_bytes": imported_bytes,
-        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_memory_bytes": _peak_memory_bytes(),
     }
-    sys.stdout.write(json.dumps(seen) + "\n")
+    from spacecompile.child_process import report  # noqa: PLC0415 - not before everything is measured
+
+    report(seen)
 
 
-def peak_memory_bytes() -> int:
-    """Largest resident memory of this process so far.
-
-    Not `ru_maxrss` on Linux: it survives `exec`, and would hold the memory of the process that started this one.
-    """
+def _peak_memory_bytes() -> int:
+    """Largest resident memory of this process so far."""
     if sys.platform == "linux":
+        # Not `ru_maxrss`: it survives `exec`, and would hold the memory of the process that started this one.
         with open("/proc/self/status", encoding="ascii") as stream:  # noqa: PTH123 - pathlib is not loaded yet
             return next(int(line.split()[1]) * 1024 for line in stream if line.startswith("VmHWM:"))
     if sys.platform == "win32":

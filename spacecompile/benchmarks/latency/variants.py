@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.agreement import Answered
 from spacecompile.benchmarks.latency.interleaved import NS_PER_MS, Scope
 from spacecompile.benchmarks.latency.records import ColdStart, VariantEngine
 from spacecompile.contract import Variant
@@ -220,8 +219,3 @@ def open_variant(bundle: Bundle, entrant: Entrant, frame_HWC: NDArray[np.uint8])
         VariantContestant(entrant.name, session, stopwatch, every=every),
         ColdStart(load_ms=(loaded_ns - start_ns) / NS_PER_MS, first_answer_ms=(answered_ns - start_ns) / NS_PER_MS),
     )
-
-
-def answered_from_answer(answer: Answer) -> Answered:
-    """A session's answer in the form that agreement and scores compare."""
-    return Answered(class_probs_L=answer.class_probs, parts_HW=answer.parts_HW, box_xyxy=answer.box_xyxy)

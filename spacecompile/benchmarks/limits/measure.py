@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -92,10 +92,9 @@ def measure_limits(
     frames_HWC: Sequence[NDArray[np.uint8]],
     settings: LimitSettings,
     *,
-    keep: Callable[[LimitReport], None] = lambda _: None,
     progress: Progress = no_progress,
-) -> LimitReport:
-    """Measure the machine and every variant on it.
+) -> Iterator[LimitReport]:
+    """Measure the machine and every variant on it; yields the report with each variant that it gains.
 
     Args:
         bundle: Verified.
@@ -103,7 +102,6 @@ def measure_limits(
         engines: Backend by entrant; one without is left out.
         frames_HWC: To run on, in turn.
         settings: How.
-        keep: Handed the report as soon as it holds a variant, and after every further one: what an interrupt leaves.
         progress: Told each step.
 
     Raises:
@@ -129,9 +127,10 @@ def measure_limits(
             _measure(subject, machine, frames_HWC, settings, report)
         except (MissingPartError, UsageError, IntegrityError) as error:
             report.missing[subject.name] = str(error)
-        keep(report)
+        yield report
         progress("limits of the variants", index + 1, len(subjects))
-    return report
+    if not subjects:
+        yield report
 
 
 @dataclass(frozen=True, kw_only=True)

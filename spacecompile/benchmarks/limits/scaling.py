@@ -9,7 +9,7 @@ Layout legend: N batch; H, W frame rows and columns; C channels (RGB).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -101,10 +101,9 @@ def measure_scaling(
     *,
     backend: str,
     settings: ScalingSettings,
-    keep: Callable[[ScalingReport], None] = lambda _: None,
     progress: Progress = no_progress,
-) -> ScalingReport:
-    """Measure every curve.
+) -> Iterator[ScalingReport]:
+    """Measure every curve; yields the report with each curve that it gains.
 
     Args:
         checkpoint: The bundle's source weights.
@@ -112,7 +111,6 @@ def measure_scaling(
         variant: Whose precision to take; fp16 and int8, which need a calibration per size, are measured in fp32.
         backend: Engine of all curves.
         settings: Which points.
-        keep: Handed the report after every curve: what an interrupt leaves.
         progress: Told each graph that is built and measured.
 
     Raises:
@@ -139,9 +137,8 @@ def measure_scaling(
         report.skipped.update({f"{axis} {value:g}": reason for value, reason in failures.items()})
         curve = ScalingCurve(axis=axis, fixed=fixed, points=points, fit=fitted(axis, points, aspect))
         report = replace(report, curves=(*report.curves, curve))
-        keep(report)
+        yield report
         progress(_STEP, done, total)
-    return report
 
 
 def _rewritten(network: MultiTaskNetwork) -> MultiTaskNetwork:

@@ -6,66 +6,56 @@ Layout legend: H, W frame rows and columns; C channels (RGB).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spacecompile.benchmarks.agreement import Agreement, AgreementTolerance, Answered, compare
-from spacecompile.benchmarks.latency.interleaved import Contestant, Drop
 from spacecompile.benchmarks.peers.table import PeerContestant, answered_from_peer, failed
 from spacecompile.contract import Progress, no_progress
 
 
-def answering(
+@dataclass(kw_only=True)
+class Compared:
+    """Peers whose answers were compared.
+
+    Attributes:
+        able: Peers that answer.
+        agreements: How far the answers of each are from the variant's.
+        missing: Why a peer does not answer.
+    """
+
+    able: list[PeerContestant] = field(default_factory=list)
+    agreements: dict[str, Agreement] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+def compared(
     peers: Sequence[PeerContestant],
     frames_HWC: Sequence[NDArray[np.uint8]],
     reference: Callable[[PeerContestant], Sequence[Answered]],
     tolerance: AgreementTolerance,
     *,
-    agreements: dict[str, Agreement],
-    missing: dict[str, str],
     progress: Progress = no_progress,
-) -> list[PeerContestant]:
+) -> Compared:
     """Compare every peer's answers with a variant's before any of them is timed.
 
     Args:
-        peers: Open.
-        frames_HWC: To answer.
-        reference: Answers of the variant that a peer is compared with.
-        tolerance: Of the comparison.
-        agreements: Filled by peer.
-        missing: Filled with the reason of every peer that raises.
-        progress: Told the peers done.
-
-    Returns:
-        Those that answer.
+        peers: Open peers.
+        frames_HWC: Frames to answer.
+        reference: Gives the answers of the variant that a peer is compared with.
+        tolerance: How far apart answers to the same task may be.
+        progress: Callback for progress.
     """
-    able = []
+    found = Compared()
     for done, peer in enumerate(peers, start=1):
         try:
             given = [answered_from_peer(peer.run(frame_HWC)) for frame_HWC in frames_HWC]
         except Exception as error:  # noqa: BLE001  see the module
-            missing[peer.name] = failed(error)
+            found.missing[peer.name] = failed(error)
             continue
-        agreements[peer.name] = compare(given, reference(peer), tolerance)
-        able.append(peer)
+        found.agreements[peer.name] = compare(given, reference(peer), tolerance)
+        found.able.append(peer)
         progress("compare answers", done, len(peers))
-    return able
-
-
-def dropping(peers: Sequence[PeerContestant], missing: dict[str, str]) -> Drop:
-    """What `latency.measure` does with a contestant that raises: a peer goes, with its reason; a variant stops the run.
-
-    Args:
-        peers: That take part.
-        missing: Filled with the reason of every peer that goes.
-    """
-    names = {peer.name for peer in peers}
-
-    def drop(contestant: Contestant, error: Exception) -> bool:
-        if contestant.name not in names:
-            return False
-        missing[contestant.name] = failed(error)
-        return True
-
-    return drop
+    return found

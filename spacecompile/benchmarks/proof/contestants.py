@@ -48,9 +48,13 @@ class Proven:
         """It takes part in every n-th round of a race."""
         return 1 if self.variant.tta == "none" else SLOW_EVERY
 
-    def answer(self, frame_HWC: NDArray[np.uint8]) -> Answer:
-        """Answer one frame."""
+    def run(self, frame_HWC: NDArray[np.uint8]) -> Answer:
+        """Answer one frame; as a contestant this is scope `app`, host memory to host memory."""
         return self.session(frame_HWC)
+
+    def scopes_ms(self) -> Mapping[Scope, float]:
+        """Nothing is told apart: the engine runs beside the host, and the device is `DeviceContestant`'s."""
+        return {}
 
     def raw(self, frame_HWC: NDArray[np.uint8]) -> RawAnswer:
         """Answer one frame, in the form that parity is judged in."""
@@ -65,24 +69,6 @@ class Proven:
     def close(self) -> None:
         """Free the engine."""
         self.session.close()
-
-
-class HostContestant:
-    """Scope `app`: a frame in host memory to an answer there."""
-
-    def __init__(self, proven: Proven) -> None:
-        """Of a session, which stays its owner's."""
-        self._proven = proven
-        self.name = proven.name
-        self.every = proven.every
-
-    def run(self, frame_HWC: NDArray[np.uint8]) -> Answer:
-        """Answer one frame."""
-        return self._proven.answer(frame_HWC)
-
-    def scopes_ms(self) -> Mapping[Scope, float]:
-        """Nothing is told apart: the engine runs beside the host, and the device is `DeviceContestant`'s."""
-        return {}
 
 
 class DeviceContestant:

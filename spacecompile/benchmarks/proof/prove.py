@@ -1,4 +1,4 @@
-"""`bench --device cuda --prove`: everything that the project promises of a GPU, on this one, in one document.
+"""`prove`: everything that the project promises of a GPU, on this one, in one document.
 
 Every variant on every backend of the GPU is compared with PyTorch on the same GPU and on the CPU, raced against the
 peers, and run for thousands of frames. Nothing is taken for granted: what could not be shown is listed as unproven.
@@ -9,27 +9,27 @@ Layout legend: H, W frame rows and columns; C channels (RGB).
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from spacecompile.benchmarks.agreement import Agreement, tolerance_for
+from spacecompile.benchmarks.agreement import Agreement, answered_from_answer, tolerance_for
 from spacecompile.benchmarks.latency.interleaved import LatencySettings, Recording, measure
 from spacecompile.benchmarks.latency.summary import paired_ratio, summarise
-from spacecompile.benchmarks.latency.variants import answered_from_answer
-from spacecompile.benchmarks.peers.guard import answering, dropping
-from spacecompile.benchmarks.peers.table import PeerContestant
-from spacecompile.benchmarks.proof.contestants import DeviceContestant, HostContestant, Proven
+from spacecompile.benchmarks.peers.guard import compared
+from spacecompile.benchmarks.peers.table import PeerContestant, failed
+from spacecompile.benchmarks.proof.contestants import DeviceContestant, Proven
 from spacecompile.benchmarks.proof.limits import DeviceCeilingSettings, proof_limits
 from spacecompile.benchmarks.proof.records import Memory, Proof, ProofLimits, ProvenParity, Soak
 from spacecompile.benchmarks.proof.targets import Findings, targets_of
 from spacecompile.benchmarks.proof.torch_on_gpu import answers_on_gpu
-from spacecompile.contract import Progress, Variant, no_progress
-from spacecompile.errors import DeviceLostError, MissingPartError, SpacecompileError, from_unexpected
+from spacecompile.benchmarks.step import guarded
+from spacecompile.contract import Progress, Tta, Variant, no_progress
+from spacecompile.errors import DeviceLostError, MissingPartError, SpacecompileError
 from spacecompile.export.parity.frames import ParityFrame
 from spacecompile.export.parity.reference import ExpectedAnswer, ViewByView, expected_answers
 from spacecompile.export.parity.verdict import verdict_on
@@ -43,8 +43,6 @@ from spacecompile.runtime.cuda.device import CudaDevice
 from spacecompile.runtime.cuda.driver import GpuFacts
 
 SOAK_FRAMES = 10_000
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,39 +88,38 @@ class ProofInput:
 
 
 @dataclass(kw_only=True)
-class _Draft:
-    """What was shown so far, valid at any moment."""
+class _Run:
+    """One proof: its input, and what was shown so far, valid at any moment."""
 
+    given: ProofInput
+    settings: ProofSettings
+    progress: Progress
+    unproven: list[str]
+    missing_peers: dict[str, str]
+    load_average_start: float | None = field(default_factory=load_average)
     parity: list[ProvenParity] = field(default_factory=list)
     memory: dict[str, Memory] = field(default_factory=dict)
     soak: dict[str, Soak] = field(default_factory=dict)
     limits: ProofLimits | None = None
-    agreement: dict[str, Agreement] = field(default_factory=dict)
+    agreements: dict[str, Agreement] = field(default_factory=dict)
     recording: Recording = field(default_factory=Recording)
     proven: list[Proven] = field(default_factory=list)
-    unproven: list[str] = field(default_factory=list)
     unforeseen: list[str] = field(default_factory=list)
-    missing_peers: dict[str, str] = field(default_factory=dict)
     partial: bool = False
     stopped_by: str = ""
 
-    @contextmanager
-    def gap_for(self, what: str) -> Iterator[None]:
-        """An error in the block, even a bug, is a gap of the proof, which goes on.
+    @property
+    def frames_HWC(self) -> list[NDArray[np.uint8]]:
+        return [frame.frame_HWC for frame in self.given.frames]
 
-        Raises:
-            DeviceLostError: After which nothing can go on.
-        """
-        try:
-            yield
-        except DeviceLostError:
-            raise
-        except SpacecompileError as error:
-            self.unproven.append(f"{what}: {error}")
-        except Exception as error:  # noqa: BLE001  what was shown before is worth more than to stop at once
-            _log.exception("the proof of %s stopped", what)
-            self.unforeseen.append(f"{what}: {from_unexpected(error)}")
-            self.unproven.append(self.unforeseen[-1])
+    def gap_for(self, what: str) -> AbstractContextManager[None]:
+        """An error in the block is a gap of the proof, which goes on; after a lost GPU nothing can."""
+        return guarded(what, self._note_gap, ends=lambda error: isinstance(error, DeviceLostError))
+
+    def _note_gap(self, what: str, error: SpacecompileError, unforeseen: bool) -> None:
+        self.unproven.append(f"{what}: {error}")
+        if unforeseen:
+            self.unforeseen.append(self.unproven[-1])
 
 
 def runs_on_gpu(
@@ -151,84 +148,100 @@ def runs_on_gpu(
 def prove(given: ProofInput, settings: ProofSettings, *, progress: Progress = no_progress) -> Proof:
     """Show what can be shown; a variant that fails is a gap, an interrupt or a lost GPU ends it with what it has.
 
+    Args:
+        given: What is proven, against what.
+        settings: How long and with what.
+        progress: Callback for progress.
+
     Raises:
         MissingPartError: If no variant can run on the GPU here.
     """
-    load_average_start = load_average()
     runs, unproven = runs_on_gpu(given.bundle)
-    draft = _Draft(unproven=unproven, missing_peers=dict(given.missing_peers))
+    run = _Run(
+        given=given,
+        settings=settings,
+        progress=progress,
+        unproven=unproven,
+        missing_peers=dict(given.missing_peers),
+    )
     with ExitStack() as stack:
         try:
-            _open(given, runs, draft, stack)
-            _compare(given, settings, draft, progress)
-            _race(given, settings, draft, progress)
-            _soak(given, settings, draft, progress)
-            _limit(given, settings, draft, progress)
+            for variant, entry in runs:
+                with run.gap_for(f"{variant.name}@{entry.name}"):
+                    _open(run, variant, entry, stack)
+            for tta in dict.fromkeys(proven.variant.tta for proven in run.proven):
+                _compare(run, tta)
+            with run.gap_for("the race"):
+                _race(run)
+            for proven in run.proven:
+                with run.gap_for(f"the soak of {proven.name}"):
+                    _soak(run, proven)
+            with run.gap_for("the limits of the GPU"):
+                run.limits = proof_limits(
+                    *(given.bundle, run.proven, run.recording.app_ms),
+                    device=settings.torch_device,
+                    settings=settings.ceilings,
+                    gap_for=run.gap_for,
+                    progress=progress,
+                )
         except KeyboardInterrupt:
-            draft.partial = True
+            run.partial = True
         except DeviceLostError as error:
-            draft.partial, draft.stopped_by = True, str(error)
-            draft.unproven.append(f"everything after the GPU was lost: {error}")
-    return _proof(given, settings, draft, load_average_start)
+            run.partial, run.stopped_by = True, str(error)
+            run.unproven.append(f"everything after the GPU was lost: {error}")
+    return _proof(run)
 
 
-def _open(given: ProofInput, runs: Sequence[tuple[Variant, BackendEntry]], draft: _Draft, stack: ExitStack) -> None:
-    """Load every session and note what memory it takes, then what the first frames take."""
-    first_HWC = given.frames[0].frame_HWC
-    for variant, entry in runs:
-        with draft.gap_for(f"{variant.name}@{entry.name}"):
-            free_bytes = given.device.free_bytes()
-            proven = Proven.opened(given.bundle, variant, entry)
-            stack.callback(proven.close)
-            loaded_bytes = given.device.free_bytes()
-            for _ in range(3):
-                proven.session(first_HWC)
-            warm_bytes = given.device.free_bytes()
-            draft.memory[proven.name] = Memory(
-                loaded_bytes=free_bytes - loaded_bytes, warm_bytes=loaded_bytes - warm_bytes, soak_bytes=0
-            )
-            draft.proven.append(proven)
+def _open(run: _Run, variant: Variant, entry: BackendEntry, stack: ExitStack) -> None:
+    """Load a session and note what memory it takes, then what the first frames take."""
+    device = run.given.device
+    free_bytes = device.free_bytes()
+    proven = Proven.opened(run.given.bundle, variant, entry)
+    stack.callback(proven.close)
+    loaded_bytes = device.free_bytes()
+    for _ in range(3):
+        proven.session(run.frames_HWC[0])
+    warm_bytes = device.free_bytes()
+    run.memory[proven.name] = Memory(
+        loaded_bytes=free_bytes - loaded_bytes, warm_bytes=loaded_bytes - warm_bytes, soak_bytes=0
+    )
+    run.proven.append(proven)
 
 
-def _compare(given: ProofInput, settings: ProofSettings, draft: _Draft, progress: Progress) -> None:
-    spec = given.checkpoint.spec
-    for tta in dict.fromkeys(proven.variant.tta for proven in draft.proven):
-        references: dict[str, Sequence[ExpectedAnswer]] = {}
-        with draft.gap_for(f"parity, tta {tta}, since PyTorch has no answers on the CPU"):
-            references["pytorch-cpu"] = expected_answers(
-                SealedGraph(ViewByView(given.checkpoint.network), spec, tta),
-                given.frames,
-                workers=settings.threads,
-                progress=progress,
-            )
-        if not references:
-            continue
-        on_cpu = references["pytorch-cpu"]
-        with draft.gap_for(f"parity with PyTorch on the GPU, tta {tta}"):
-            references["pytorch-gpu"] = answers_on_gpu(given.checkpoint, tta, on_cpu, device=settings.torch_device)
-        for proven in [it for it in draft.proven if it.variant.tta == tta]:
-            with draft.gap_for(f"parity of {proven.name}"):
-                raws = []
-                for done, case in enumerate(on_cpu, start=1):
-                    raws.append(proven.raw(case.frame.frame_HWC))
-                    progress(f"parity {proven.name}", done, len(on_cpu))
-                draft.parity += [
-                    _verdict(given, proven, expected, raws, against) for against, expected in references.items()
-                ]
+def _compare(run: _Run, tta: Tta) -> None:
+    """Judge every session with one augmentation against PyTorch on the CPU and on the GPU."""
+    given = run.given
+    references: dict[str, Sequence[ExpectedAnswer]] = {}
+    with run.gap_for(f"parity, tta {tta}, since PyTorch has no answers on the CPU"):
+        references["pytorch-cpu"] = expected_answers(
+            SealedGraph(ViewByView(given.checkpoint.network), given.checkpoint.spec, tta),
+            given.frames,
+            workers=run.settings.threads,
+            progress=run.progress,
+        )
+    if not references:
+        return
+    on_cpu = references["pytorch-cpu"]
+    with run.gap_for(f"parity with PyTorch on the GPU, tta {tta}"):
+        references["pytorch-gpu"] = answers_on_gpu(given.checkpoint, tta, on_cpu, device=run.settings.torch_device)
+    for proven in [it for it in run.proven if it.variant.tta == tta]:
+        with run.gap_for(f"parity of {proven.name}"):
+            raws = []
+            for done, case in enumerate(on_cpu, start=1):
+                raws.append(proven.raw(case.frame.frame_HWC))
+                run.progress(f"parity {proven.name}", done, len(on_cpu))
+            run.parity += [
+                _verdict(given.bundle, proven, expected, raws, against) for against, expected in references.items()
+            ]
 
 
 def _verdict(
-    given: ProofInput,
-    proven: Proven,
-    expected: Sequence[ExpectedAnswer],
-    raws: Sequence[RawAnswer],
-    against: str,
+    bundle: Bundle, proven: Proven, expected: Sequence[ExpectedAnswer], raws: Sequence[RawAnswer], against: str
 ) -> ProvenParity:
-    content = given.bundle.read(proven.variant.path)
     verdict = verdict_on(
         proven.variant.name,
         backend=f"{proven.session.choice.backend} {proven.session.choice.backend_version}",
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=hashlib.sha256(bundle.read(proven.variant.path)).hexdigest(),
         expected=expected,
         given=raws,
         tolerance=proven.variant.tolerance,
@@ -236,87 +249,52 @@ def _verdict(
     return ProvenParity(against=against, verdict=verdict)
 
 
-def _race(given: ProofInput, settings: ProofSettings, draft: _Draft, progress: Progress) -> None:
+def _race(run: _Run) -> None:
     """Every session twice, from the host and from the GPU, and the peers, in the same rounds."""
-    if not draft.proven:
+    if not run.proven:
         return
-    with draft.gap_for("the race"):
-        _raced(given, settings, draft, progress)
-
-
-def _raced(given: ProofInput, settings: ProofSettings, draft: _Draft, progress: Progress) -> None:
-    frames_HWC = [frame.frame_HWC for frame in given.frames]
-    reference = next((it for it in draft.proven if it.variant.tta == "none"), draft.proven[0])
-    expected = [answered_from_answer(reference.answer(frame_HWC)) for frame_HWC in frames_HWC]
-    peers = answering(
-        given.peers,
+    frames_HWC = run.frames_HWC
+    reference = next((it for it in run.proven if it.variant.tta == "none"), run.proven[0])
+    expected = [answered_from_answer(reference.run(frame_HWC)) for frame_HWC in frames_HWC]
+    comparison = compared(
+        run.given.peers,
         frames_HWC,
         lambda _: expected,
-        tolerance_for(given.checkpoint.spec),
-        agreements=draft.agreement,
-        missing=draft.missing_peers,
-        progress=progress,
+        tolerance_for(run.given.checkpoint.spec),
+        progress=run.progress,
     )
+    run.agreements = comparison.agreements
+    run.missing_peers |= comparison.missing
     with ExitStack() as stack:
-        hosts = [HostContestant(proven) for proven in draft.proven]
-        on_device = [DeviceContestant(proven, given.device, frames_HWC) for proven in draft.proven]
+        on_device = [DeviceContestant(proven, run.given.device, frames_HWC) for proven in run.proven]
         for contestant in on_device:
             stack.callback(contestant.close)
-        measure(
-            [*hosts, *on_device, *peers],
-            frames_HWC,
-            settings.latency,
-            draft.recording,
-            drop=dropping(peers, draft.missing_peers),
-            progress=progress,
-        )
+        try:
+            measure(
+                [*run.proven, *on_device, *comparison.able],
+                frames_HWC,
+                run.settings.latency,
+                run.recording,
+                expendable=[peer.name for peer in comparison.able],
+                progress=run.progress,
+            )
+        finally:
+            run.missing_peers |= {name: failed(error) for name, error in run.recording.dropped.items()}
 
 
-def _limit(given: ProofInput, settings: ProofSettings, draft: _Draft, progress: Progress) -> None:
-    with draft.gap_for("the limits of the GPU"):
-        draft.limits = proof_limits(
-            given.bundle,
-            draft.proven,
-            draft.recording.app_ms,
-            device=settings.torch_device,
-            settings=settings.ceilings,
-            gap_for=draft.gap_for,
-            progress=progress,
-        )
-
-
-def _soak(given: ProofInput, settings: ProofSettings, draft: _Draft, progress: Progress) -> None:
+def _soak(run: _Run, proven: Proven) -> None:
     """Answer the frames over and over: the same answers, bit for bit, and no more memory."""
-    frames_HWC = [frame.frame_HWC for frame in given.frames]
-    for proven in draft.proven:
-        with draft.gap_for(f"the soak of {proven.name}"):
-            _soaked(given, settings, draft, proven, frames_HWC, progress=progress)
-
-
-def _soaked(
-    given: ProofInput,
-    settings: ProofSettings,
-    draft: _Draft,
-    proven: Proven,
-    frames_HWC: Sequence[NDArray[np.uint8]],
-    *,
-    progress: Progress,
-) -> None:
+    device, wanted, frames_HWC = run.given.device, run.settings.soak_frames, run.frames_HWC
     first = [_digest(proven.raw(frame_HWC)) for frame_HWC in frames_HWC]
-    free_bytes = given.device.free_bytes()
+    free_bytes = device.free_bytes()
     differing = 0
-    for index in range(settings.soak_frames):
+    for index in range(wanted):
         place = index % len(frames_HWC)
         differing += _digest(proven.raw(frames_HWC[place])) != first[place]
-        if index % 50 == 0 or index + 1 == settings.soak_frames:
-            progress(f"soak {proven.name}", index + 1, settings.soak_frames)
-    before = draft.memory[proven.name]
-    draft.memory[proven.name] = Memory(
-        loaded_bytes=before.loaded_bytes,
-        warm_bytes=before.warm_bytes,
-        soak_bytes=free_bytes - given.device.free_bytes(),
-    )
-    draft.soak[proven.name] = Soak(frames=settings.soak_frames, differing=differing, graphs=proven.session.cuda_graphs)
+        if index % 50 == 0 or index + 1 == wanted:
+            run.progress(f"soak {proven.name}", index + 1, wanted)
+    run.memory[proven.name] = replace(run.memory[proven.name], soak_bytes=free_bytes - device.free_bytes())
+    run.soak[proven.name] = Soak(frames=wanted, differing=differing, graphs=proven.session.cuda_graphs)
 
 
 def _digest(raw: RawAnswer) -> bytes:
@@ -324,9 +302,10 @@ def _digest(raw: RawAnswer) -> bytes:
     return b"".join(hashlib.blake2b(np.ascontiguousarray(array).data).digest() for array in arrays)
 
 
-def _proof(given: ProofInput, settings: ProofSettings, draft: _Draft, load_average_start: float | None) -> Proof:
-    app_ms, engine_ms = draft.recording.app_ms, draft.recording.within_ms["engine"]
-    names = [proven.name for proven in draft.proven]
+def _proof(run: _Run) -> Proof:
+    given = run.given
+    app_ms, engine_ms = run.recording.app_ms, run.recording.within_ms["engine"]
+    names = [proven.name for proven in run.proven]
     peers = [peer.name for peer in given.peers]
     scopes = {
         "app": {name: app_ms[name] for name in (*names, *peers) if name in app_ms},
@@ -345,29 +324,29 @@ def _proof(given: ProofInput, settings: ProofSettings, draft: _Draft, load_avera
         }
         for name in names
     }
-    unproven = list(draft.unproven)
-    unproven += [f"the race against {peer}: {reason}" for peer, reason in draft.missing_peers.items()]
+    unproven = list(run.unproven)
+    unproven += [f"the race against {peer}: {reason}" for peer, reason in run.missing_peers.items()]
     if given.gpu is None:
         unproven.append("everything: this was a rehearsal without a GPU, whose numbers mean nothing")
     return Proof(
         bundle=given.bundle.manifest.name,
         manifest_sha256=given.bundle.manifest_sha256,
         gpu=given.gpu,
-        environment=read_environment(threads=settings.threads, load_average_start=load_average_start),
+        environment=read_environment(threads=run.settings.threads, load_average_start=run.load_average_start),
         rehearsal=given.gpu is None,
-        parity=tuple(draft.parity),
+        parity=tuple(run.parity),
         latency=latency,
         ratios=ratios,
-        agreement=draft.agreement,
-        missing_peers=draft.missing_peers,
-        memory=draft.memory,
-        soak=draft.soak,
+        agreement=run.agreements,
+        missing_peers=run.missing_peers,
+        memory=run.memory,
+        soak=run.soak,
         targets=targets_of(
-            Findings(latency=latency, ratios=ratios, parity=draft.parity, memory=draft.memory, soak=draft.soak)
+            Findings(latency=latency, ratios=ratios, parity=run.parity, memory=run.memory, soak=run.soak)
         ),
         unproven=tuple(unproven),
-        limits=draft.limits,
-        unforeseen=tuple(draft.unforeseen),
-        partial=draft.partial,
-        stopped_by=draft.stopped_by,
+        limits=run.limits,
+        unforeseen=tuple(run.unforeseen),
+        partial=run.partial,
+        stopped_by=run.stopped_by,
     )

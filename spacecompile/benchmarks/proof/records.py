@@ -1,4 +1,4 @@
-"""What `bench --prove` writes: one document per machine."""
+"""What `prove` writes: one document per machine."""
 
 from __future__ import annotations
 

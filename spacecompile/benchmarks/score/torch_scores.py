@@ -5,7 +5,7 @@ Layout legend: H, W frame rows and columns; C channels (RGB).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from spacecompile.benchmarks.score.evaluate import evaluate
@@ -22,20 +22,19 @@ def torch_scores(
     ttas: Sequence[Tta],
     frames: Sequence[LabelledFrame],
     *,
-    scores: dict[str, Scores],
     progress: Progress = no_progress,
-) -> None:
-    """Score the network as it was trained, neither rewritten nor exported, once per augmentation.
+) -> Iterator[dict[Tta, Scores]]:
+    """Score the network as it was trained, neither rewritten nor exported; yields the scores with each augmentation.
 
     Args:
         checkpoint: Of the bundle.
         spec: Of the bundle.
         ttas: Test-time augmentations.
         frames: With their labels.
-        scores: Is filled one by one; still valid after a KeyboardInterrupt.
         progress: Told the frames done.
     """
     loaded = load_source(checkpoint, spec)
+    scores: dict[Tta, Scores] = {}
     for tta in dict.fromkeys(ttas):
         reference = TorchReference(loaded, tta)
         scores[tta] = evaluate(
@@ -46,3 +45,4 @@ def torch_scores(
             step=f"score PyTorch {tta}",
             progress=progress,
         )
+        yield scores

@@ -16,12 +16,12 @@ def check_results(json: str | None, *, force: bool, bundle: Path) -> None:
     """Refuse a `--json` before the run whose result it shall hold.
 
     Args:
-        json: As given.
+        json: File or folder as the user named it, `-` for stdout, None for no file.
         force: Whether a file that is there may be replaced.
-        bundle: That the run reads: a file more would spoil it.
+        bundle: Folder of the bundle that the run reads; a further file would spoil it.
 
     Raises:
-        OutputError: If nothing can be written there.
+        OutputError: If nothing can be written at that place.
     """
     folder = results_folder(json)
     if folder is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,20 +13,19 @@ from spacecompile.cli.flags.parse import channels_from_text, names_from_text, si
 from spacecompile.contract import ModelSpec
 from spacecompile.errors import UsageError
 
-ImgszFlag = Annotated[str | None, typer.Option(help="Input size in pixels instead of the checkpoint's.")]
-FrameFlag = Annotated[str | None, typer.Option(help="Camera frame size in pixels, HEIGHTxWIDTH, likewise.")]
-MeanFlag = Annotated[str | None, typer.Option(help="Per channel r,g,b of frames scaled to 0..1, likewise.")]
-StdFlag = Annotated[str | None, typer.Option(help="Likewise.")]
-ClassesFlag = Annotated[str | None, typer.Option(help="Class names a,b,... in the classifier's order.")]
-SpecFlag = Annotated[Path | None, typer.Option(help="JSON file with fields of the model spec; flags win over it.")]
-ArchitectureFlag = Annotated[
-    str | None, typer.Option(help="smp class of a foreign checkpoint, such as Unet, where its weights don't say.")
-]
-EncoderFlag = Annotated[str | None, typer.Option(help="smp encoder name, timm's as tu-NAME, likewise.")]
-EncoderDepthFlag = Annotated[int | None, typer.Option(min=3, max=5, help="Stages of the encoder, likewise.")]
-DecoderOptionsFlag = Annotated[
-    str | None, typer.Option(help="Keyword arguments of the smp class as JSON, likewise.", metavar="JSON")
-]
+_INSTEAD = partial(typer.Option, rich_help_panel="Instead of what the checkpoint says")
+_FOREIGN = partial(typer.Option, rich_help_panel="What the weights of a foreign checkpoint don't say")
+
+ImgszFlag = Annotated[str | None, _INSTEAD(help="Input size in pixels, SIDE or HEIGHTxWIDTH.")]
+FrameFlag = Annotated[str | None, _INSTEAD(help="Camera frame size in pixels, HEIGHTxWIDTH.")]
+MeanFlag = Annotated[str | None, _INSTEAD(help="Mean r,g,b of frames scaled to 0..1.")]
+StdFlag = Annotated[str | None, _INSTEAD(help="Standard deviation r,g,b of frames scaled to 0..1.")]
+ClassesFlag = Annotated[str | None, _INSTEAD(help="Class names a,b,... in the classifier's order.")]
+SpecFlag = Annotated[Path | None, _INSTEAD(help="JSON file with fields of the model spec; flags win over it.")]
+ArchitectureFlag = Annotated[str | None, _FOREIGN(help="smp class, such as Unet.")]
+EncoderFlag = Annotated[str | None, _FOREIGN(help="smp encoder, timm's as tu-NAME.")]
+EncoderDepthFlag = Annotated[int | None, _FOREIGN(min=3, max=5, help="Stages of the encoder.")]
+DecoderOptionsFlag = Annotated[str | None, _FOREIGN(metavar="JSON", help="Keyword arguments of the smp class.")]
 
 
 def spec_changes(
@@ -44,7 +44,7 @@ def spec_changes(
     """Fields of the spec that flags and the spec file give.
 
     Raises:
-        UsageError: If one can't be read.
+        UsageError: If a flag or the file can't be read.
     """
     changes = {} if spec is None else _spec_from_file(spec)
     if imgsz is not None:

@@ -9,7 +9,7 @@ def size_px_from_text(text: str, flag: str) -> tuple[int, int]:
     """(height, width) from `SIDE` or `HEIGHTxWIDTH`.
 
     Raises:
-        UsageError: If it is neither.
+        UsageError: If the text is neither.
     """
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isascii() and side.isdigit() for side in sides):
@@ -21,7 +21,7 @@ def channels_from_text(text: str, flag: str) -> tuple[float, float, float]:
     """Three numbers from `r,g,b`.
 
     Raises:
-        UsageError: If it isn't three numbers.
+        UsageError: If the text isn't three numbers.
     """
     try:
         red, green, blue = (float(value) for value in text.split(","))
@@ -34,8 +34,8 @@ def names_from_text(text: str, flag: str | None = None) -> tuple[str, ...]:
     """Names from a list with commas, spaces around each dropped.
 
     Args:
-        text: As typed.
-        flag: That gave it; without one the caller judges the names.
+        text: List as typed.
+        flag: Flag that the list was typed for; without one the caller judges the names.
 
     Raises:
         UsageError: If there is a flag, and a name is empty or comes twice.

@@ -1,4 +1,4 @@
-"""`--recipe` of `train`: a named recipe whose values hold wherever no flag says otherwise."""
+"""Which field of recipe or network each flag of `train` sets, and `--recipe`, whose values hold where no flag does."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from typing import Any
 
 import msgspec
 
+from spacecompile.contract import ModelSpec
 from spacecompile.train.named_recipes import recipe_named
 from spacecompile.train.recipe import Recipe
 
 _FIELD_OF_FLAG = {"clip": "clip_norm", "imgsz": "input_size_px", "frame": "frame_size_px"}
-"""Where a flag's name is not the field's."""
+"""Fields by flag where the two have different names."""
 
 
-def field_of_flag(flag: str) -> str:
-    """Field of recipe or spec that a flag sets."""
-    return _FIELD_OF_FLAG.get(flag, flag)
-
-
-def fields_of_flags(given: Collection[str]) -> set[str]:
+def fields_of_flags(flags: Collection[str]) -> set[str]:
     """Fields of recipe and spec that some flags set."""
-    return {field_of_flag(flag) for flag in given}
+    return {_FIELD_OF_FLAG.get(flag, flag) for flag in flags}
+
+
+def fields_by_flag(record: type[Recipe | ModelSpec], flags: Collection[str]) -> dict[str, str]:
+    """Fields of one record by the flags that set them; flags that set none are left out."""
+    fields = {flag: _FIELD_OF_FLAG.get(flag, flag) for flag in flags}
+    return {flag: field for flag, field in fields.items() if field in record.__struct_fields__}
 
 
 def with_recipe(
@@ -31,11 +33,14 @@ def with_recipe(
 
     Args:
         text: Name of the recipe, or its file.
-        recipe: Made of all flags, given or not.
-        spec_changes: Likewise.
+        recipe: Recipe made of all flags, given or not.
+        spec_changes: Fields of the spec made of all flags, given or not.
         given: Names of the flags that were given.
         whole: Fields of the spec that the recipe decides even where it has the published network's value, for when the
             changes are laid over those of another network.
+
+    Returns:
+        The recipe, and the fields of the spec to change.
 
     Raises:
         UsageError: If there is no such recipe.

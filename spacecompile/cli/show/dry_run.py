@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from spacecompile.cli import console
+from spacecompile.record import printable
 
 if TYPE_CHECKING:
     from spacecompile.export.plan import BuildPlan
@@ -24,7 +25,7 @@ def say_dry_run(plan: BuildPlan, *, json: str | None) -> None:
         lines = ["steps"]
         lines += [f"  {number:>2} {step.name:<20} {step.does}" for number, step in enumerate(facts.steps, start=1)]
         lines += [f"files of {facts.output}", *(f"  {file.path:<34} {file.kind}" for file in facts.files)]
-        console.print_result(console.printable("\n".join(lines)) + "\n")
+        console.print_result(printable("\n".join(lines)) + "\n")
     console.say("dry run: nothing was written")
     if json is not None:
         console.emit_json({"dry_run": facts}, json)

@@ -19,8 +19,8 @@ from spacecompile.export.engine.facts import (
     EngineOptions,
     LayerFact,
     layer_facts,
+    network_tensor,
     realised_types,
-    tensor_fact,
 )
 from spacecompile.export.engine.legality_records import IllegalNode
 from spacecompile.export.engine.options import check_options, configure, stored_timing_cache, target_of
@@ -254,8 +254,8 @@ def _environment(api: EngineApi) -> dict[str, Any]:
 
 
 def _tensors(network: Any) -> dict[str, Any]:
-    inputs = tuple(tensor_fact(network.get_input(index)) for index in range(network.num_inputs))
-    outputs = tuple(tensor_fact(network.get_output(index)) for index in range(network.num_outputs))
+    inputs = tuple(network_tensor(network.get_input(index)) for index in range(network.num_inputs))
+    outputs = tuple(network_tensor(network.get_output(index)) for index in range(network.num_outputs))
     return {
         "inputs": inputs,
         "outputs": outputs,

@@ -56,7 +56,7 @@ class EngineOptions(Record):
             )
 
 
-class TensorFact(Record):
+class NetworkTensor(Record):
     """One tensor of the parsed network."""
 
     name: str
@@ -76,7 +76,7 @@ class LayerFact(Record):
 
     name: str
     kind: str
-    outputs: tuple[TensorFact, ...]
+    outputs: tuple[NetworkTensor, ...]
     computes_in: str | None = None
 
 
@@ -137,8 +137,8 @@ class EngineFacts(Record):
     tf32: bool
     profile: dict[str, tuple[int, ...]]
     static_shapes: bool
-    inputs: tuple[TensorFact, ...]
-    outputs: tuple[TensorFact, ...]
+    inputs: tuple[NetworkTensor, ...]
+    outputs: tuple[NetworkTensor, ...]
     types: RealisedTypes
     onnx_sha256: str
     plan_sha256: str
@@ -147,9 +147,9 @@ class EngineFacts(Record):
     spacecompile: str
 
 
-def tensor_fact(tensor: Any) -> TensorFact:
+def network_tensor(tensor: Any) -> NetworkTensor:
     """Name, type and shape of TensorRT's tensor."""
-    return TensorFact(name=tensor.name, type=type_name(tensor.dtype), shape=tuple(tensor.shape))
+    return NetworkTensor(name=tensor.name, type=type_name(tensor.dtype), shape=tuple(tensor.shape))
 
 
 def type_name(dtype: Any) -> str:
@@ -166,7 +166,7 @@ def layer_facts(network: Any) -> tuple[LayerFact, ...]:
         LayerFact(
             name=layer.name,
             kind=layer.type.name,
-            outputs=tuple(tensor_fact(tensor) for tensor in _outputs(layer)),
+            outputs=tuple(network_tensor(tensor) for tensor in _outputs(layer)),
             computes_in=_compute_type(layer, producers) if layer.type.name in _COMPUTE_LAYERS else None,
         )
         for layer in layers

@@ -20,7 +20,7 @@ from spacecompile.data.images import NamedImage, find_images
 from spacecompile.data.labels import SPLITS, LabelledFrame, read_split, spread
 from spacecompile.data.spark import parts_HW_from_mask
 from spacecompile.errors import DataError, FrameError, UsageError
-from spacecompile.runtime.frames import FrameReader
+from spacecompile.runtime.frame_reader import FrameReader
 
 logger = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ Layout legend: H, W frame rows and columns; C channels (RGB).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,15 @@ from numpy.typing import NDArray
 
 from spacecompile.contract import INPUT_NAME, OUTPUT_NAMES, Precision
 from spacecompile.errors import FrameError, IntegrityError, UsageError
-from spacecompile.runtime.backend import GpuOptions, GraphSignature, RawAnswer, TensorFact, signature_from_tensors
+from spacecompile.runtime.backend import (
+    GpuOptions,
+    GraphSignature,
+    GraphTensor,
+    RawAnswer,
+    SynchronousBackend,
+    require_threads,
+    signature_from_tensors,
+)
 from spacecompile.runtime.backends.onnxruntime_import import import_onnxruntime
 
 ort: Any = import_onnxruntime()
@@ -37,7 +46,7 @@ ORT_ERRORS = (
 _NUMPY_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16"}
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(SynchronousBackend):
     """One graph in one ONNX Runtime session, deterministic from run to run for a given thread count."""
 
     name = "onnxruntime"
@@ -53,40 +62,10 @@ class OnnxRuntimeBackend:
         cache: bool = True,  # noqa: ARG002  it keeps nothing
         gpu: GpuOptions | None = None,  # noqa: ARG002  it uses none
     ) -> None:
-        """Parse and optimise the graph.
-
-        Args:
-            model_bytes: Of a self-contained ONNX file.
-            precision: Of the variant. The file holds its types, so only bf16, which no file does, can't be had.
-            threads: That share one operator, the calling one included.
-            spinning: Let idle threads wait busily: lower latency, more power.
-            cache: Ignored.
-            gpu: Ignored.
-
-        Raises:
-            UsageError: If `threads` is below one, or the precision is bf16.
-            IntegrityError: If the bytes are no sealed graph, or need a newer ONNX Runtime.
-        """
-        if precision == "bf16":
-            raise UsageError("ONNX Runtime's CPU provider does not compute in bf16. Choose backend openvino.")
-        if threads < 1:
-            raise UsageError(f"threads is {threads}; at least one is needed. Check --threads.")
-        try:
-            session = open_session(model_bytes, session_options(threads, spinning), "CPUExecutionProvider")
-        except ORT_ERRORS as error:
-            raise IntegrityError(
-                f"ONNX Runtime {ort.__version__} refuses the graph: {first_line(error)} "
-                "Build the bundle again, or install an ONNX Runtime as new as the one in its manifest."
-            ) from error
-        self._signature = signature_from_tensors(
-            tensor_facts(session.get_inputs()), tensor_facts(session.get_outputs())
-        )
-        self._session = session
-
-    @property
-    def signature(self) -> GraphSignature:
-        """Of the graph."""
-        return self._signature
+        """Parse and optimise the graph; see `registry.BackendFactory`. Of the precisions only bf16 is refused."""
+        session = open_on_cpu(model_bytes, precision=precision, threads=threads, spinning=spinning)
+        self.signature = signature_of(session)
+        self._session: Any = session
 
     def run(self, frame_HWC: NDArray[np.uint8]) -> RawAnswer:
         """Answer one frame; see `Backend.run`."""
@@ -122,6 +101,47 @@ def failed_run(error: Exception) -> IntegrityError:
     )
 
 
+def open_on_cpu(
+    model_bytes: bytes, *, precision: Precision, threads: int, spinning: bool, profile_path: Path | None = None
+) -> Any:
+    """A session on the CPU with the settings that every graph gets here.
+
+    Args:
+        model_bytes: Content of a self-contained ONNX file.
+        precision: Precision that the engine shall compute in.
+        threads: Number of threads per operator.
+        spinning: Whether idle threads wait busily.
+        profile_path: Beginning of the path of the profile that ONNX Runtime writes; None to write none.
+
+    Raises:
+        UsageError: If `threads` is below one, or the precision is bf16.
+        IntegrityError: If ONNX Runtime refuses the graph.
+    """
+    if precision == "bf16":
+        raise UsageError("ONNX Runtime's CPU provider does not compute in bf16. Choose backend openvino.")
+    require_threads(threads)
+    options = session_options(threads, spinning)
+    if profile_path is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_path)
+    try:
+        return open_session(model_bytes, options, "CPUExecutionProvider")
+    except ORT_ERRORS as error:
+        raise refused_graph(error) from error
+
+
+def refused_graph(error: Exception) -> IntegrityError:
+    """What a graph that ONNX Runtime does not load is to a user.
+
+    Args:
+        error: One of `ORT_ERRORS`.
+    """
+    return IntegrityError(
+        f"ONNX Runtime {ort.__version__} refuses the graph: {first_line(error)} "
+        "Build the bundle again, or install an ONNX Runtime as new as the one in its manifest."
+    )
+
+
 def session_options(threads: int, spinning: bool) -> Any:
     """How every graph runs in ONNX Runtime here."""
     options = ort.SessionOptions()
@@ -151,10 +171,23 @@ def open_session(
     )
 
 
-def tensor_facts(nodes: Any) -> list[TensorFact]:
-    """Names, dtypes and shapes of a session's inputs or outputs."""
+def signature_of(session: Any) -> GraphSignature:
+    """Signature of the sealed graph that a session holds.
+
+    Raises:
+        IntegrityError: If the session holds another graph.
+    """
+    return signature_from_tensors(_graph_tensors(session.get_inputs()), _graph_tensors(session.get_outputs()))
+
+
+def _graph_tensors(nodes: Any) -> list[GraphTensor]:
+    """Inputs or outputs of a session; an extent that is not fixed is a name or None there."""
     return [
-        TensorFact(name=node.name, dtype=_NUMPY_DTYPES.get(node.type, node.type), shape=tuple(node.shape))
+        GraphTensor(
+            name=node.name,
+            dtype=_NUMPY_DTYPES.get(node.type, node.type),
+            shape=tuple(extent if isinstance(extent, int) else -1 for extent in node.shape),
+        )
         for node in nodes
     ]
 

@@ -20,27 +20,20 @@ from importlib import import_module
 from typing import Any, Final
 
 from spacecompile.contract import INPUT_NAME, Precision
-from spacecompile.errors import (
-    DeviceError,
-    DeviceLostError,
-    DeviceMemoryError,
-    IntegrityError,
-    MissingPartError,
-    UsageError,
-)
-from spacecompile.runtime.backend import Backend, GpuOptions, GraphSignature, signature_from_tensors
+from spacecompile.errors import DeviceError, DeviceLostError, DeviceMemoryError, MissingPartError, UsageError
+from spacecompile.runtime.backend import Backend, GpuOptions, GraphSignature, require_threads, sealed_tensors
 from spacecompile.runtime.backends.onnxruntime_ import (
     ORT_ERRORS,
     first_line,
     open_session,
     ort,
+    refused_graph,
     session_options,
-    tensor_facts,
+    signature_of,
 )
 from spacecompile.runtime.cuda.backend import CudaBackend
 from spacecompile.runtime.cuda.bindings import error_of, open_device
 from spacecompile.runtime.cuda.device import active
-from spacecompile.runtime.cuda.engine import output_layouts
 
 _log = logging.getLogger(__name__)
 
@@ -53,9 +46,9 @@ class Provider:
     """Where a session runs.
 
     Attributes:
-        name: Of ONNX Runtime's execution provider.
-        device_type: Of the memory that its tensors are bound to.
-        has_graph: Whether it can replay a CUDA graph of its own.
+        name: ONNX Runtime's name of the execution provider.
+        device_type: ONNX Runtime's name of the device whose memory the tensors are bound to.
+        has_graph: Whether the provider can replay a CUDA graph of its own.
     """
 
     name: str
@@ -70,7 +63,7 @@ class Provider:
             "device_id": str(device_index),
             "user_compute_stream": str(stream),
             "enable_cuda_graph": "1" if graph else "0",
-            # float32 stays float32; see `export.engine_options.configure`.
+            # float32 stays float32; see `export.engine.options.configure`.
             "use_tf32": "0",
         }
 
@@ -98,18 +91,17 @@ class OnnxRuntimeCudaEngine:
         """Read the graph's tensors.
 
         Args:
-            model_bytes: Of a self-contained ONNX file.
-            threads: Of what the provider leaves to the CPU.
-            spinning: Let idle threads wait busily.
-            device_index: Of the GPU.
-            provider: That runs it.
+            model_bytes: Content of a self-contained ONNX file.
+            threads: Number of threads per operator that the provider leaves to the CPU.
+            spinning: Whether idle threads wait busily.
+            device_index: Index of the GPU.
+            provider: Provider that runs the graph.
 
         Raises:
             UsageError: If `threads` is below one.
             IntegrityError: If the bytes are no sealed graph, or need a newer ONNX Runtime.
         """
-        if threads < 1:
-            raise UsageError(f"threads is {threads}; at least one is needed. Check --threads.")
+        require_threads(threads)
         self._model_bytes: bytes | None = model_bytes
         self._threads, self._spinning = threads, spinning
         self._device_index, self._provider = device_index, provider
@@ -120,22 +112,15 @@ class OnnxRuntimeCudaEngine:
         try:
             session = open_session(model_bytes, options, "CPUExecutionProvider")
         except ORT_ERRORS as error:
-            raise _refused(error) from error
-        self._signature = signature_from_tensors(
-            tensor_facts(session.get_inputs()), tensor_facts(session.get_outputs())
-        )
-
-    @property
-    def signature(self) -> GraphSignature:
-        """Of the graph."""
-        return self._signature
+            raise refused_graph(error) from error
+        self.signature = signature_of(session)
 
     @property
     def graph_problem(self) -> str:
         """See `CudaEngine`."""
         return self._graph_problem
 
-    def context(self, stream: int, addresses: Mapping[str, int]) -> OnnxRuntimeCudaContext:
+    def context(self, stream: int, addresses: Mapping[str, int]) -> _OnnxRuntimeCudaContext:
         """See `CudaEngine`.
 
         Raises:
@@ -148,8 +133,8 @@ class OnnxRuntimeCudaEngine:
                 f"ONNX Runtime {ort.__version__} can't load {provider.name} and would run on the CPU instead. Install "
                 "the CUDA and cuDNN that it names: pip install 'onnxruntime-gpu[cuda,cudnn]'"
             )
-        return OnnxRuntimeCudaContext(
-            session, self._signature, addresses, device_type=provider.device_type, device_index=self._device_index
+        return _OnnxRuntimeCudaContext(
+            session, self.signature, addresses, device_type=provider.device_type, device_index=self._device_index
         )
 
     def _session_on(self, stream: int) -> Any:
@@ -176,14 +161,14 @@ class OnnxRuntimeCudaEngine:
                 provider.options(self._device_index, stream, graph=graph),
             )
         except ORT_ERRORS as error:
-            raise device_error_of(error, gpu=self._device_index) from error
+            raise _device_error_of(error, gpu=self._device_index) from error
 
     def close(self) -> None:
         """See `CudaEngine`."""
         self._model_bytes = None
 
 
-class OnnxRuntimeCudaContext:
+class _OnnxRuntimeCudaContext:
     """See `EngineContext`: one session with its tensors bound once."""
 
     def __init__(
@@ -201,10 +186,9 @@ class OnnxRuntimeCudaContext:
         self._input_pointer = addresses[INPUT_NAME]
         self._binding = session.io_binding()
         place = (device_type, device_index)
-        frame_shape = (*signature.frame_size_px, 3)
-        self._binding.bind_input(INPUT_NAME, *place, "uint8", frame_shape, addresses[INPUT_NAME])
-        for layout in output_layouts(signature):
-            self._binding.bind_output(layout.name, *place, layout.dtype, layout.shape, addresses[layout.name])
+        for tensor in sealed_tensors(signature):
+            bind = self._binding.bind_input if tensor.name == INPUT_NAME else self._binding.bind_output
+            bind(tensor.name, *place, tensor.dtype, tensor.shape, addresses[tensor.name])
         self._run_options = ort.RunOptions()
         # Else every run would wait for the GPU on the host.
         self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
@@ -218,7 +202,7 @@ class OnnxRuntimeCudaContext:
         try:
             self._session.run_with_iobinding(self._binding, self._run_options)
         except ORT_ERRORS as error:
-            raise device_error_of(error, gpu=self._device_index) from error
+            raise _device_error_of(error, gpu=self._device_index) from error
 
     def close(self) -> None:
         """See `EngineContext`."""
@@ -245,7 +229,7 @@ def preload_libraries() -> None:
         _log.info("ONNX Runtime loads CUDA: %s", said.getvalue().strip())
 
 
-def device_error_of(error: Exception, *, gpu: int) -> DeviceError:
+def _device_error_of(error: Exception, *, gpu: int) -> DeviceError:
     """The typed error of what ONNX Runtime raised on a GPU, by the CUDA error in its text."""
     text = str(error)
     found = _CUDA_FAILURE.search(text)
@@ -270,13 +254,6 @@ def _cuda_name(code: int) -> str:
     return name
 
 
-def _refused(error: Exception) -> IntegrityError:
-    return IntegrityError(
-        f"ONNX Runtime {ort.__version__} refuses the graph: {first_line(error)} "
-        "Build the bundle again, or install an ONNX Runtime as new as the one in its manifest."
-    )
-
-
 def onnxruntime_cuda_backend(
     model_bytes: bytes,
     *,
@@ -286,14 +263,7 @@ def onnxruntime_cuda_backend(
     cache: bool = True,  # noqa: ARG001  it keeps nothing
     gpu: GpuOptions | None = None,
 ) -> Backend:
-    """See `registry.BackendFactory`.
-
-    Raises:
-        MissingPartError: If there is no such GPU, or ONNX Runtime can't use it.
-        UsageError: If the precision is bf16, or `threads` is below one.
-        IntegrityError: If the bytes are no sealed graph.
-        DeviceError: If the GPU has no room.
-    """
+    """See `registry.BackendFactory`. Of the precisions bf16 is refused."""
     if precision == "bf16":
         raise UsageError("ONNX Runtime's CUDA provider keeps the types of the file. Choose fp32 or fp16.")
     options = gpu or GpuOptions()

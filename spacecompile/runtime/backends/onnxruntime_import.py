@@ -20,7 +20,7 @@ def import_onnxruntime() -> Any:
     """The module `onnxruntime`. What the application imported itself before is left as it is.
 
     Raises:
-        ImportError: If it is missing, or one of its libraries can't be loaded.
+        ImportError: If ONNX Runtime is missing, or one of its libraries can't be loaded.
     """
     if "onnxruntime" in sys.modules or _SWITCH in os.environ:
         return import_module("onnxruntime")

@@ -6,13 +6,13 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from spacecompile.contract import Precision
-from spacecompile.errors import IntegrityError, UsageError
-from spacecompile.runtime.backends.onnxruntime_ import ORT_ERRORS, failed_run, first_line, ort, session_options
-from spacecompile.runtime.backends.raw import Feeds, LayerTime
+from spacecompile.runtime.backends.onnxruntime_ import ORT_ERRORS, failed_run, open_on_cpu
+from spacecompile.runtime.backends.raw import Feeds, LayerTime, not_profiled
 
 _US_PER_MS = 1000.0
 
@@ -23,33 +23,23 @@ _PREFIX = "InsertedPrecisionFreeCast_"
 _EVENT_SUFFIX = "_kernel_time"
 
 
-def open_graph(
-    model_bytes: bytes, *, precision: Precision, threads: int, spinning: bool, profile: bool
-) -> OnnxRuntimeGraph:
-    """Load a graph; see `raw.open_raw`."""
-    if precision == "bf16":
-        raise UsageError("ONNX Runtime's CPU provider does not compute in bf16. Choose backend openvino.")
-    return OnnxRuntimeGraph(model_bytes, threads=threads, spinning=spinning, profile=profile)
-
-
 class OnnxRuntimeGraph:
     """One graph in one session."""
 
-    def __init__(self, model_bytes: bytes, *, threads: int, spinning: bool, profile: bool) -> None:
-        """Parse and optimise the graph.
-
-        Raises:
-            IntegrityError: If ONNX Runtime refuses it.
-        """
-        options = session_options(threads, spinning)
-        self._folder = tempfile.TemporaryDirectory(prefix="spacecompile-profile-") if profile else None
-        if self._folder is not None:
-            options.enable_profiling = True
-            options.profile_file_prefix = str(Path(self._folder.name) / "run")
-        try:
-            self._session = ort.InferenceSession(model_bytes, options, providers=["CPUExecutionProvider"])
-        except ORT_ERRORS as error:
-            raise IntegrityError(f"ONNX Runtime {ort.__version__} refuses the graph: {first_line(error)}") from error
+    def __init__(
+        self, model_bytes: bytes, *, precision: Precision, threads: int, spinning: bool, profile: bool
+    ) -> None:
+        """Load a graph; see `raw.open_raw`."""
+        with ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spacecompile-profile-")) if profile else ""
+            self._session = open_on_cpu(
+                model_bytes,
+                precision=precision,
+                threads=threads,
+                spinning=spinning,
+                profile_path=Path(folder) / "run" if folder else None,
+            )
+            self._folder = stack.pop_all() if folder else None
 
     def run(self, feeds: Feeds) -> None:
         """Compute every output once; see `raw.RawGraph`."""
@@ -61,26 +51,23 @@ class OnnxRuntimeGraph:
     def layers(self) -> tuple[tuple[LayerTime, ...], ...]:
         """The layers of every run; see `raw.RawGraph`."""
         if self._folder is None:
-            raise UsageError("the graph was opened without its profile. Open it with profile=True.")
+            raise not_profiled()
         with self._folder:
             path = Path(self._session.end_profiling())
             events = json.loads(path.read_text(encoding="utf-8"))
         self._folder = None
-        return runs_from_events(events)
+        return _runs_from_events(events)
 
 
-def runs_from_events(events: list[dict[str, Any]]) -> tuple[tuple[LayerTime, ...], ...]:
-    """The layers of every run from the events of ONNX Runtime's profile (Chrome's trace format, microseconds).
-
-    Args:
-        events: The whole file.
-    """
+def _runs_from_events(events: list[dict[str, Any]]) -> tuple[tuple[LayerTime, ...], ...]:
+    """The layers of every run from the events of ONNX Runtime's profile (Chrome's trace format, microseconds)."""
     spans = [(event["ts"], event["ts"] + event["dur"]) for event in events if event.get("name") == "model_run"]
     kernels = list(_kernels(events))
     return tuple(tuple(layer for start, layer in kernels if begin <= start <= end) for begin, end in sorted(spans))
 
 
 def _kernels(events: list[dict[str, Any]]) -> Iterator[tuple[float, LayerTime]]:
+    """Start and layer of every kernel, in order of the start."""
     for event in sorted(events, key=lambda event: float(event.get("ts", 0))):
         name = str(event.get("name"))
         if event.get("cat") == "Node" and name.endswith(_EVENT_SUFFIX):

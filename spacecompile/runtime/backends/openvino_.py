@@ -17,12 +17,19 @@ from numpy.typing import NDArray
 
 from spacecompile.contract import INPUT_NAME, OUTPUT_NAMES, Precision
 from spacecompile.errors import FrameError, IntegrityError, MissingPartError, UsageError
-from spacecompile.runtime.backend import GpuOptions, GraphSignature, RawAnswer, TensorFact, signature_from_tensors
+from spacecompile.runtime.backend import (
+    GpuOptions,
+    GraphTensor,
+    RawAnswer,
+    SynchronousBackend,
+    require_threads,
+    signature_from_tensors,
+)
 from spacecompile.runtime.backends import openvino_cache
 from spacecompile.runtime.backends.openvino_cache import BlobCache
 from spacecompile.runtime.backends.openvino_import import import_openvino, openvino_core
 
-ov: Any = import_openvino()
+_ov: Any = import_openvino()
 
 # What OpenVINO computes in, by the variant's precision. Only bf16 asks it to round what the file holds in more bits.
 # An fp16 file has float32 islands that a hint of f16 would overrun, and f16 is slower than f32 besides (1.18 times the
@@ -32,16 +39,16 @@ _HINTS: dict[Precision, str] = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "i
 # Layers with nearly all of the multiply-adds, as the CPU plugin calls them.
 _HEAVY_LAYERS = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
 _BF16_SHARE_MIN = 0.9
-"""Of the heavy layers; measured on the reference network: 65 of 65."""
+"""Least share of the heavy layers in bf16; measured on the reference network: 65 of 65."""
 
 _log = logging.getLogger(__name__)
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(SynchronousBackend):
     """One graph in one OpenVINO model, deterministic from run to run for a given thread count."""
 
     name = "openvino"
-    version: str = ov.__version__.split("-")[0]
+    version: str = _ov.__version__.split("-")[0]
 
     def __init__(
         self,
@@ -54,46 +61,24 @@ class OpenVinoBackend:
         gpu: GpuOptions | None = None,  # noqa: ARG002  it uses none
         cache_folder: Path | None = None,
     ) -> None:
-        """Compile the graph, or take it compiled from the cache.
+        """Compile the graph, or take it compiled from a cache; see `registry.BackendFactory`.
 
-        Args:
-            model_bytes: Of a self-contained ONNX file.
-            precision: Of the variant; `_HINTS` says what is computed in.
-            threads: That share one operator, the calling one included.
-            spinning: Ignored: how long OpenVINO's idle threads wait busily can't be set.
-            cache: Keep the compiled model for the next time; see `openvino_cache`.
-            gpu: Ignored.
-            cache_folder: For it; the user's own if not given.
-
-        Raises:
-            UsageError: If `threads` is below one.
-            IntegrityError: If the bytes are no sealed graph, or need a newer OpenVINO.
-            MissingPartError: If the precision is bf16 and this CPU does not compute in it, or OpenVINO has no plugin
-                for this CPU.
+        The cache is `cache_folder`, or the user's own if that is None. `_HINTS` says what is computed in.
         """
-        if threads < 1:
-            raise UsageError(f"threads is {threads}; at least one is needed. Check --threads.")
-        core = openvino_core()
-        cpu = _cpu_facts(core)
-        if precision == "bf16":
-            require_bf16(cpu["OPTIMIZATION_CAPABILITIES"])
+        config = compile_config(precision, threads)
         blobs = BlobCache.open(cache_folder or openvino_cache.user_cache_folder()) if cache else None
-        compiled = _compiled(core, model_bytes, compile_config(precision, threads), blobs=blobs, cpu=cpu)
+        core = openvino_core()
+        compiled = _compiled(core, model_bytes, config, blobs=blobs, cpu=_cpu_facts(core))
         require_realised(precision, compiled)
         _warn_of_fewer_threads(compiled, threads)
-        self._signature = signature_from_tensors(_facts(compiled.inputs), _facts(compiled.outputs))
+        self.signature = signature_from_tensors(_graph_tensors(compiled.inputs), _graph_tensors(compiled.outputs))
         self._request = compiled.create_infer_request()
-
-    @property
-    def signature(self) -> GraphSignature:
-        """Of the graph."""
-        return self._signature
 
     def run(self, frame_HWC: NDArray[np.uint8]) -> RawAnswer:
         """Answer one frame; see `Backend.run`."""
         if self._request is None:
             raise UsageError("this backend is closed. Load the bundle again.")
-        expected = (*self._signature.frame_size_px, 3)
+        expected = (*self.signature.frame_size_px, 3)
         if frame_HWC.shape != expected or frame_HWC.dtype != np.uint8:
             raise FrameError(
                 f"the frame has shape {frame_HWC.shape} and dtype {frame_HWC.dtype}; the graph takes uint8 {expected}. "
@@ -119,7 +104,7 @@ def failed_run(error: RuntimeError) -> IntegrityError:
     """What a run that OpenVINO gave up is to a user.
 
     Args:
-        error: Of OpenVINO.
+        error: Exception that OpenVINO raised.
     """
     return IntegrityError(
         f"OpenVINO {OpenVinoBackend.version} failed on the graph: {_last_line(error)} Check the free memory; "
@@ -134,7 +119,7 @@ def require_bf16(capabilities: list[str]) -> None:
         capabilities: OpenVINO's `OPTIMIZATION_CAPABILITIES` of the CPU.
 
     Raises:
-        MissingPartError: If bf16 is not among them.
+        MissingPartError: If bf16 is not among the capabilities.
     """
     if "BF16" not in capabilities:
         raise MissingPartError(
@@ -147,7 +132,7 @@ def require_realised(precision: Precision, compiled: Any) -> None:
     """Read back what a compiled model computes in: a variant named bf16 that is not is refused, and the other way.
 
     Args:
-        precision: That was asked for.
+        precision: Precision that was asked for.
         compiled: OpenVINO's compiled model.
 
     Raises:
@@ -177,7 +162,17 @@ def require_realised(precision: Precision, compiled: Any) -> None:
 
 
 def compile_config(precision: Precision, threads: int) -> dict[str, Any]:
-    """How every graph is compiled for OpenVINO here."""
+    """How every graph is compiled for OpenVINO here.
+
+    Raises:
+        UsageError: If `threads` is below one.
+        MissingPartError: If the precision is bf16 and this CPU does not compute in it, or OpenVINO has no plugin for
+            this CPU.
+    """
+    require_threads(threads)
+    cpu = _cpu_facts(openvino_core())
+    if precision == "bf16":
+        require_bf16(cpu["OPTIMIZATION_CAPABILITIES"])
     return {
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
         # Nothing is rounded beyond that hint.
@@ -192,6 +187,7 @@ def compile_config(precision: Precision, threads: int) -> dict[str, Any]:
 
 
 def _cpu_facts(core: Any) -> dict[str, Any]:
+    """Name of the CPU, and OpenVINO's names of what it computes in."""
     try:
         return {name: core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")}
     except RuntimeError as error:
@@ -229,7 +225,7 @@ def compile_graph(core: Any, model_bytes: bytes, config: dict[str, Any]) -> Any:
     """Compile any ONNX graph.
 
     Raises:
-        IntegrityError: If OpenVINO refuses it.
+        IntegrityError: If OpenVINO refuses the graph.
     """
     try:
         return core.compile_model(core.read_model(model_bytes), "CPU", config)
@@ -242,28 +238,28 @@ def compile_graph(core: Any, model_bytes: bytes, config: dict[str, Any]) -> Any:
 
 
 def _key(model_bytes: bytes, circumstances: dict[str, Any]) -> str:
-    """Everything that shapes a compiled model, as the SHA-256 of its JSON.
-
-    OpenVINO's own key leaves out the precision: f32 and bf16 of one file get the same (2026.4).
-    """
-    facts = {"model": hashlib.sha256(model_bytes).hexdigest(), "openvino": ov.__version__, **circumstances}
+    """Everything that shapes a compiled model, as the SHA-256 of its JSON."""
+    # OpenVINO's own key leaves out the precision: f32 and bf16 of one file get the same (2026.4).
+    facts = {"model": hashlib.sha256(model_bytes).hexdigest(), "openvino": _ov.__version__, **circumstances}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _warn_of_fewer_threads(compiled: Any, threads: int) -> None:
+    """Log that OpenVINO uses another number of threads than it was asked to."""
     realised = compiled.get_property("INFERENCE_NUM_THREADS")
     if realised != threads:
         _log.warning("OpenVINO uses %d threads, not %d: it takes no more than it sees cores", realised, threads)
 
 
-def _facts(ports: Any) -> list[TensorFact]:
-    facts = []
+def _graph_tensors(ports: Any) -> list[GraphTensor]:
+    """Inputs or outputs of a compiled model."""
+    tensors = []
     for port in ports:
         # One tensor can carry several names, that of the node behind it among them.
         name = next((name for name in (INPUT_NAME, *OUTPUT_NAMES) if name in port.names), port.any_name)
-        shape = tuple(extent.get_length() if extent.is_static else None for extent in port.partial_shape)
-        facts.append(TensorFact(name=name, dtype=port.element_type.to_dtype().name, shape=shape))
-    return facts
+        shape = tuple(extent.get_length() if extent.is_static else -1 for extent in port.partial_shape)
+        tensors.append(GraphTensor(name=name, dtype=port.element_type.to_dtype().name, shape=shape))
+    return tensors
 
 
 def _last_line(error: Exception) -> str:

@@ -24,7 +24,7 @@ def import_openvino() -> Any:
     """The module `openvino`. What the application imported itself before is left as it is.
 
     Raises:
-        ImportError: If it is missing, or one of its libraries can't be loaded.
+        ImportError: If OpenVINO is missing, or one of its libraries can't be loaded.
     """
     if "openvino" in sys.modules or _TELEMETRY in sys.modules:
         return import_module("openvino")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from spacecompile.contract import Precision
-from spacecompile.errors import UsageError
-from spacecompile.runtime.backends.openvino_ import compile_config, compile_graph, failed_run, require_bf16
+from spacecompile.runtime.backends.openvino_ import compile_config, compile_graph, failed_run
 from spacecompile.runtime.backends.openvino_import import openvino_core
-from spacecompile.runtime.backends.raw import Feeds, LayerTime
+from spacecompile.runtime.backends.raw import Feeds, LayerTime, RawGraph, not_profiled
 
 _PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
 # Not computed at run time, or nothing but a name for memory.
@@ -22,16 +21,13 @@ def open_graph(
     threads: int,
     spinning: bool,  # noqa: ARG001  OpenVINO has no such switch
     profile: bool,
-) -> OpenVinoGraph:
+) -> RawGraph:
     """Load a graph; see `raw.open_raw`."""
-    core = openvino_core()
-    if precision == "bf16":
-        require_bf16(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     config = compile_config(precision, threads) | ({"PERF_COUNT": True} if profile else {})
-    return OpenVinoGraph(compile_graph(core, model_bytes, config), profile=profile)
+    return _OpenVinoGraph(compile_graph(openvino_core(), model_bytes, config), profile=profile)
 
 
-class OpenVinoGraph:
+class _OpenVinoGraph:
     """One graph in one compiled model."""
 
     def __init__(self, compiled: Any, *, profile: bool) -> None:
@@ -49,22 +45,17 @@ class OpenVinoGraph:
         except RuntimeError as error:
             raise failed_run(error) from error
         if self._facts is not None:
-            self._runs.append(layers_from_counters(self._request.get_profiling_info(), self._facts))
+            self._runs.append(_layers_from_counters(self._request.get_profiling_info(), self._facts))
 
     def layers(self) -> tuple[tuple[LayerTime, ...], ...]:
         """The layers of every run; see `raw.RawGraph`."""
         if self._facts is None:
-            raise UsageError("the graph was opened without its profile. Open it with profile=True.")
+            raise not_profiled()
         return tuple(self._runs)
 
 
-def layers_from_counters(counters: Any, facts: dict[str, dict[str, str]]) -> tuple[LayerTime, ...]:
-    """The layers of one run.
-
-    Args:
-        counters: OpenVINO's `ProfilingInfo` objects.
-        facts: Of `_facts_by_layer`.
-    """
+def _layers_from_counters(counters: Any, facts: dict[str, dict[str, str]]) -> tuple[LayerTime, ...]:
+    """The layers of one run, from OpenVINO's `ProfilingInfo` objects and `_facts_by_layer`."""
     return tuple(
         LayerTime(
             name=counter.node_name,
@@ -80,6 +71,7 @@ def layers_from_counters(counters: Any, facts: dict[str, dict[str, str]]) -> tup
 
 
 def _facts_by_layer(compiled: Any) -> dict[str, dict[str, str]]:
+    """What the compiled model tells of every layer, by the layer's name."""
     return {
         node.get_friendly_name(): {key: str(fact.value) for key, fact in node.get_rt_info().items()}
         for node in compiled.get_runtime_model().get_ops()

@@ -25,12 +25,12 @@ class LayerTime:
     """One layer of the graph as the engine runs it, in one run.
 
     Attributes:
-        name: That the engine gives it.
-        nodes: Names of the ONNX nodes that went into it, or of their outputs, as far as the engine tells.
-        op: The engine's word for what it does.
-        kernel: The routine that does it; empty where the engine does not tell.
-        precision: That it computes in; empty where the engine does not tell.
-        ms: That it took.
+        name: Name that the engine gives the layer.
+        nodes: Names of the ONNX nodes that went into the layer, or of their outputs, as far as the engine tells.
+        op: The engine's word for what the layer does.
+        kernel: Routine that computes the layer; empty where the engine does not tell.
+        precision: Precision that the layer computes in; empty where the engine does not tell.
+        ms: Duration in milliseconds.
     """
 
     name: str
@@ -48,7 +48,7 @@ class RawGraph(Protocol):
         """Compute every output once.
 
         Args:
-            feeds: Of the shapes and types that the graph takes.
+            feeds: Inputs of the shapes and types that the graph takes.
 
         Raises:
             IntegrityError: If the engine fails on the graph, for want of memory for example.
@@ -58,16 +58,11 @@ class RawGraph(Protocol):
         """The layers of every run so far, in the order of execution; ends the graph's use.
 
         Raises:
-            UsageError: If it was not opened with `profile`.
+            UsageError: If the graph was not opened with `profile`.
         """
 
 
-_MODULES = {"onnxruntime": "onnxruntime_raw", "openvino": "openvino_raw"}
-
-
-def can_profile(backend: str) -> bool:
-    """Whether an engine can be measured this way."""
-    return backend in _MODULES
+_FACTORIES = {"onnxruntime": ("onnxruntime_raw", "OnnxRuntimeGraph"), "openvino": ("openvino_raw", "open_graph")}
 
 
 def open_raw(
@@ -77,22 +72,28 @@ def open_raw(
 
     Args:
         backend: Name of the engine.
-        model_bytes: A whole ONNX file.
-        precision: What the engine shall compute in, as for a variant.
-        threads: That share one operator.
+        model_bytes: Content of a self-contained ONNX file.
+        precision: Precision that the engine shall compute in, as for a variant.
+        threads: Number of threads per operator.
         spinning: Whether idle threads wait busily, where the engine lets that be chosen.
-        profile: Note the time of every layer; the run as a whole gets slower by that.
+        profile: Whether the time of every layer is noted; the run as a whole gets slower by that.
 
     Raises:
-        UsageError: If this engine's layers can't be told.
+        UsageError: If the engine does not tell the times of its layers, or the settings are out of range.
         MissingPartError: If the engine is not here, or does not compute in that precision on this machine.
-        IntegrityError: If it refuses the graph.
+        IntegrityError: If the engine refuses the graph.
     """
-    if backend not in _MODULES:
-        raise UsageError(f"backend {backend} tells no times of layers; choose one of {', '.join(_MODULES)}.")
+    if backend not in _FACTORIES:
+        raise UsageError(f"backend {backend} tells no times of layers; choose one of {', '.join(_FACTORIES)}.")
+    module_name, name_in_it = _FACTORIES[backend]
     try:
-        module = import_module(f"spacecompile.runtime.backends.{_MODULES[backend]}")
+        module = import_module(f"spacecompile.runtime.backends.{module_name}")
     except ImportError as error:
         raise MissingPartError(f"backend {backend} can't be imported: {error}. Run: spacecompile doctor") from error
-    make: Callable[..., RawGraph] = module.open_graph
+    make: Callable[..., RawGraph] = getattr(module, name_in_it)
     return make(model_bytes, precision=precision, threads=threads, spinning=spinning, profile=profile)
+
+
+def not_profiled() -> UsageError:
+    """The error of a graph whose layers are asked for and were not timed."""
+    return UsageError("the graph was opened without its profile. Open it with profile=True.")

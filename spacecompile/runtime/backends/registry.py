@@ -1,4 +1,4 @@
-"""Which backends there are, which of them this machine has, and which one a variant gets.
+"""The table of backends: which of them this machine has, and which one a variant gets.
 
 A further backend is one more row of `BACKENDS`, one more module, and its measurements in `speed.SPEEDS`.
 """
@@ -40,12 +40,19 @@ class BackendFactory(Protocol):
         """Parse the graph.
 
         Args:
-            model_bytes: Of the graph file.
-            precision: What the engine shall compute in, where the file leaves that open.
-            threads: That share one operator.
-            spinning: Let idle threads wait busily, where the engine lets that be chosen.
-            cache: Let the engine keep what it compiled for the next load, where it does so.
-            gpu: For an engine on a GPU.
+            model_bytes: Content of the graph file.
+            precision: Precision that the engine shall compute in, where the file leaves that open.
+            threads: Number of threads per operator, the calling one included.
+            spinning: Whether idle threads wait busily, where the engine lets that be chosen: lower latency, more power.
+            cache: Whether the engine keeps what it compiled for the next load, where it does so.
+            gpu: Options of an engine on a GPU; None for the defaults.
+
+        Raises:
+            UsageError: If `threads` is below one, or the engine never computes in the precision.
+            MissingPartError: If this machine lacks what the engine or the precision needs.
+            IntegrityError: If the content is no sealed graph, or needs a newer engine.
+            PlanMismatchError: If a plan is made for another machine.
+            DeviceError: If the GPU has no room.
         """
 
 
@@ -54,13 +61,13 @@ class BackendEntry:
     """One row of the table of backends.
 
     Attributes:
-        name: That a user asks for it by.
-        suffix: Of the graph files that it runs.
-        precisions: Of the variants that it can compute.
-        missing: What keeps this machine from having it, or None. Cheap: it imports no engine.
-        remedy: The command that adds it.
-        factory: Imports the engine and gives its factory.
-        on_gpu: Whether it runs on a GPU.
+        name: Name that a user asks for the backend by.
+        suffix: Suffix of the graph files that the backend runs.
+        precisions: Precisions of the variants that the backend can compute.
+        missing: Function that says what keeps this machine from having the backend, or None. It imports no engine.
+        remedy: Command that adds the backend.
+        factory: Function that imports the engine and gives its factory.
+        on_gpu: Whether the backend runs on a GPU.
     """
 
     name: str
@@ -77,11 +84,12 @@ class BackendEntry:
 
 
 def _missing(package: str) -> Callable[[], str | None]:
+    """`BackendEntry.missing` for an engine whose package is all that it needs."""
     return lambda: None if find_spec(package) else f"the package {package} is not installed"
 
 
 def _missing_on_gpu(package: str, library: str | None = None) -> Callable[[], str | None]:
-    """As `_missing`, for an engine on a GPU, whose package may come without the library for it."""
+    """`BackendEntry.missing` for an engine on a GPU, whose package may come without the library for it."""
 
     def missing() -> str | None:
         spec = find_spec(package)
@@ -106,13 +114,7 @@ def _is_distributed(name: str) -> bool:
 
 
 def _factory(module_name: str, name_in_it: str, *, reinstall: str) -> Callable[[], BackendFactory]:
-    """Imports the module of a backend when the backend is used.
-
-    Args:
-        module_name: In this package.
-        name_in_it: Of what makes the backend.
-        reinstall: The command for an engine that is installed and can't be imported.
-    """
+    """`BackendEntry.factory` that imports a module of this package; `reinstall` mends an engine that can't be."""
 
     def factory() -> BackendFactory:
         try:
@@ -205,16 +207,16 @@ def open_backend(
     certified, with a warning; a named one is taken or fails.
 
     Args:
-        requested: As in `choose_backend`.
-        variant: To run.
-        make: Calls a factory with the graph.
-        backends: The table.
-        features: Of the CPU; those of this one if not given.
+        requested: Name of a backend, or `auto`; see `choose_backend`.
+        variant: Variant to run.
+        make: Function that calls a factory with the graph.
+        backends: Table of the backends.
+        features: Features of the CPU; None for those of this one.
 
     Raises:
-        UsageError: As `choose_backend`.
-        MissingPartError: As `choose_backend`, or that of the last backend that can't be used.
-        IntegrityError: Of the last backend that refuses the graph.
+        UsageError: For the reasons of `choose_backend`.
+        MissingPartError: If the machine lacks the backend, or under `auto` the last one can't be used.
+        IntegrityError: If the backend, under `auto` the last one, refuses the graph.
     """
     passed_over: list[str] = []
     while True:
@@ -242,15 +244,15 @@ def choose_backend(
     """The backend for a variant, and why it is this one.
 
     Args:
-        requested: A name, which is taken or refused; or `auto` for the fastest, by `speed.SPEEDS`, that holds a
-            certificate for the variant and that this machine has.
-        variant: To run.
-        backends: The table.
-        features: Of the CPU; those of this one if not given.
+        requested: Name of a backend, which is taken or refused; or `auto` for the fastest, by `speed.SPEEDS`, that
+            holds a certificate for the variant and that this machine has.
+        variant: Variant to run.
+        backends: Table of the backends.
+        features: Features of the CPU; None for those of this one.
 
     Raises:
         UsageError: If the name is unknown, or that backend does not run this variant.
-        MissingPartError: If the machine lacks it.
+        MissingPartError: If the machine lacks the backend.
     """
     if requested == "auto":
         return _fastest_certified(variant, backends, cpu_features() if features is None else features)
@@ -283,10 +285,10 @@ def expected_ratio(
     """How fast a variant is here, by `speed.SPEEDS`: for choosing among variants.
 
     Args:
-        requested: As in `choose_backend`.
-        variant: To run.
-        backends: The table.
-        features: Of the CPU; those of this one if not given.
+        requested: Name of a backend, or `auto`; see `choose_backend`.
+        variant: Variant to run.
+        backends: Table of the backends.
+        features: Features of the CPU; None for those of this one.
 
     Returns:
         Time per frame over that of the fp32 variant in ONNX Runtime; None if no certified backend that is asked for and
@@ -311,10 +313,10 @@ def certified_present(variant: Variant, *, backends: Sequence[BackendEntry] = BA
 
 
 def entry_named(requested: str, backends: Sequence[BackendEntry] = BACKENDS) -> BackendEntry:
-    """The row of a name.
+    """The row of a backend.
 
     Raises:
-        UsageError: If there is none.
+        UsageError: If there is no backend of that name.
     """
     for entry in backends:
         if entry.name == requested:
@@ -346,12 +348,14 @@ def is_on_gpu(requested: str, *, backends: Sequence[BackendEntry] = BACKENDS) ->
 
 
 def _certified(variant: Variant, backends: Sequence[BackendEntry]) -> list[BackendEntry]:
+    """Backends that hold a certificate for a variant."""
     return [entry for entry in backends if entry.runs(variant) and entry.name in variant.certified]
 
 
 def _fastest_certified(
     variant: Variant, backends: Sequence[BackendEntry], features: frozenset[str]
 ) -> tuple[BackendEntry, str]:
+    """The choice of `auto`, and why it is this one."""
     certified = _certified(variant, backends)
     if not certified:
         raise UsageError(
@@ -371,6 +375,7 @@ def _fastest_certified(
 
 
 def _reason(variant: Variant, ranked: Sequence[tuple[str, float | None]], passed_over: Sequence[str]) -> str:
+    """Why `auto` takes the first of the ranked backends."""
     names = ", ".join(name for name, _ in ranked)
     if len(ranked) == 1:
         why = f"the one backend here that is certified for {variant.name}"

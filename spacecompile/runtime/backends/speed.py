@@ -19,12 +19,12 @@ from spacecompile.contract import Precision
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """One row.
+    """One measurement.
 
     Attributes:
-        precision: Of the variant.
-        backend: That runs it.
-        needs: What the CPU must have for the row to hold, by the kernel's name; None holds on any.
+        precision: Precision of the variant.
+        backend: Name of the backend that ran the variant.
+        needs: Kernel's name of the feature that a CPU must have for the row to hold; None for a row that holds on any.
         ratio: Time per frame over that of ONNX Runtime with the fp32 variant.
     """
 
@@ -47,16 +47,16 @@ SPEEDS = (
     Speed(precision="int8", backend="openvino", needs="avx512_vnni", ratio=0.60),
     Speed(precision="int8", backend="onnxruntime", needs="avx512_vnni", ratio=1.54),
 )
-"""Of one precision and backend, the row of the better CPU first."""
+"""Rows of one precision and backend follow each other with the better CPU first."""
 
 
 def measured_ratio(precision: Precision, backend: str, features: frozenset[str]) -> float | None:
     """Time per frame over that of ONNX Runtime with the fp32 variant; None where it was not measured.
 
     Args:
-        precision: Of the variant.
-        backend: Its name.
-        features: Of `cpu_features`.
+        precision: Precision of the variant.
+        backend: Name of the backend.
+        features: Features of the CPU, as `cpu_features` gives them.
     """
     rows = (row for row in SPEEDS if (row.precision, row.backend) == (precision, backend))
     return next((row.ratio for row in rows if row.needs is None or row.needs in features), None)

@@ -10,50 +10,35 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from spacecompile.runtime.backend import Backend, GraphSignature, RawAnswer
-from spacecompile.runtime.cuda.backend import CudaBackend
+from spacecompile.runtime.backend import Backend, RawAnswer, SynchronousBackend
 
-NS_PER_MS = 1e6
+_NS_PER_MS = 1e6
 
 
-class StopwatchBackend:
-    """A backend that notes how long each run of the backend that it wraps took.
+class StopwatchBackend(SynchronousBackend):
+    """A backend that notes how long each run of the backend that it wraps took. It answers at once, also on a GPU.
 
     On a GPU its own clock counts, if the backend was made to take the time of its runs (`GpuOptions.timed`).
 
     Attributes:
         runs_ms: Milliseconds of every run so far, in order: of the graph alone on a GPU that took the time, else of
             the whole call.
-        with_copies_ms: Likewise, with the copies of frame and answer.
+        with_copies_ms: Milliseconds of the same runs with the copies of frame and answer.
     """
 
     def __init__(self, backend: Backend) -> None:
         """Wrap a backend."""
+        self.name, self.version, self.signature = backend.name, backend.version, backend.signature
         self._backend = backend
         self.runs_ms: list[float] = []
         self.with_copies_ms: list[float] = []
-
-    @property
-    def name(self) -> str:
-        """Of the wrapped backend."""
-        return self._backend.name
-
-    @property
-    def version(self) -> str:
-        """Of the wrapped backend's engine."""
-        return self._backend.version
-
-    @property
-    def signature(self) -> GraphSignature:
-        """Of the graph."""
-        return self._backend.signature
 
     def run(self, frame_HWC: NDArray[np.uint8]) -> RawAnswer:
         """Answer one frame; see `Backend.run`."""
         start_ns = time.perf_counter_ns()
         raw = self._backend.run(frame_HWC)
-        call_ms = (time.perf_counter_ns() - start_ns) / NS_PER_MS
-        times = self._backend.last_times if isinstance(self._backend, CudaBackend) else None
+        call_ms = (time.perf_counter_ns() - start_ns) / _NS_PER_MS
+        times = self._backend.last_times
         self.runs_ms.append(times.engine_ms if times else call_ms)
         self.with_copies_ms.append(times.device_ms if times else call_ms)
         return raw

@@ -14,8 +14,15 @@ from functools import partial
 from typing import Any, Final
 
 from spacecompile.contract import INPUT_NAME, Precision
-from spacecompile.errors import DeviceError, DeviceMemoryError, IntegrityError, MissingPartError, UsageError
-from spacecompile.runtime.backend import Backend, GpuOptions, GraphSignature, TensorFact, signature_from_tensors
+from spacecompile.errors import DeviceError, DeviceMemoryError, IntegrityError, MissingPartError
+from spacecompile.runtime.backend import (
+    Backend,
+    GpuOptions,
+    GraphSignature,
+    GraphTensor,
+    require_threads,
+    signature_from_tensors,
+)
 from spacecompile.runtime.cuda.backend import CudaBackend
 from spacecompile.runtime.cuda.bindings import open_device
 from spacecompile.runtime.cuda.compatibility import (
@@ -40,7 +47,7 @@ _REMEDY_ROOM: Final = "Free memory on the GPU, or load with fewer frames in flig
 _DTYPES: Final = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8"}
 
 
-class TensorRtEngine:
+class _TensorRtEngine:
     """See `CudaEngine`. A context takes its frame from any address, and is captured in graphs of ours."""
 
     takes_any_address = True
@@ -52,7 +59,7 @@ class TensorRtEngine:
 
         Args:
             plan: The library's own bytes.
-            api: Of the library.
+            api: Library that deserialises and runs the plan.
             host_code: Whether the plan may bring code for the host, as a version-compatible one does.
 
         Raises:
@@ -77,28 +84,23 @@ class TensorRtEngine:
             )
         # The runtime has to outlive its engine.
         self._runtime, self._engine = runtime, engine
-        self._signature = _signature(engine, trt)
+        self.signature = _signature(engine, trt)
 
-    @property
-    def signature(self) -> GraphSignature:
-        """Of the graph."""
-        return self._signature
-
-    def context(self, stream: int, addresses: Mapping[str, int]) -> TensorRtContext:
+    def context(self, stream: int, addresses: Mapping[str, int]) -> _TensorRtContext:
         """See `CudaEngine`."""
         engine = self._engine
         with collected_errors(self._api) as errors:
             context = engine.create_execution_context()
         if context is None:
             raise _device_error(errors, f"{self._api.title} can't make an execution context", _REMEDY_ROOM)
-        return TensorRtContext(context, self._api, stream, addresses)
+        return _TensorRtContext(context, self._api, stream, addresses)
 
     def close(self) -> None:
         """See `CudaEngine`."""
         self._engine = self._runtime = None
 
 
-class TensorRtContext:
+class _TensorRtContext:
     """See `EngineContext`. Whatever the library answers is looked at: it does not raise."""
 
     def __init__(self, context: Any, api: EngineApi, stream: int, addresses: Mapping[str, int]) -> None:
@@ -156,19 +158,21 @@ def _device_error(errors: Sequence[str], what: str, remedy: str) -> DeviceError:
 
 
 def _no_room(what: str, text: str) -> DeviceMemoryError:
+    """The typed error of a GPU without room."""
     return DeviceMemoryError(f"{what}: {sentence_of(text)}. {_REMEDY_ROOM}")
 
 
 def _signature(engine: Any, trt: Any) -> GraphSignature:
-    facts: dict[bool, list[TensorFact]] = {True: [], False: []}
+    """Signature of a deserialised engine."""
+    tensors: dict[bool, list[GraphTensor]] = {True: [], False: []}
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
         dtype = engine.get_tensor_dtype(name)
-        fact = TensorFact(
+        tensor = GraphTensor(
             name=name, dtype=_DTYPES.get(dtype.name, dtype.name.lower()), shape=tuple(engine.get_tensor_shape(name))
         )
-        facts[engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT].append(fact)
-    return signature_from_tensors(facts[True], facts[False])
+        tensors[engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT].append(tensor)
+    return signature_from_tensors(tensors[True], tensors[False])
 
 
 def _backend_of(
@@ -190,17 +194,8 @@ tensorrt_rtx_backend = partial(_backend_of, "tensorrt-rtx")
 
 
 def _open(plan: bytes, kind: EngineKind, threads: int, options: GpuOptions) -> Backend:
-    """Check the plan against its sidecar and this machine, in that order, and only then hand it to the library.
-
-    Raises:
-        UsageError: If `threads` is below one.
-        MissingPartError: If the library, the driver or the GPU is missing.
-        IntegrityError: If the plan has no sidecar, or is not what it speaks of.
-        PlanMismatchError: If it is made for another machine.
-        DeviceError: If the GPU has no room.
-    """
-    if threads < 1:
-        raise UsageError(f"threads is {threads}; at least one is needed. Check --threads.")
+    """Check the plan against its sidecar and this machine, in that order, and only then hand it to the library."""
+    require_threads(threads)
     if options.sidecar is None:
         raise IntegrityError("the plan has no sidecar that says what it was built for. Build the bundle again.")
     facts = facts_from_sidecar(options.sidecar, "the plan's sidecar")
@@ -218,5 +213,5 @@ def _open(plan: bytes, kind: EngineKind, threads: int, options: GpuOptions) -> B
     )
     device = open_device(options.device_index)
     with active(device):
-        engine = TensorRtEngine(plan, api, host_code=facts.options.version_compatible)
+        engine = _TensorRtEngine(plan, api, host_code=facts.options.version_compatible)
         return CudaBackend(engine, device, in_flight=options.in_flight, timed=options.timed)

@@ -12,20 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spacecompile.contract import ModelSpec
+from spacecompile.errors import AnswerError
 from spacecompile.runtime.answer import Answer, answer_from_raw
-from spacecompile.runtime.backend import RawAnswer
-from spacecompile.runtime.cuda.backend import DeviceRawAnswer, DeviceView
+from spacecompile.runtime.backend import DeviceParts, DeviceRawAnswer, RawAnswer
 from spacecompile.runtime.guard import GuardRule
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DeviceAnswer:
-    """As `Answer`, with `parts` on the GPU until `parts.release()`; everything else is the caller's own.
+    """An `Answer` whose parts mask is on the GPU until `parts.release()`; everything else is the caller's own.
 
     Attributes:
-        class_name, class_index, class_probs, classes, box_xyxy, health, flags: As in `Answer`.
-        parts: uint8 [H, W] on the GPU, bit 0 body, bit 1 panel. Not looked at: that its values are possible was not
-            checked, as it is for an `Answer`.
+        class_name, class_index, class_probs, classes, box_xyxy, health, flags: The same as in `Answer`.
+        parts: uint8 mask [H, W] on the GPU, bit 0 body, bit 1 panel. Unlike that of an `Answer`, its values were not
+            checked.
     """
 
     class_name: str
@@ -33,27 +33,31 @@ class DeviceAnswer:
     class_probs: NDArray[np.float32]
     classes: tuple[str, ...] = field(repr=False)
     box_xyxy: NDArray[np.float32]
-    parts: DeviceView = field(repr=False)
+    parts: DeviceParts = field(repr=False)
     health: Mapping[str, float]
     flags: tuple[str, ...]
 
 
-def device_answer_from_raw(raw: DeviceRawAnswer, spec: ModelSpec, rule: GuardRule) -> DeviceAnswer:
+def answer_from_any_raw(raw: RawAnswer | DeviceRawAnswer, spec: ModelSpec, rule: GuardRule) -> Answer | DeviceAnswer:
     """Check the outputs of one run that came to the host, and name them.
 
     Raises:
-        AnswerError: If no sound graph can put them out.
+        AnswerError: If no sound graph can put them out; a mask on the GPU is released then.
     """
-    answer: Answer = answer_from_raw(
-        RawAnswer(
-            class_probs_L=raw.class_probs_L,
-            parts_HW=np.zeros((1, 1), np.uint8),
-            box_xyxy=raw.box_xyxy,
-            health=raw.health,
-        ),
-        spec,
-        rule,
+    if isinstance(raw, RawAnswer):
+        return answer_from_raw(raw, spec, rule)
+    on_host = RawAnswer(
+        class_probs_L=raw.class_probs_L,
+        parts_HW=np.zeros((1, 1), np.uint8),
+        box_xyxy=raw.box_xyxy,
+        health=raw.health,
     )
+    try:
+        answer = answer_from_raw(on_host, spec, rule)
+    except AnswerError:
+        # The caller gets no view that it could release, and a kept traceback would hold the GPU's memory.
+        raw.parts.release()
+        raise
     return DeviceAnswer(
         class_name=answer.class_name,
         class_index=answer.class_index,

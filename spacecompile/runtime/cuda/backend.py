@@ -10,21 +10,20 @@ import os
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spacecompile.errors import DeviceError, DeviceLostError, FrameError, UsageError
-from spacecompile.runtime.backend import GraphSignature, RawAnswer
+from spacecompile.runtime.backend import DeviceRawAnswer, GpuTimes, RawAnswer
 from spacecompile.runtime.cuda.device import CudaDevice, active
 from spacecompile.runtime.cuda.engine import CudaEngine
-from spacecompile.runtime.cuda.slot import GpuTimes, Slot
+from spacecompile.runtime.cuda.slot import Slot
 from spacecompile.runtime.cuda.source import DeviceFrame, device_frame_from
 
-T = TypeVar("T")
-DeviceErrorType = TypeVar("DeviceErrorType", bound=DeviceError)
+_T = TypeVar("_T")
+_DeviceErrorT = TypeVar("_DeviceErrorT", bound=DeviceError)
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ IN_FLIGHT_MAX: Final = 64
 """Each frame in flight has its own context and buffers; beyond some streams a GPU gains nothing."""
 
 
-class Lease:
+class _Lease:
     """A slot that nobody else may use, until it is released or nobody holds the lease any more."""
 
     def __init__(self, slot: Slot) -> None:
@@ -52,14 +51,14 @@ class Lease:
         """The slot.
 
         Raises:
-            UsageError: If it was given back; it begins with `what`.
+            UsageError: If the slot was given back; the message begins with `what`.
         """
         if self._slot is None:
             raise UsageError(f"{what} was released, or its session closed: its memory belongs to a later frame.")
         return self._slot
 
 
-class DeviceView:
+class _DeviceView:
     """An array in GPU memory that other libraries read in place, until it is released.
 
     It is the session's own buffer, for reading only: the slot that it belongs to answers no further frame until
@@ -67,8 +66,8 @@ class DeviceView:
     `to_host`.
     """
 
-    def __init__(self, backend: CudaBackend, lease: Lease) -> None:
-        """Of the parts mask of a slot; users get one from an answer."""
+    def __init__(self, backend: CudaBackend, lease: _Lease) -> None:
+        """View the parts mask of a leased slot; users get a view from an answer."""
         self._backend = backend
         self._lease = lease
         self.shape = backend.signature.frame_size_px
@@ -81,7 +80,7 @@ class DeviceView:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        """Version 3, for torch, cupy and numba. The content is there: no stream has to be waited for.
+        """See `DeviceParts`. The content is there: no stream has to be waited for.
 
         It does not claim to be read-only, since torch refuses what does; it is not to be written to all the same.
         """
@@ -103,35 +102,22 @@ class DeviceView:
         self._lease.release()
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class DeviceRawAnswer:
-    """As `RawAnswer`, with the parts mask left on the GPU. The small arrays are the caller's own."""
-
-    class_probs_L: NDArray[np.float32]
-    parts: DeviceView
-    box_xyxy: NDArray[np.float32]
-    health: NDArray[np.float32]
-
-
 class CudaTicket:
-    """One frame in flight. Who drops it without asking for the result gives its slot back.
+    """One frame in flight: a `RawTicket` that gives its slot back when it is dropped."""
 
-    Attributes:
-        failed_frame_HWC: Once `result` has raised a `DeviceError`: the frame, for another engine; None if it was on
-            the device.
-    """
+    at_once = None
 
-    def __init__(self, backend: CudaBackend, lease: Lease, *, parts_down: bool) -> None:
-        """Of a frame that was started; users get one from `submit`."""
+    def __init__(self, backend: CudaBackend, lease: _Lease, *, parts_down: bool) -> None:
+        """Take the lease of a frame that was started; users get a ticket from `submit`."""
         self._backend = backend
-        self._lease: Lease | None = lease
+        self._lease: _Lease | None = lease
         self._parts_down = parts_down
         self._result: RawAnswer | DeviceRawAnswer | None = None
         self._error: DeviceError | None = None
         self.failed_frame_HWC: NDArray[np.uint8] | None = None
 
     def is_done(self) -> bool:
-        """Whether `result` would return or raise at once. True when the GPU can't say: `result` finds out."""
+        """See `RawTicket`. True when the GPU can't say: `result` finds out."""
         if self._lease is None or self._lease.is_released:
             return True
         try:
@@ -140,24 +126,12 @@ class CudaTicket:
             return True
 
     def result(self) -> RawAnswer | DeviceRawAnswer:
-        """Wait for the answer. Asking again gives the same one, or the same error.
-
-        Raises:
-            DeviceError: If the frame's work failed.
-            UsageError: If the ticket was released or the backend closed before.
-        """
+        """Wait for the answer; see `RawTicket.result`."""
         if self._error is not None:
             raise _fresh(self._error)
         if self._result is None:
             self._result = self._finished()
         return self._result
-
-    def release(self) -> None:
-        """Give the slot back without waiting; a view of it ends."""
-        if self._lease is not None:
-            self._lease.release()
-        if isinstance(self._result, DeviceRawAnswer):
-            self._result.parts.release()
 
     def _finished(self) -> RawAnswer | DeviceRawAnswer:
         lease = self._lease
@@ -177,39 +151,38 @@ class CudaTicket:
         }
         self._lease = None
         if not self._parts_down:
-            return DeviceRawAnswer(parts=DeviceView(self._backend, lease), **small)
+            return DeviceRawAnswer(parts=_DeviceView(self._backend, lease), **small)
         parts_HW = slot.output("parts")
         lease.release()
         return RawAnswer(parts_HW=parts_HW, **small)
 
 
 class CudaBackend:
-    """See `Backend`. One thread at a time; every buffer is allocated here and none later.
+    """See `Backend`. Every buffer is allocated when it is made, and none later."""
 
-    Attributes:
-        last_times: Of the frame whose result was taken last; None before, and for a backend that is not timed.
-    """
+    takes_device_frames = True
 
     def __init__(self, engine: CudaEngine, device: CudaDevice, *, in_flight: int = 1, timed: bool = False) -> None:
         """Take over an engine and make its slots.
 
         Args:
-            engine: Closed with this backend, also when this fails.
-            device: That the engine is on.
-            in_flight: Frames that may be in flight at the same time.
-            timed: Take the time of every run by the GPU's clock.
+            engine: Engine that is closed with this backend, also when this fails.
+            device: GPU that the engine is on.
+            in_flight: Number of frames that may be in flight at the same time.
+            timed: Whether the GPU's clock times every run.
 
         Raises:
             UsageError: If `in_flight` is out of range.
             DeviceError: If the GPU has no room.
         """
+        self.name, self.version, self.signature = engine.name, engine.version, engine.signature
         self._engine = engine
         self._device = device
         self._lost: DeviceLostError | None = None
         self._is_closed = False
         self.last_times: GpuTimes | None = None
         self._slots: list[Slot] = []
-        self._leases: list[weakref.ref[Lease] | None] = []
+        self._leases: list[weakref.ref[_Lease] | None] = []
         # A backend that is dropped without `close` gives its memory back too. Not when the process ends: CUDA may be
         # gone by then, and the memory goes with the process.
         self._freed = weakref.finalize(self, _free, device, engine, self._slots, os.getpid())
@@ -226,34 +199,18 @@ class CudaBackend:
             raise
 
     @property
-    def name(self) -> str:
-        """Of the engine."""
-        return self._engine.name
-
-    @property
-    def version(self) -> str:
-        """Of the engine."""
-        return self._engine.version
-
-    @property
-    def signature(self) -> GraphSignature:
-        """Of the graph."""
-        return self._engine.signature
-
-    @property
     def in_flight_max(self) -> int:
-        """Frames that may be in flight."""
+        """Number of frames that may be in flight."""
         return len(self._slots)
 
     @property
     def free_count(self) -> int:
-        """Frames that may be submitted now."""
-        leases = [reference() if reference is not None else None for reference in self._leases]
-        return sum(lease is None or lease.is_released for lease in leases)
+        """Number of frames that may be submitted now."""
+        return sum(_is_free(reference) for reference in self._leases)
 
     @property
     def graphs(self) -> str:
-        """How runs are queued, for a person: with CUDA graphs, or why without."""
+        """How runs are queued; see `Backend.graphs`."""
         problems = (self._engine.graph_problem, *(slot.graph_problem for slot in self._slots))
         problem = next((text for text in problems if text), "")
         if self._engine.captures_itself and not problem:
@@ -266,33 +223,18 @@ class CudaBackend:
         assert isinstance(raw, RawAnswer)
         return raw
 
-    def run_everywhere(self, frame_HWC: NDArray[np.uint8]) -> None:
-        """Run a frame in every free slot, side by side: each has memory and CUDA graphs of its own to warm up.
-
-        Raises:
-            DeviceError: If the GPU or the engine fails.
-        """
+    def warm_up(self, frame_HWC: NDArray[np.uint8]) -> None:
+        """Run a frame in every free slot, side by side: each has memory and CUDA graphs of its own to warm up."""
         for ticket in [self.submit(frame_HWC) for _ in range(self.free_count)]:
             ticket.result()
 
     def submit(self, frame: object, *, parts_on_device: bool = False) -> CudaTicket:
-        """Queue one frame.
-
-        Args:
-            frame: uint8 array [H, W, 3] in C order, which may be overwritten at once; or a frame on this GPU as in
-                `source.device_frame_from`, which must stay as it is until the result is taken.
-            parts_on_device: Leave the parts mask there; see `DeviceView`.
-
-        Raises:
-            FrameError: If the frame does not fit the graph.
-            DeviceError: If the GPU or the engine fails.
-            UsageError: If as many frames are in flight as may be, or the backend is closed.
-        """
+        """Queue one frame; see `Backend.submit`."""
         self._check_open()
         lease = self.guarded(lambda: self._started(frame, parts_down=not parts_on_device))
         return CudaTicket(self, lease, parts_down=not parts_on_device)
 
-    def _started(self, frame: object, *, parts_down: bool) -> Lease:
+    def _started(self, frame: object, *, parts_down: bool) -> _Lease:
         index = self._free_slot()
         slot = self._slots[index]
         if isinstance(frame, np.ndarray):
@@ -301,15 +243,15 @@ class CudaBackend:
         else:
             device_frame: DeviceFrame = device_frame_from(frame, stream=slot.stream)
             slot.start_from_device(device_frame, parts_down=parts_down)
-        lease = Lease(slot)
+        lease = _Lease(slot)
         self._leases[index] = weakref.ref(lease)
         return lease
 
-    def guarded(self, call: Callable[[], T]) -> T:
+    def guarded(self, call: Callable[[], _T]) -> _T:
         """Call something of the device; an error that sticks closes the door for every later call.
 
         Raises:
-            DeviceError: Of the call.
+            DeviceError: If the call fails, or the GPU was lost before.
         """
         if self._lost is not None:
             raise _fresh(self._lost)
@@ -339,8 +281,7 @@ class CudaBackend:
 
     def _free_slot(self) -> int:
         for index, reference in enumerate(self._leases):
-            lease = reference() if reference is not None else None
-            if lease is None or lease.is_released:
+            if _is_free(reference):
                 self._leases[index] = None
                 if self._slots[index].is_pending:
                     self._await_dropped(self._slots[index])
@@ -351,24 +292,25 @@ class CudaBackend:
         )
 
     def _await_dropped(self, slot: Slot) -> None:
-        """Wait for a frame whose ticket was dropped: its buffers are not ours until then.
-
-        Nobody asked for its answer, so that an error that passes is not the next frame's.
-
-        Raises:
-            DeviceLostError: If the GPU is lost.
-        """
+        """Wait for a frame whose ticket was dropped: its buffers are not ours until then."""
         try:
             self.guarded(slot.finish)
         except DeviceLostError:
             raise
         except DeviceError as error:
+            # Nobody asked for that frame's answer, and the next frame is not at fault.
             _log.warning("a frame that was given up failed: %s", error)
 
     def _check_host_frame(self, frame: NDArray[Any]) -> None:
         shape = (*self.signature.frame_size_px, 3)
         if frame.dtype != np.uint8 or frame.shape != shape:
             raise FrameError(f"frame has shape {frame.shape} and dtype {frame.dtype}; the graph takes uint8 {shape}.")
+
+
+def _is_free(reference: weakref.ref[_Lease] | None) -> bool:
+    """Whether nobody holds the lease of a slot any more."""
+    lease = reference() if reference is not None else None
+    return lease is None or lease.is_released
 
 
 def _free(device: CudaDevice, engine: CudaEngine, slots: list[Slot], process_id: int) -> None:
@@ -384,7 +326,7 @@ def _free(device: CudaDevice, engine: CudaEngine, slots: list[Slot], process_id:
         engine.close()
 
 
-def _fresh(error: DeviceErrorType) -> DeviceErrorType:
+def _fresh(error: _DeviceErrorT) -> _DeviceErrorT:
     """The same error again. One that is raised twice would keep the traceback of every time."""
     again = type(error)(*error.args)
     again.__cause__ = error.__cause__

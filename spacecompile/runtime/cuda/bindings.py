@@ -79,7 +79,7 @@ class CudaBindingsDevice:
 
     @property
     def index(self) -> int:
-        """Of the GPU."""
+        """See `CudaDevice`."""
         return self._index
 
     def activate(self) -> int:
@@ -224,8 +224,8 @@ def error_of(name: str, text: str, *, gpu: int) -> DeviceError:
     """The typed error of a CUDA error.
 
     Args:
-        name: CUDA's, for example cudaErrorIllegalAddress.
-        text: CUDA's sentence about it.
+        name: CUDA's name of the error, for example cudaErrorIllegalAddress.
+        text: CUDA's sentence about the error.
         gpu: Index of the GPU.
     """
     seen = f"GPU {gpu} reports {name} ({text})."

@@ -32,7 +32,7 @@ class _Options(msgspec.Struct):
 
 
 class PlanFacts(msgspec.Struct, kw_only=True):
-    """What the runtime needs of `model.plan.json`; `export.engine_facts.EngineFacts` says what the fields mean.
+    """What the runtime needs of `model.plan.json`; `export.engine.facts.EngineFacts` says what the fields mean.
 
     Fields that are not listed here are skipped, so that a later builder may add some.
     """
@@ -55,11 +55,11 @@ def facts_from_sidecar(content: bytes, origin: str) -> PlanFacts:
     """Read a sidecar.
 
     Args:
-        content: Of `model.plan.json`.
-        origin: Where it came from, for the message.
+        content: Content of `model.plan.json`.
+        origin: Where the content came from, for the message.
 
     Raises:
-        IntegrityError: If it is malformed.
+        IntegrityError: If the content is malformed.
     """
     try:
         return msgspec.json.decode(content, type=PlanFacts)
@@ -73,7 +73,7 @@ def check_plan_bytes(plan: bytes, facts: PlanFacts, *, bundle: str) -> None:
     """Refuse a plan whose bytes are not those that the sidecar speaks of.
 
     Raises:
-        IntegrityError: With both hashes.
+        IntegrityError: If the hashes differ; the message names both.
     """
     found = hashlib.sha256(plan).hexdigest()
     if found != facts.plan_sha256:
@@ -89,15 +89,15 @@ def check_plan_fits(
     """Compare a plan's sidecar with this machine: library, its version, GPU, driver and profile.
 
     Args:
-        facts: Of the plan.
-        engine: Library here, see `engine_api.EngineKind`.
-        library_version: Of that library.
-        gpu: Of this machine.
-        frame_size_px: (height, width) that the bundle's frames have.
-        bundle: For the message, as a user would name it on the command line.
+        facts: Sidecar of the plan.
+        engine: Kind of the library on this machine, of `engine_api.EngineKind`.
+        library_version: Version of that library.
+        gpu: GPU of this machine.
+        frame_size_px: (height, width) of the bundle's frames.
+        bundle: Folder of the bundle, as a user would name it on the command line.
 
     Raises:
-        PlanMismatchError: In one sentence, with the command that makes a fitting plan.
+        PlanMismatchError: If one of them does not fit; the message has the command that makes a fitting plan.
     """
     here = f"this is sm_{_digits(gpu.compute_capability)} with {_title(engine)} {library_version}"
     built = f"built for {_target_text(facts)} with {_title(facts.engine)} {facts.library_version}"
@@ -137,6 +137,7 @@ def _gpu_fits(facts: PlanFacts, gpu: GpuFacts) -> bool:
 
 
 def _target_text(facts: PlanFacts) -> str:
+    """What a plan was built for, for a message."""
     if facts.engine == "tensorrt" and facts.options.hardware_compatibility == "none" and facts.compute_capability:
         return f"sm_{_digits(facts.compute_capability)}"
     return facts.target

@@ -20,7 +20,7 @@ class CudaDevice(Protocol):
 
     @property
     def index(self) -> int:
-        """Of the GPU among those that CUDA_VISIBLE_DEVICES leaves."""
+        """Index of the GPU among those that CUDA_VISIBLE_DEVICES leaves."""
 
     def activate(self) -> int:
         """Make the GPU the calling thread's, which CUDA keeps per thread. Returns the index of the one before."""

@@ -1,14 +1,13 @@
-"""Asks NVIDIA's driver what it is, and writes one JSON object to stdout.
+"""Asks NVIDIA's driver for its first GPU, in a process of its own: a broken driver can crash whoever calls it.
 
-Run as a script by `driver.py`, in a process of its own: a broken driver can crash whoever calls it. So it imports
-nothing but the standard library.
+`driver` starts it. Beside the standard library it imports nothing but `child_process`.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
-import sys
+
+from spacecompile.child_process import report
 
 _LIBRARY = "libcuda.so.1"
 # CUdevice_attribute in cuda.h.
@@ -16,16 +15,16 @@ _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
 _NAME_BYTES = 256
 
 
-def main() -> None:
-    """Write `{"problem": ...}`, or the facts of the first GPU."""
+def main(_: list[str]) -> None:
+    """Report the facts of the first GPU, or `problem`: why there is none, as the start of a sentence."""
     try:
-        facts = _facts()
+        report(_facts())
     except OSError as error:
-        facts = {"problem": f"NVIDIA's driver is not installed ({error})"}
-    sys.stdout.write(json.dumps(facts))
+        report({"problem": f"NVIDIA's driver is not installed ({error})"})
 
 
 def _facts() -> dict[str, str]:
+    """Fields of `driver.GpuFacts` as the driver tells them, or `problem`."""
     cuda = ctypes.CDLL(_LIBRARY)
     code = cuda.cuInit(0)
     if code:
@@ -51,7 +50,3 @@ def _facts() -> dict[str, str]:
         "compute_capability": f"{major.value}.{minor.value}",
         "cuda": f"{version.value // 1000}.{version.value % 1000 // 10}",
     }
-
-
-if __name__ == "__main__":
-    main()

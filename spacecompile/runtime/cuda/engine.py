@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from math import prod
 from typing import Protocol
 
-from spacecompile.contract import HEALTH_SIGNALS
-from spacecompile.runtime.backend import GraphSignature
+from spacecompile.runtime.backend import Engine
 
 
 class EngineContext(Protocol):
@@ -25,27 +22,15 @@ class EngineContext(Protocol):
         """Queue one run on the stream.
 
         Raises:
-            DeviceError: If the engine says that it did not.
+            DeviceError: If the engine says that it did not queue the run.
         """
 
     def close(self) -> None:
-        """Free what it holds."""
+        """Free what the context holds."""
 
 
-class CudaEngine(Protocol):
-    """One graph in one engine on one GPU."""
-
-    @property
-    def name(self) -> str:
-        """Of the backend."""
-
-    @property
-    def version(self) -> str:
-        """Of the library."""
-
-    @property
-    def signature(self) -> GraphSignature:
-        """Of the graph."""
+class CudaEngine(Engine, Protocol):
+    """One graph in one engine on one GPU. Its contexts are closed before it."""
 
     @property
     def takes_any_address(self) -> bool:
@@ -63,36 +48,9 @@ class CudaEngine(Protocol):
         """A context on a stream.
 
         Args:
-            stream: That it queues on.
-            addresses: Of the input and every output, by name.
+            stream: Handle of the stream that the context queues its runs on.
+            addresses: Addresses of the input and every output, by name.
 
         Raises:
-            DeviceError: If it can't be made.
+            DeviceError: If the context can't be made.
         """
-
-    def close(self) -> None:
-        """Free the graph. Its contexts are closed before."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TensorLayout:
-    """Name, numpy dtype and shape of one output of a sealed graph."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def num_bytes(self) -> int:
-        """Size in memory."""
-        return prod(self.shape) * (1 if self.dtype == "uint8" else 4)
-
-
-def output_layouts(signature: GraphSignature) -> tuple[TensorLayout, ...]:
-    """The outputs of a sealed graph, in the order of `contract.OUTPUT_NAMES`."""
-    return (
-        TensorLayout(name="class_probs", dtype="float32", shape=(signature.num_classes,)),
-        TensorLayout(name="parts", dtype="uint8", shape=signature.frame_size_px),
-        TensorLayout(name="box_xyxy", dtype="float32", shape=(4,)),
-        TensorLayout(name="health", dtype="float32", shape=(len(HEALTH_SIGNALS),)),
-    )

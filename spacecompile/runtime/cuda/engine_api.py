@@ -38,11 +38,11 @@ class EngineApi:
     """A library that is ready to build.
 
     Attributes:
-        kind: Which.
-        trt: Its Python module.
-        version: Of the library.
-        cuda: Major version of the CUDA toolkit that it was made with; None when its package does not tell.
-        device: The GPU here; None without one, which only TensorRT-RTX can do.
+        kind: Kind of the library.
+        trt: Python module of the library.
+        version: Version of the library.
+        cuda: Major version of the CUDA toolkit that the library was made with; None when its package does not tell.
+        device: GPU of this machine; None without one, which only TensorRT-RTX can do.
     """
 
     kind: EngineKind
@@ -63,11 +63,12 @@ def load_engine_api(kind: str) -> EngineApi:
     Full TensorRT's builder fails or crashes without a driver, so the driver is asked first.
 
     Args:
-        kind: See `EngineKind`.
+        kind: Kind of the library, of `EngineKind`.
 
     Raises:
         UsageError: If there is no such engine.
-        MissingPartError: If it, its libraries, the driver or the GPU that it needs are missing, or it is too old.
+        MissingPartError: If the engine, its libraries, the driver or the GPU that it needs are missing, or the engine
+            is too old.
     """
     if kind not in _MODULES:
         raise UsageError(f"--engine is {kind!r}; choose one of {', '.join(get_args(EngineKind))}.")
@@ -196,8 +197,8 @@ def sentence_of(message: str) -> str:
     """What a library's message says, without the places in its source code and the names of its functions.
 
     Args:
-        message: One or more lines. A failure of CUDA's runtime comes last and says the least: without a GPU it is
-            reported beside whatever went wrong.
+        message: One or more lines. A failure of CUDA's runtime comes last and says the least: without a GPU such a
+            failure is reported beside whatever went wrong.
     """
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     exact = [line for line in lines if "Error Code" in line and "Cuda Runtime" not in line]

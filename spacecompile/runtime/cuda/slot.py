@@ -14,7 +14,6 @@ import logging
 from collections import OrderedDict
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from math import prod
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -22,8 +21,9 @@ from numpy.typing import NDArray
 
 from spacecompile.contract import INPUT_NAME
 from spacecompile.errors import DeviceError, DeviceLostError
+from spacecompile.runtime.backend import GpuTimes, sealed_tensors
 from spacecompile.runtime.cuda.device import CudaDevice
-from spacecompile.runtime.cuda.engine import CudaEngine, output_layouts
+from spacecompile.runtime.cuda.engine import CudaEngine
 from spacecompile.runtime.cuda.source import DeviceFrame, check_device_frame
 
 GRAPHS_MAX: Final = 8
@@ -42,29 +42,11 @@ _log = logging.getLogger(__name__)
 
 
 class _Route(NamedTuple):
-    """What a graph is made for.
+    """What a graph is made for: where the frame is, and whether the parts mask is copied to the host."""
 
-    Attributes:
-        origin: `host` for a frame in our pinned buffer, `device` for one in device memory.
-        pointer: That the engine reads the frame from.
-        parts_down: Whether the parts mask is copied to the host.
-    """
-
-    origin: Literal["host", "device"]
-    pointer: int
+    origin: Literal["host", "device"]  # our pinned buffer, or device memory
+    pointer: int  # the address that the engine reads the frame from
     parts_down: bool
-
-
-class GpuTimes(NamedTuple):
-    """What a frame took by the GPU's own clock, from CUDA events around it.
-
-    Attributes:
-        engine_ms: The graph alone.
-        device_ms: The graph, the copy of the frame to it and of the answer from it.
-    """
-
-    engine_ms: float
-    device_ms: float
 
 
 class _Marks(NamedTuple):
@@ -91,9 +73,9 @@ class Slot:
         """Allocate everything.
 
         Args:
-            device: That the engine is on.
-            engine: Outlives the slot.
-            timed: Record events around the parts of every run, for `times`.
+            device: GPU that the engine is on.
+            engine: Engine that is closed after the slot.
+            timed: Whether events are recorded around the parts of every run, for `times`.
 
         Raises:
             DeviceError: If the GPU has no room; what was allocated until then is free again.
@@ -115,6 +97,7 @@ class Slot:
             self._stack = stack.pop_all()
 
     def _allocate(self, stack: ExitStack) -> None:
+        """Make stream, events, buffers and context; the stack frees them."""
         device, signature = self._device, self._engine.signature
         self._row_bytes = 3 * signature.frame_size_px[1]
         self.stream = device.create_stream()
@@ -123,20 +106,15 @@ class Slot:
         stack.callback(device.destroy_event, self._done)
         self._ready = device.create_event()
         stack.callback(device.destroy_event, self._ready)
-        self._layouts = output_layouts(signature)
-        frame_bytes = prod(signature.frame_size_px) * 3
-        sizes = {INPUT_NAME: frame_bytes} | {layout.name: layout.num_bytes for layout in self._layouts}
         self.addresses: dict[str, int] = {}
-        pinned: dict[str, NDArray[Any]] = {}
-        for name, num_bytes in sizes.items():
-            self.addresses[name] = device.allocate(num_bytes)
-            stack.callback(device.free, self.addresses[name])
-            pinned[name] = device.allocate_pinned(num_bytes)
-            stack.callback(device.free_pinned, pinned[name])
-        self._frame_HWC = pinned[INPUT_NAME].reshape(*signature.frame_size_px, 3)
-        self._host = {
-            layout.name: pinned[layout.name].view(layout.dtype).reshape(layout.shape) for layout in self._layouts
-        }
+        self._host: dict[str, NDArray[Any]] = {}
+        for tensor in sealed_tensors(signature):
+            self.addresses[tensor.name] = device.allocate(tensor.num_bytes)
+            stack.callback(device.free, self.addresses[tensor.name])
+            pinned = device.allocate_pinned(tensor.num_bytes)
+            stack.callback(device.free_pinned, pinned)
+            self._host[tensor.name] = pinned.view(tensor.dtype).reshape(tensor.shape)
+        self._frame_HWC = self._host.pop(INPUT_NAME)
         self._context = self._engine.context(self.stream, self.addresses)
         stack.callback(self._context.close)
 
@@ -159,7 +137,7 @@ class Slot:
         """Queue a frame of the host; it is copied before this returns, so that the caller may overwrite it.
 
         Raises:
-            DeviceError: If it can't be queued.
+            DeviceError: If the frame can't be queued.
         """
         np.copyto(self._frame_HWC, frame_HWC)
         self._is_from_host = True
@@ -169,8 +147,8 @@ class Slot:
         """Queue a frame of the device; its memory must stay as it is until `finish`.
 
         Raises:
-            FrameError: If it is not what the graph takes.
-            DeviceError: If it can't be queued.
+            FrameError: If the frame is not what the graph takes.
+            DeviceError: If the frame can't be queued.
         """
         device = self._device
         check_device_frame(frame, size_px=self._engine.signature.frame_size_px, device=device)
@@ -195,7 +173,7 @@ class Slot:
         """Wait for the frame that was started.
 
         Raises:
-            DeviceError: If its work failed.
+            DeviceError: If the frame's work failed.
         """
         try:
             self._device.synchronize(self._done)
@@ -204,12 +182,12 @@ class Slot:
             self._held = None
 
     def times(self) -> GpuTimes | None:
-        """Of the finished frame; None for a slot that is not timed.
+        """Times of the finished frame; None for a slot that is not timed.
 
-        Rows of a device frame that lie apart were gathered before, which is no part of it.
+        Rows of a device frame that lie apart were gathered before, which is not timed.
 
         Raises:
-            DeviceError: If its work failed.
+            DeviceError: If the frame's work failed.
         """
         if self._marks is None:
             return None
@@ -220,7 +198,7 @@ class Slot:
         """Whether `finish` would return at once.
 
         Raises:
-            DeviceError: If the work failed.
+            DeviceError: If the frame's work failed.
         """
         return self._device.is_reached(self._done)
 
@@ -236,7 +214,7 @@ class Slot:
         """The parts mask of the finished frame, which stayed on the device.
 
         Raises:
-            DeviceError: If it can't be copied.
+            DeviceError: If the mask can't be copied.
         """
         self._device.copy_out(self._host["parts"], self.addresses["parts"], self.stream)
         self._device.record(self._done, self.stream)
@@ -288,6 +266,7 @@ class Slot:
             self._capture(route)
 
     def _queue(self, route: _Route, *, captured: bool = False) -> None:
+        """Queue copy in, engine and copy out, call by call."""
         device = self._device
         record = device.record_in_graph if captured else device.record
 
@@ -302,9 +281,9 @@ class Slot:
         self._context.bind_input(route.pointer)
         self._context.enqueue()
         mark("answered")
-        for layout in self._layouts:
-            if layout.name != "parts" or route.parts_down:
-                device.copy_out(self._host[layout.name], self.addresses[layout.name], self.stream)
+        for name, host in self._host.items():
+            if name != "parts" or route.parts_down:
+                device.copy_out(host, self.addresses[name], self.stream)
         mark("answer_out")
 
     def _is_worth_a_graph(self, route: _Route) -> bool:
@@ -323,10 +302,8 @@ class Slot:
         return False
 
     def _capture(self, route: _Route) -> None:
-        """Note down the run that was just queued. TensorRT asks for a plain run with the same addresses before it.
-
-        A capture that fails costs speed, not answers: the slot goes on without graphs, and says so.
-        """
+        """Note down the run that was just queued: TensorRT asks for a plain run with the same addresses before it."""
+        # A capture that fails costs speed, not answers: the slot goes on without graphs, and says so.
         try:
             graph = self._captured(route)
         except DeviceLostError:

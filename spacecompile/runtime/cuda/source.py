@@ -32,12 +32,13 @@ class DeviceFrame:
 
     Attributes:
         pointer: Address of the first pixel.
-        shape: (H, W, 3).
-        dtype: Of numpy; uint8 is the only one that a graph takes.
-        strides_bytes: Per axis; None for rows without gaps. Only the rows may have gaps.
-        stream: Handle of the stream whose queued work fills the frame, which is waited for on the GPU; 1 is the
-            default stream, None says that the frame is there.
-        owner: What keeps the memory alive; it is held until the answer is taken.
+        shape: Extents (H, W, 3).
+        dtype: Name of the numpy type; uint8 is the only one that a graph takes.
+        strides_bytes: Bytes from one element to the next on each axis; None for rows without gaps. Only the rows may
+            have gaps.
+        stream: Handle of the stream whose queued work fills the frame, which is waited for on the GPU; 1 for the
+            default stream, None for a frame that is there.
+        owner: Object that keeps the memory alive; it is held until the answer is taken.
     """
 
     pointer: int
@@ -49,7 +50,7 @@ class DeviceFrame:
 
     @property
     def pitch_bytes(self) -> int:
-        """From one row to the next."""
+        """Bytes from one row to the next."""
         return self.strides_bytes[0] if self.strides_bytes else prod(self.shape[1:])
 
     @property
@@ -75,10 +76,10 @@ def device_frame_from(source: object, *, stream: int) -> DeviceFrame:
 
     Args:
         source: A `DeviceFrame`, or an array for which `is_on_device` holds.
-        stream: That will read it.
+        stream: Handle of the stream that will read the frame.
 
     Raises:
-        FrameError: If its owner does not give it out, or what it gives is malformed.
+        FrameError: If the array's library does not give it out, or what it gives is malformed.
         MissingPartError: If cuda-core, which reads DLPack, is missing.
     """
     if isinstance(source, DeviceFrame):
@@ -98,12 +99,12 @@ def check_device_frame(frame: DeviceFrame, *, size_px: tuple[int, int], device: 
     """Refuse what the graph does not take.
 
     Args:
-        frame: To check.
+        frame: Frame to check.
         size_px: (height, width) of the graph's frame.
-        device: That the graph is on.
+        device: GPU that the graph is on.
 
     Raises:
-        FrameError: Saying what differs.
+        FrameError: If the frame does not fit; the message says what differs.
     """
     shape = (*size_px, 3)
     if frame.dtype != "uint8" or frame.shape != shape:

@@ -11,12 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from spacecompile.benchmarks.latency.interleaved import (
-    Contestant,
     LatencySettings,
     Recording,
     Scope,
     balanced_order,
-    drop_nobody,
     measure,
 )
 from spacecompile.errors import UsageError
@@ -138,16 +136,10 @@ class Broken(Witness):
 @pytest.mark.parametrize("fails_at", [0, 1, 4], ids=["warming up", "first round", "later round"])
 def test_a_contestant_that_is_dropped_takes_its_samples_along_and_the_others_go_on(fails_at: int) -> None:
     calls: list[tuple[str, int]] = []
-    dropped: list[tuple[str, type[Exception]]] = []
-
-    def drop(contestant: Contestant, error: Exception) -> bool:
-        dropped.append((contestant.name, type(error)))
-        return True
-
     recording = Recording()
     contestants = [Witness("a", calls), Broken("with-engine", calls, stop_at=fails_at), Witness("c", calls)]
-    measure(contestants, FRAMES_HWC, quick(8, warmup_rounds=1), recording, drop=drop)
-    assert dropped == [("with-engine", MemoryError)]
+    measure(contestants, FRAMES_HWC, quick(8, warmup_rounds=1), recording, expendable=["with-engine"])
+    assert {name: type(error) for name, error in recording.dropped.items()} == {"with-engine": MemoryError}
     assert {name: list(samples) for name, samples in recording.app_ms.items()} == {
         name: list(range(8)) for name in ("a", "c")
     }
@@ -155,11 +147,11 @@ def test_a_contestant_that_is_dropped_takes_its_samples_along_and_the_others_go_
     assert [name for name, _ in calls].count("with-engine") == fails_at
 
 
-def test_an_error_that_nobody_drops_ends_the_run_and_so_does_the_last_contestant_s() -> None:
-    for drop in (drop_nobody, lambda *_: True):
+def test_the_error_of_one_that_is_not_expendable_ends_the_run_and_so_does_the_last_contestant_s() -> None:
+    for expendable in ((), ("a",)):
         recording = Recording()
         with pytest.raises(MemoryError):
-            measure([Broken("a", [], stop_at=2)], FRAMES_HWC, quick(8), recording, drop=drop)
+            measure([Broken("a", [], stop_at=2)], FRAMES_HWC, quick(8), recording, expendable=expendable)
         assert list(recording.app_ms["a"]) == [0, 1]
     assert gc.isenabled()
 

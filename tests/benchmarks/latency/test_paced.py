@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from spacecompile.benchmarks.latency.interleaved import Scope
-from spacecompile.benchmarks.latency.paced import Handled, check_rate, run_paced, summarise_paced
+from spacecompile.benchmarks.latency.paced import Handled, check_rate, paced_frames, summarise_paced
 from spacecompile.errors import UsageError
 
 FRAMES_HWC = [np.full((2, 2, 3), value, np.uint8) for value in range(3)]
@@ -37,17 +37,16 @@ class Worker:
 
 
 def handle(work_s: list[float], rate_hz: float) -> tuple[Worker, list[Handled]]:
-    worker, handled = Worker(work_s), list[Handled]()
-    run_paced(
+    worker = Worker(work_s)
+    handled = paced_frames(
         worker,
         FRAMES_HWC,
         rate_hz,
-        handled=handled,
         duration_s=len(work_s) / rate_hz,
         clock=lambda: worker.now_s,
         sleep=worker.sleep,
     )
-    return worker, handled
+    return worker, list(handled)
 
 
 def test_frames_come_at_the_rate_and_one_by_one() -> None:
@@ -73,14 +72,8 @@ def test_a_slow_answer_delays_the_next_one_and_its_wait_counts() -> None:
 def test_an_interrupt_keeps_the_frames_that_were_handled() -> None:
     worker, handled = Worker([0.01, 0.01]), list[Handled]()
     with pytest.raises(IndexError):
-        run_paced(
-            worker,
-            FRAMES_HWC,
-            10,
-            handled=handled,
-            duration_s=1,
-            clock=lambda: worker.now_s,
-            sleep=worker.sleep,
+        handled.extend(
+            paced_frames(worker, FRAMES_HWC, 10, duration_s=1, clock=lambda: worker.now_s, sleep=worker.sleep)
         )
     assert summarise_paced(handled, 10).frames == 2
 

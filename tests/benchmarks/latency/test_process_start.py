@@ -48,4 +48,4 @@ def test_a_real_start_tells_times_and_memory_of_its_own_process(tiny_bundle: Pat
 def test_a_process_that_fails_says_why(tiny_bundle: Path, tmp_path: Path) -> None:
     seen = start_once(tmp_path, open_bundle(tiny_bundle).variant("fp32"), HOW)
     assert isinstance(seen, str)
-    assert "ended with 1" in seen
+    assert "exits with 1" in seen

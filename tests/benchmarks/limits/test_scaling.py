@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from spacecompile.benchmarks.limits.scaling import ScalingSettings, measure_scaling
 from spacecompile.benchmarks.limits.scaling_fit import fitted, variable_of
-from spacecompile.benchmarks.limits.scaling_records import Axis, ScalingPoint, ScalingReport
+from spacecompile.benchmarks.limits.scaling_records import Axis, ScalingPoint
 from spacecompile.box_rule import BoxHead, BoxRule
 from spacecompile.contract import FP32_TOLERANCE, INPUT_NAME, ModelSpec, Variant
 from spacecompile.errors import IntegrityError
@@ -72,7 +72,7 @@ def test_every_curve_of_a_real_network_is_measured(quick_checkpoint: Path) -> No
         rounds=2,
     )
     steps: list[tuple[int, int]] = []
-    report = measure_scaling(
+    *_, report = measure_scaling(
         quick_checkpoint,
         spec,
         FP32,
@@ -106,7 +106,7 @@ def test_a_size_that_can_not_be_built_is_named_and_the_rest_is_measured(
     settings = ScalingSettings(
         threads=1, spinning=False, input_sides_px=(64,), frame_multiples=(2,), batches=(1,), rounds=1
     )
-    report = measure_scaling(quick_checkpoint, spec, FP32, backend="tensorrt", settings=settings)
+    *_, report = measure_scaling(quick_checkpoint, spec, FP32, backend="tensorrt", settings=settings)
     assert "tells no times" in report.skipped["input 64"]
     assert all(curve.points == () for curve in report.curves)
 
@@ -128,7 +128,7 @@ def test_a_point_whose_engine_gives_up_is_named_and_the_others_of_its_curve_are_
         run(graph, feeds)
 
     monkeypatch.setattr(OnnxRuntimeGraph, "run", run_or_fail)
-    report = measure_scaling(quick_checkpoint, spec, FP32, backend="onnxruntime", settings=settings)
+    *_, report = measure_scaling(quick_checkpoint, spec, FP32, backend="onnxruntime", settings=settings)
     assert report.skipped == {"frame 192": "ONNX Runtime failed on the graph: out of memory."}
     points = {curve.axis: [(point.value, point.runs) for point in curve.points] for curve in report.curves}
     assert points["frame"] == [(64, 2), (128, 2)]
@@ -152,13 +152,10 @@ def test_a_network_with_a_box_head_scales_and_every_curve_is_kept_as_it_is_done(
     settings = ScalingSettings(
         threads=1, spinning=False, input_sides_px=(64,), frame_multiples=(1,), batches=(1, 2), rounds=1
     )
-    kept: list[ScalingReport] = []
-    report = measure_scaling(
-        tmp_path / "net.pt", spec, FP32, backend="onnxruntime", settings=settings, keep=kept.append
-    )
+    kept = list(measure_scaling(tmp_path / "net.pt", spec, FP32, backend="onnxruntime", settings=settings))
+    report = kept[-1]
     assert report.skipped == {}
     assert [len(partial.curves) for partial in kept] == [1, 2, 3, 4, 5]
-    assert kept[-1] == report
     batches = next(curve for curve in report.curves if curve.axis == "batch")
     assert [point.value for point in batches.points] == [1, 2]
 
@@ -168,6 +165,6 @@ def test_sizes_are_those_of_the_bundle(quick_checkpoint: Path) -> None:
     settings = ScalingSettings(
         threads=1, spinning=False, input_sides_px=(96,), frame_multiples=(1,), batches=(1,), rounds=1
     )
-    report = measure_scaling(quick_checkpoint, spec, FP32, backend="onnxruntime", settings=settings)
+    *_, report = measure_scaling(quick_checkpoint, spec, FP32, backend="onnxruntime", settings=settings)
     fixed = {curve.axis: curve.fixed for curve in report.curves}
     assert fixed["threads"] == "96x96 input, 192x192 frame"

@@ -44,6 +44,6 @@ def test_scaling_without_the_checkpoint_is_refused_before_anything_is_measured(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("spacecompile.benchmarks.suite.find_checkpoint", lambda *_, **__: None)
+    monkeypatch.setattr("spacecompile.benchmarks.run.find_checkpoint", lambda *_, **__: None)
     assert main(["bench", str(tiny_bundle), *QUICK, "--scaling"]) == 2
     assert "--scaling builds other sizes" in " ".join(capsys.readouterr().err.split())

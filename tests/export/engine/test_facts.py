@@ -4,11 +4,11 @@ import pytest
 
 from spacecompile.contract import Precision
 from spacecompile.errors import BuildError
-from spacecompile.export.engine.facts import LayerFact, RealisedTypes, TensorFact, realised_types, require_precision
+from spacecompile.export.engine.facts import LayerFact, NetworkTensor, RealisedTypes, realised_types, require_precision
 
 
 def layer(kind: str, *types: str, computes_in: str | None = None) -> LayerFact:
-    outputs = tuple(TensorFact(name=f"t{index}", type=name, shape=(1,)) for index, name in enumerate(types))
+    outputs = tuple(NetworkTensor(name=f"t{index}", type=name, shape=(1,)) for index, name in enumerate(types))
     return LayerFact(name="a layer", kind=kind, outputs=outputs, computes_in=computes_in)
 
 

@@ -72,6 +72,19 @@ class BackendTester:
             raw = backend.run(np.roll(craft_frame, shift, axis=1))
             assert raw.box_xyxy.tolist() == [30 + shift, 20, 90 + shift, 40]
 
+    def test_a_frame_that_is_submitted_gets_the_answer_of_a_run(
+        self, backend: Backend, craft_frame: NDArray[np.uint8]
+    ) -> None:
+        backend.warm_up(np.zeros_like(craft_frame))
+        assert backend.in_flight_max >= 1
+        ticket = backend.submit(craft_frame)
+        raw = ticket.result()
+        assert isinstance(raw, RawAnswer)
+        assert ticket.at_once in (None, raw)
+        assert ticket.is_done()
+        for array, expected in zip(arrays_of(raw), arrays_of(backend.run(craft_frame)), strict=True):
+            np.testing.assert_array_equal(array, expected)
+
     def test_the_caller_owns_the_arrays(self, backend: Backend, craft_frame: NDArray[np.uint8]) -> None:
         first = backend.run(craft_frame)
         kept = [array.copy() for array in arrays_of(first)]

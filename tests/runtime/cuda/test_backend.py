@@ -12,8 +12,8 @@ from fake_cuda import ColorEngine, FakeDevice
 from numpy.typing import NDArray
 
 from spacecompile.errors import DeviceError, DeviceLostError, DeviceMemoryError, FrameError, UsageError
-from spacecompile.runtime.backend import RawAnswer
-from spacecompile.runtime.cuda.backend import IN_FLIGHT_MAX, CudaBackend, CudaTicket, DeviceRawAnswer
+from spacecompile.runtime.backend import DeviceRawAnswer, RawAnswer
+from spacecompile.runtime.cuda.backend import IN_FLIGHT_MAX, CudaBackend, CudaTicket
 from spacecompile.runtime.cuda.slot import GRAPHS_MAX, WASTED_MAX
 from spacecompile.runtime.cuda.source import DeviceFrame
 

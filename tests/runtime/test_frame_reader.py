@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spacecompile.errors import FrameError, UsageError
-from spacecompile.runtime.frames import FrameReader
+from spacecompile.runtime.frame_reader import FrameReader
 
 SIZE = (96, 128)
 READER = FrameReader(frame_size_px=SIZE)

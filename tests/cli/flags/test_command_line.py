@@ -6,7 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from spacecompile.cli.flags.typed import is_given, typed_command
+from spacecompile.cli.flags.command_line import is_given, typed_command
 
 
 def seen_of(*arguments: str) -> tuple[str, bool]:

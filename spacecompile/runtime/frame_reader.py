@@ -1,4 +1,4 @@
-"""Taking in a frame: array, file or Pillow image, refused unless it is exactly what the graph was built for.
+"""From what a caller hands over to a frame array: an array, a file or a Pillow image, refused unless it fits the graph.
 
 Nothing is resized, rotated, cast or reordered silently: an answer about the wrong pixels looks like a right one.
 
@@ -40,8 +40,8 @@ class FrameReader:
     """Turns what a caller has into the frame that a graph takes.
 
     Attributes:
-        frame_size_px: (height, width) that the graph takes.
-        color: What the caller's frames hold.
+        frame_size_px: (height, width) of the frames that the graph takes.
+        color: Order of the colour channels in the caller's frames.
     """
 
     frame_size_px: tuple[int, int]
@@ -51,7 +51,7 @@ class FrameReader:
         """Check the colour once.
 
         Raises:
-            UsageError: If it is unknown.
+            UsageError: If the colour is unknown.
         """
         if self.color not in get_args(Color):
             raise UsageError(f"color is {self.color!r}; choose one of {', '.join(get_args(Color))}.")

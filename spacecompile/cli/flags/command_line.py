@@ -16,13 +16,18 @@ def is_given(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"  # by name: newer typer carries a click of its own
 
 
+def typed_flags(ctx: typer.Context) -> list[str]:
+    """Names of the parameters that were typed, in the order of the command's help."""
+    return [parameter.name for parameter in ctx.command.params if parameter.name and is_given(ctx, parameter.name)]
+
+
 def typed_command(ctx: typer.Context, *group: str) -> str:
     """The command as typed, without what only concerns this call.
 
     Rebuilt from what was given: also right when called from Python.
 
     Args:
-        ctx: Of the command.
+        ctx: Context of the command.
         group: Names of the groups that the command is in.
     """
     words = ["spacecompile", *group, ctx.command.name or ""]
