@@ -25,6 +25,7 @@ from spacecompile.cli.flags.parse import names_from_text
 from spacecompile.cli.own_process import wait_passively
 from spacecompile.cli.show.build import parity_line, say_passes, say_precisions
 from spacecompile.cli.show.dry_run import say_dry_run
+from spacecompile.cli.show.layout import megabytes, size
 from spacecompile.extras import require_extra
 
 if TYPE_CHECKING:
@@ -129,39 +130,28 @@ def build(
 
 def _say_plan(plan: BuildPlan) -> None:
     spec = plan.spec
-    sizes = f"frame {_size(spec.frame_size_px)}, input {_size(spec.input_size_px)}, {len(spec.classes)} classes"
-    _say(f"{plan.checkpoint_path}: {_megabytes(plan.checkpoint_bytes)}, {spec.architecture}, {spec.encoder}, {sizes}")
+    sizes = f"frame {size(spec.frame_size_px)}, input {size(spec.input_size_px)}, {len(spec.classes)} classes"
+    console.say_plain(
+        f"{plan.checkpoint_path}: {megabytes(plan.checkpoint_bytes)}, {spec.architecture}, {spec.encoder}, {sizes}"
+    )
     if plan.checkpoint.assumed:
-        _say(f"{plan.checkpoint.format}; assumed: {'; '.join(plan.checkpoint.assumed)}")
-    _say(f"variants {', '.join(variant.name for variant in plan.variants)} -> {plan.output}")
+        console.say_plain(f"{plan.checkpoint.format}; assumed: {'; '.join(plan.checkpoint.assumed)}")
+    console.say_plain(f"variants {', '.join(variant.name for variant in plan.variants)} -> {plan.output}")
 
 
 def _say_step(step: BuildStep) -> None:
-    size = "" if step.bytes is None else _megabytes(step.bytes)
-    _say(f"  {step.name:<24} {step.seconds:6.1f} s {size:>9}  {step.note}".rstrip())
+    written = "" if step.bytes is None else megabytes(step.bytes)
+    console.say_plain(f"  {step.name:<24} {step.seconds:6.1f} s {written:>9}  {step.note}".rstrip())
 
 
 def _say_report(report: BuildReport) -> None:
     say_passes(report.rewrites)
     say_precisions(report)
     for verdict in report.parity.variants:
-        _say(parity_line(verdict))
+        console.say_plain(parity_line(verdict))
     for licence in report.licences:
-        _say(f"licence: {licence}")
-    _say(f"{report.path}: {_megabytes(report.bytes)} in {report.seconds:.1f} s")
+        console.say_plain(f"licence: {licence}")
+    console.say_plain(f"{report.path}: {megabytes(report.bytes)} in {report.seconds:.1f} s")
     console.stderr.print(
         f"next: [bold]spacecompile predict {console.quoted(report.path)} IMAGES -o out[/]", soft_wrap=True
     )
-
-
-def _say(text: str) -> None:
-    """One line, however long: a log file has no width to wrap at."""
-    console.stderr.print(text, markup=False, soft_wrap=True)
-
-
-def _size(size_px: tuple[int, int]) -> str:
-    return f"{size_px[0]}x{size_px[1]}"
-
-
-def _megabytes(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:.1f} MB"

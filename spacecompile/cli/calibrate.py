@@ -12,6 +12,7 @@ from rich.table import Table
 
 from spacecompile.cli import console
 from spacecompile.cli.own_process import wait_passively
+from spacecompile.cli.show.layout import megabytes
 from spacecompile.contract import Tta
 from spacecompile.extras import require_extra
 
@@ -71,7 +72,7 @@ def calibrate(
         report = run_calibration(job, progress=progress)
     _say_table(report)
     console.say(
-        f"{escape(str(output))}, {output.stat().st_size / 1e6:.2f} MB, in {time.perf_counter() - start_s:.0f} s. "
+        f"{escape(str(output))}, {megabytes(output.stat().st_size, 2)}, in {time.perf_counter() - start_s:.0f} s. "
         f"Next: [bold]spacecompile build {console.quoted(output)}[/]"
     )
     if json is not None:

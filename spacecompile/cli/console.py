@@ -30,6 +30,11 @@ def say_line(text: str) -> None:
     stderr.print(printable(text), soft_wrap=True)
 
 
+def say_plain(text: str) -> None:
+    """As `say_line`, without markup: for names and paths as they are."""
+    stderr.print(printable(text), markup=False, soft_wrap=True)
+
+
 @contextmanager
 def progress_bar() -> Iterator[Any]:
     """A progress callback `(step, done, total)` that draws one rich bar per step on stderr."""
@@ -49,13 +54,13 @@ def check_json(destination: str | None, *, force: bool, output: Path | None = No
     """Refuse a `--json` file before the work whose result it shall hold.
 
     Args:
-        destination: As given; None and `-` are always right.
+        destination: Value of `--json`; None and `-` are always right.
         force: Whether a file that is there may be replaced.
         output: The command's main product, where it has one: `--force` would replace that too, so it is no remedy.
-        bundle: Bundle that the command reads: a file more would spoil it.
+        bundle: Folder of the bundle that the command reads, which another file would spoil.
 
     Raises:
-        OutputError: If it exists and `force` is off, can't be written, or lies in the output.
+        OutputError: If the file exists and `force` is off, can't be written, or lies in the output.
     """
     if destination is None or destination == "-":
         return

@@ -13,6 +13,7 @@ import typer
 
 from spacecompile.cli import console
 from spacecompile.cli.flags.parse import names_from_text
+from spacecompile.cli.show.layout import megabytes
 from spacecompile.errors import BuildError, OutputError, UsageError
 from spacecompile.files import check_destination, write_file
 
@@ -86,9 +87,9 @@ def engine(
     api = load_engine_api(engine)
     check_options(api, options, timing_cache=timing_cache is not None)
     if left_out:
-        _say(f"left out: {', '.join(left_out)}, the fp32 file rounded to bf16 by another engine")
+        console.say_plain(f"left out: {', '.join(left_out)}, the fp32 file rounded to bf16 by another engine")
     facts = _build_all(opened, variants, api, options, output=output, timing_cache=timing_cache, force=force)
-    _say(
+    console.say_plain(
         "not certified: nothing has run these plans, and PyTorch's answers were not compared with theirs; "
         "what is certified is the ONNX file that each was built from"
     )
@@ -156,7 +157,7 @@ def _build_all(
     folders = {variant.name: output / f"{api.kind}-{variant.name}-{target}" for variant in variants}
     for folder in folders.values():
         check_engine_folder(folder, force=force)
-    _say(f"{api.title}: {', '.join(folders)} for {target} -> {output}")
+    console.say_plain(f"{api.title}: {', '.join(folders)} for {target} -> {output}")
     facts = {}
     with console.progress_bar() as progress:
         for variant in variants:
@@ -204,9 +205,6 @@ def _check_rules(model_bytes: bytes, name: str) -> None:
 
 def _say_plan(folder: Path, facts: EngineFacts, seconds: float) -> None:
     shares = ", ".join(f"{share:.0%} {name}" for name, share in facts.types.compute_shares.items())
-    _say(f"  {folder}: {facts.plan_bytes / 1e6:.1f} MB in {seconds:.1f} s, convolutions and matrix products {shares}")
-
-
-def _say(text: str) -> None:
-    """One line, however long: a log file has no width to wrap at."""
-    console.stderr.print(text, markup=False, soft_wrap=True)
+    console.say_plain(
+        f"  {folder}: {megabytes(facts.plan_bytes)} in {seconds:.1f} s, convolutions and matrix products {shares}"
+    )

@@ -10,13 +10,13 @@ import typer
 
 from spacecompile.cli import console
 from spacecompile.cli.show.graph import MISSING_READER, graph_lines, graphs_of
-from spacecompile.cli.show.layout import row
+from spacecompile.cli.show.layout import cost, megabytes, row, size
 from spacecompile.cli.show.target import inspect_target
 from spacecompile.record import printable
 
 if TYPE_CHECKING:
     from spacecompile.benchmarks.cost.records import BudgetLine, BudgetReport
-    from spacecompile.contract import Cost, Manifest, PassReport, Tolerance, Variant
+    from spacecompile.contract import Manifest, PassReport, Tolerance, Variant
     from spacecompile.export.onnx_facts.facts import GraphFacts
     from spacecompile.runtime.bundle import Bundle
 
@@ -90,7 +90,7 @@ def _network_lines(manifest: Manifest) -> list[str]:
     options = "".join(f", {name} {value}" for name, value in spec.decoder_options.items())
     return [
         row("network", f"{spec.architecture}, encoder {spec.encoder}{options}"),
-        row("frame", f"{_size(spec.frame_size_px)} px (height x width), resized to {_size(spec.input_size_px)}"),
+        row("frame", f"{size(spec.frame_size_px)} px (height x width), resized to {size(spec.input_size_px)}"),
         row("normalise", f"mean {spec.mean}, std {spec.std}"),
         row("classes", ", ".join(spec.classes)),
         row("parts", f"thresholds {spec.part_thresholds}, upsampling {spec.mask_upsampling}"),
@@ -102,7 +102,7 @@ def _variant_line(manifest: Manifest, variant: Variant) -> str:
     tolerance = variant.tolerance
     return row(
         "variant",
-        f"{variant.name}: {variant.path}, {manifest.files[variant.path].bytes / 1e6:.1f} MB, opset {variant.opset}, "
+        f"{variant.name}: {variant.path}, {megabytes(manifest.files[variant.path].bytes)}, opset {variant.opset}, "
         f"certified on {', '.join(variant.certified) or 'no backend'} to class agreement "
         f"{tolerance.class_agreement_min:.1%}, class probabilities {tolerance.class_probs_max:g}, parts IoU "
         f"{tolerance.parts_iou_min:g}{_further_limits(tolerance)}",
@@ -120,10 +120,10 @@ def _further_limits(tolerance: Tolerance) -> str:
 
 def _cost_lines(manifest: Manifest) -> list[str]:
     return [
-        row("cost", f"{_cost(manifest.cost_source)} in the checkpoint"),
+        row("cost", f"{cost(manifest.cost_source)} in the checkpoint"),
         *map(_pass_line, manifest.rewrites),
         *([] if manifest.rewrites else [row("rewrite", "none ran")]),
-        row("cost", _cost(manifest.cost)),
+        row("cost", cost(manifest.cost)),
     ]
 
 
@@ -132,18 +132,9 @@ def _pass_line(report: PassReport) -> str:
         return row("rewrite", f"{report.name} was skipped: it {report.skipped}")
     if not report.changed:
         return row("rewrite", f"{report.name}: nothing to do")
-    return row("rewrite", f"{report.name}: {_cost(report.after)}, relative error {report.relative_error:.1e}")
+    return row("rewrite", f"{report.name}: {cost(report.after)}, relative error {report.relative_error:.1e}")
 
 
 def _budget_line(line: BudgetLine) -> str:
     verdict = f"{line.margin:.4g} {line.unit} left" if line.passed else f"exceeded by {-line.margin:.4g} {line.unit}"
     return row("budget", f"{line.label} {line.value:.4f} of {line.limit:g} {line.unit}, {verdict}")
-
-
-def _cost(cost: Cost) -> str:
-    macs = f"{cost.macs_fvcore / 1e9:.4f} GMAC (fvcore), {cost.macs_torch / 1e9:.4f} (torch)"
-    return f"{cost.params / 1e6:.4f} M parameters, {macs}"
-
-
-def _size(size_px: tuple[int, int]) -> str:
-    return f"{size_px[0]}x{size_px[1]}"

@@ -10,6 +10,7 @@ import typer
 
 from spacecompile.cli import console
 from spacecompile.cli.flags.parse import names_from_text
+from spacecompile.cli.show.layout import megabytes
 
 
 def rebuild(
@@ -59,7 +60,7 @@ def rebuild(
             progress=progress,
         )
     for name, facts in result.plans.items():
-        console.say_line(f"{name}: {facts.plan_bytes / 1e6:.1f} MB with {api.title} for {facts.target}")
+        console.say_line(f"{name}: {megabytes(facts.plan_bytes)} with {api.title} for {facts.target}")
     say_selftest(result.selftest)
     if result.removed:
         console.say_line(f"removed: {', '.join(result.removed)}")

@@ -19,6 +19,7 @@ from spacecompile.cli import console
 from spacecompile.cli.flags.command_line import is_given, typed_command, typed_flags
 from spacecompile.cli.flags.parse import channels_from_text, names_from_text, size_px_from_text
 from spacecompile.cli.own_process import wait_passively
+from spacecompile.cli.show.layout import megabytes
 from spacecompile.errors import InterruptedRunError, UsageError
 from spacecompile.extras import require_extra
 
@@ -327,7 +328,7 @@ def _say_result(report: TrainReport, *, data: Path, wall_s: float) -> None:
 
     scores = report.scores
     console.say_line(
-        f"{report.checkpoint}  {report.checkpoint_bytes / 1e6:.2f} MB  trained {report.elapsed_s:.0f} s  "
+        f"{report.checkpoint}  {megabytes(report.checkpoint_bytes, 2)}  trained {report.elapsed_s:.0f} s  "
         f"this call {wall_s:.0f} s"
     )
     console.say_line(

@@ -13,6 +13,7 @@ from spacecompile.cli import console
 from spacecompile.cli.own_process import wait_passively
 from spacecompile.cli.selftest import say_selftest
 from spacecompile.cli.show.build import parity_line
+from spacecompile.cli.show.layout import megabytes
 from spacecompile.errors import ParityError, UsageError
 from spacecompile.extras import require_extra
 
@@ -91,7 +92,7 @@ def _check_flags(checkpoint: Path | None, *, data: Path | None, parity_frames: i
 def _say_files(bundle: Bundle) -> None:
     console.say_line(f"manifest SHA-256 {bundle.manifest_sha256}")
     total_bytes = sum(fact.bytes for fact in bundle.manifest.files.values())
-    console.say(f"{len(bundle.manifest.files)} files, {total_bytes / 1e6:.1f} MB: every hash is right")
+    console.say(f"{len(bundle.manifest.files)} files, {megabytes(total_bytes)}: every hash is right")
 
 
 def _say_certificate(certificate: Recertificate) -> ParityError | None:

@@ -42,7 +42,7 @@ def strip_frame(axes: Axes) -> None:
 
 
 def series_color(index: int) -> str:
-    """Of the series with this index, from 0; they come round."""
+    """Colour of the series with this index, from 0; after the last colour they come round."""
     return SERIES[index % len(SERIES)]
 
 

@@ -27,7 +27,7 @@ _LABEL_PT, _LETTER_PT, _POINT_PT = 13.0, 6.0, 6.0
 """Height of a name in a figure, width of one of its letters, and half the width of a point."""
 _NAMED_MAX = 6
 """More variants than this have a number at their point and their name above the figure."""
-_WHERE_COLORS = dict(zip(WHERE, (SERIES[0], SERIES[1], SERIES[4], SERIES[2], SERIES[3], SERIES[5]), strict=True))
+_WHERE_COLORS = dict(zip(WHERE, (SERIES[0], SERIES[4], SERIES[2], SERIES[1], SERIES[3], SERIES[5]), strict=True))
 _AXIS_LABELS: dict[Axis, str] = {
     "input": "side of the input, px",
     "frame": "height of the frame, px",
@@ -117,7 +117,7 @@ def scaling_chart(report: ScalingReport, aspect: float) -> str:
     """One small plot per curve: medians with their quartiles, and the fitted line.
 
     Args:
-        report: With at least one curve.
+        report: Report with at least one curve.
         aspect: Width over height of the network's input.
     """
     rows = -(-len(report.curves) // 3)
@@ -145,7 +145,7 @@ def _curve(axes: Axes, curve: ScalingCurve, aspect: float) -> None:
         line = [
             curve.fit.fixed_ms + curve.fit.slope_ms * variable_of(curve.axis, float(value), aspect) for value in fine
         ]
-        axes.plot(fine, line, color=SERIES[2], lw=1.4)
+        axes.plot(fine, line, color=SERIES[1], lw=1.4)
     axes.set_ylim(bottom=0)
     axes.set_xticks(values, [f"{value:g}" for value in values])
     axes.grid(axis="y", color=GRID, lw=0.6)

@@ -1,4 +1,4 @@
-"""Rows on peers: how far behind they are, whether they answer alike, why one is missing."""
+"""Tables of the peers: how much faster the variants are, whether they answer the same, what they are."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from spacecompile.benchmarks.latency.records import Latency, Paced, Ratio, Throughput
 from spacecompile.page.figures import GRID, INK, MUTED, SERIES, WIDTH_IN, strip_frame, svg, wide_figure
 
-OURS, THEIRS = SERIES[0], SERIES[2]
+OURS, THEIRS = SERIES[0], SERIES[1]
 """Variants and peers. Names stand in the figures, so that any number of contestants can be told apart."""
 
 _JITTER_SEED = 0
@@ -23,8 +23,8 @@ def latency_distribution(latencies: Mapping[str, Latency], peers: Collection[str
     """Every sample of every contestant as a dot, with its median, on one logarithmic axis.
 
     Args:
-        latencies: By contestant, at least one.
-        peers: Names of those that are no variants of the bundle.
+        latencies: Samples by contestant, of at least one.
+        peers: Names of the contestants that are no variants of the bundle.
     """
     names = list(latencies)
     figure, axes = wide_figure(0.9 + 0.56 * len(names))
@@ -46,8 +46,8 @@ def latency_over_time(latencies: Mapping[str, Latency], peers: Collection[str] =
     """One small plot per contestant, its samples in the order of measurement over its median: drift and bursts show.
 
     Args:
-        latencies: By contestant, at least one.
-        peers: Names of those that are no variants of the bundle.
+        latencies: Samples by contestant, of at least one.
+        peers: Names of the contestants that are no variants of the bundle.
     """
     columns = min(_COLUMNS, len(latencies))
     rows = -(-len(latencies) // columns)

@@ -16,9 +16,9 @@ class TradeOff:
 
     Attributes:
         name: Name of the variant.
-        p50_ms: Median from frame in memory to answer.
-        s_acc: Accuracy, efficiency left out: the latency stands for it.
-        on_front: Whether no other is at least as good in both and better in one.
+        p50_ms: Median time from frame in memory to answer.
+        s_acc: Accuracy score, without efficiency: the latency stands for that.
+        on_front: Whether no other variant is at least as good in both numbers and better in one.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What the report says of a result beyond its numbers: key figures, verdicts, cells of its tables."""
+"""What the report says of a result beside its tables: how it ended, key figures, the machine."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ class Ending:
     """How the command ends.
 
     Attributes:
-        interrupted: Whether the user stopped it.
-        steps: Steps that failed, each with its reason.
-        failure: What else it fails with; empty when nothing.
+        interrupted: Whether the user stopped the run.
+        steps: Reason of each failed step, by the step's name.
+        failure: Message of an error that is neither an interrupt nor a failed step's; empty without one.
         exit_code: Exit code of the command.
     """
 

@@ -10,13 +10,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from spacecompile.cli import console
+from spacecompile.cli.show.layout import megabytes
+from spacecompile.page.table import giga, mega
 
 if TYPE_CHECKING:
     from spacecompile.contract import PassReport
     from spacecompile.export.build_report import BuildReport
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
     from spacecompile.export.parity.verdict import VariantParity
 
 
@@ -24,7 +23,7 @@ def say_passes(reports: Sequence[PassReport]) -> None:
     """Print what each pass saved and how exact it was; nothing where no pass ran.
 
     Args:
-        reports: In the order in which the passes ran.
+        reports: One report per pass, in the order in which the passes ran.
     """
     if not reports:
         return
@@ -42,7 +41,7 @@ def say_precisions(report: BuildReport) -> None:
     """Print what each variant computes in, its size, its certificates and its time, and what stayed float32, and why.
 
     Args:
-        report: Report of the build.
+        report: Report of a finished build.
     """
     table = Table(title="Variants", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for column in ("variant", "file", "multiply-adds", "certified on (median in the check)"):
@@ -54,7 +53,7 @@ def say_precisions(report: BuildReport) -> None:
         certified = ", ".join(
             f"{name} ({report.medians_ms[f'{variant.name}, {name}']:.0f} ms)" for name in variant.certified
         )
-        table.add_row(variant.name, f"{file.bytes / 1e6:.1f} MB", computes, certified)
+        table.add_row(variant.name, megabytes(file.bytes), computes, certified)
     console.stderr.print(table)
     fp16, int8 = report.precision.fp16, report.precision.int8
     if fp16 is not None:
@@ -75,16 +74,15 @@ def _cells(report: PassReport) -> tuple[str, str, str]:
         return "", "", "[dim]nothing to do[/]"
     before, after = report.before, report.after
     return (
-        _change(before.macs_fvcore / 1e9, after.macs_fvcore / 1e9),
-        _change(before.params / 1e6, after.params / 1e6),
+        _change(giga(before.macs_fvcore), giga(after.macs_fvcore)),
+        _change(mega(before.params), mega(after.params)),
         f"{report.relative_error:.1e}",
     )
 
 
-def _change(before: float, after: float) -> str:
-    """Both values where they differ as printed."""
-    first, second = f"{before:.4f}", f"{after:.4f}"
-    return first if first == second else f"{first} -> {second}"
+def _change(before: str, after: str) -> str:
+    """Both numbers where they differ as printed."""
+    return before if before == after else f"{before} -> {after}"
 
 
 def parity_line(verdict: VariantParity) -> str:

@@ -15,7 +15,7 @@ def say_dry_run(plan: BuildPlan, *, json: str | None) -> None:
     """List what the build would do. Nothing is written but the JSON file that was asked for.
 
     Args:
-        plan: Checked.
+        plan: Checked plan of a build.
         json: File for the same facts as JSON, or `-` for stdout, which then holds nothing else.
     """
     from spacecompile.export.dry_run import dry_run

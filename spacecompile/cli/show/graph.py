@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from spacecompile.cli.show.layout import row
+from spacecompile.cli.show.layout import megabytes, row
+from spacecompile.page.table import giga
 
 if TYPE_CHECKING:
     from spacecompile.contract import Variant
@@ -38,15 +39,15 @@ def graph_lines(name: str, facts: GraphFacts) -> list[str]:
 
     Args:
         name: Name of the variant.
-        facts: Facts of the variant's file.
+        facts: What was read from the variant's file.
     """
     num_nodes = sum(facts.ops.values())
     weights = ", ".join(
-        f"{kind} {facts.weight_shares[kind]:.1%} ({num_bytes / 1e6:.2f} MB)"
+        f"{kind} {facts.weight_shares[kind]:.1%} ({megabytes(num_bytes, 2)})"
         for kind, num_bytes in facts.weight_bytes.items()
     )
     return [
-        row("graph", f"{name}: {num_nodes} nodes, opset {facts.opset}, {facts.macs / 1e9:.4f} GMAC with all views"),
+        row("graph", f"{name}: {num_nodes} nodes, opset {facts.opset}, {giga(facts.macs)} GMAC with all views"),
         row("", f"input {', '.join(map(_tensor, facts.inputs))}"),
         row("", f"outputs {', '.join(map(_tensor, facts.outputs))}"),
         row("", f"operators {_counts(facts.ops)}"),

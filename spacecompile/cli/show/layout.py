@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich import table as rich_table
 from rich.markup import escape
 from rich.text import Text
 
 from spacecompile.cli import console
-from spacecompile.contract import Cost
 from spacecompile.page.table import Column, Row, Table, giga, mega
+
+if TYPE_CHECKING:
+    from spacecompile.contract import Cost
 
 _STYLES = {"good": "green", "bad": "bold red", "faint": "dim", "total": "bold"}
 _HEAD_CHARS = 9

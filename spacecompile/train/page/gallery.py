@@ -36,12 +36,12 @@ class JudgedFrame:
 
     Attributes:
         score: `s_acc` of this frame alone.
-        box_iou: IoU of the box.
-        parts_ious: IoUs of body and panel; none where the parts are not labelled.
-        answer, truth: What was said, and what is so.
-        frame_HWC: RGB at input size.
-        box_xyxy, true_box_xyxy: In pixels of `parts_HW`.
-        parts_HW, true_parts_HW: At the frame's size.
+        box_iou: IoU of the answered box with the true one.
+        parts_ious: IoU of body and of panel; empty where the parts are not labelled.
+        answer, truth: Name of the answered class and of the true one.
+        frame_HWC: RGB frame at input size.
+        box_xyxy, true_box_xyxy: Answered and true box in pixels of `parts_HW`.
+        parts_HW, true_parts_HW: Answered and true parts at the frame's size.
     """
 
     score: float
@@ -62,9 +62,9 @@ class Gallery:
 
     Attributes:
         spec: Spec of the network that answers.
-        rule: For its boxes.
+        rule: Rule that makes the network's boxes.
         confusion_LL: Number of frames by true class (rows) and answered class (columns).
-        worst: Lowest score first.
+        worst: Frames with the lowest scores, the lowest first.
     """
 
     spec: ModelSpec
@@ -115,8 +115,8 @@ def picture(judged: JudgedFrame, *, of_truth: bool) -> str:
     """The part of a frame around both boxes with the answer or the truth drawn on it, as base64 of a JPEG.
 
     Args:
-        judged: The frame.
-        of_truth: Whether the labels are drawn; else the answer.
+        judged: Frame with its answer and its truth.
+        of_truth: Whether the truth is drawn instead of the answer.
     """
     parts_HW = judged.true_parts_HW if of_truth else judged.parts_HW
     box_xyxy = judged.true_box_xyxy if of_truth else judged.box_xyxy
@@ -142,8 +142,8 @@ def window_around(boxes_xyxy: Sequence[NDArray[np.float64]], frame_size_px: tupl
     """A square, where the frame allows one, that holds all boxes with some room, inside the frame.
 
     Args:
-        boxes_xyxy: In frame pixels; empty ones don't count.
-        frame_size_px: (height, width).
+        boxes_xyxy: Boxes in frame pixels; empty ones don't count.
+        frame_size_px: Height and width of the frame.
 
     Returns:
         xyxy in frame pixels, not rounded; the whole frame when every box is empty.

@@ -58,11 +58,11 @@ def render_page(
         MissingPartError: If the `report` extra is not installed.
     """
     require_extra("report", "the page of a run")
-    from spacecompile.train.page import figures as drawn  # noqa: PLC0415 - matplotlib, only for the page
+    from spacecompile.train.page import curves  # noqa: PLC0415 - matplotlib, only for the page
 
     return page_from(
         _TEMPLATE,
-        figures={"losses": drawn.loss_curves(history), "scores": drawn.score_curves(history)},
+        figures={"losses": curves.loss_curves(history), "scores": curves.score_curves(history)},
         facts=facts,
         recipe=json.dumps(facts["recipe"], indent=2),
         epochs=len(history),
