@@ -19,7 +19,7 @@ from spacecompile.files import check_destination, write_file
 
 if TYPE_CHECKING:
     from spacecompile.contract import Variant
-    from spacecompile.export.engine.facts import EngineFacts, EngineOptions
+    from spacecompile.export.engine.plan_facts import EngineFacts, EngineOptions
     from spacecompile.runtime.bundle import Bundle
     from spacecompile.runtime.cuda.engine_api import EngineApi
 
@@ -66,8 +66,8 @@ def engine(
 
     Example: spacecompile engine net.spacepkg -o plans --engine tensorrt-rtx
     """
-    from spacecompile.export.engine.facts import EngineOptions
     from spacecompile.export.engine.options import check_options
+    from spacecompile.export.engine.plan_facts import EngineOptions
     from spacecompile.runtime.bundle import open_bundle
     from spacecompile.runtime.cuda.engine_api import load_engine_api
 
@@ -149,8 +149,8 @@ def _build_all(
 ) -> dict[str, EngineFacts]:
     """Facts by folder of plans built one after the other; those that are written stay when a later one fails."""
     from spacecompile.export.engine.build_plan import build_engine
-    from spacecompile.export.engine.facts import require_precision
     from spacecompile.export.engine.options import target_of
+    from spacecompile.export.engine.plan_facts import require_precision
     from spacecompile.export.engine.writer import check_engine_folder, write_engine
 
     target = target_of(api, options)

@@ -17,7 +17,7 @@ from spacecompile.record import printable
 if TYPE_CHECKING:
     from spacecompile.benchmarks.cost.records import BudgetLine, BudgetReport
     from spacecompile.contract import Manifest, PassReport, Tolerance, Variant
-    from spacecompile.export.onnx_facts.facts import GraphFacts
+    from spacecompile.export.onnx_facts.file_facts import GraphFacts
     from spacecompile.runtime.bundle import Bundle
 
 

@@ -165,7 +165,7 @@ def _run(
     from spacecompile.benchmarks.peers.table import PEERS, open_peers
     from spacecompile.benchmarks.proof.prove import ProofInput, ProofSettings
     from spacecompile.benchmarks.proof.prove import prove as run_proof
-    from spacecompile.export.parity.frames import parity_frames
+    from spacecompile.export.parity.frame_set import parity_frames
     from spacecompile.network.checkpoint import load_source
     from spacecompile.runtime.threads import usable_cores
 

@@ -40,7 +40,7 @@ def rebuild(
     Example: spacecompile rebuild net.spacepkg
     """
     from spacecompile.cli.selftest import say_selftest
-    from spacecompile.export.engine.facts import EngineOptions
+    from spacecompile.export.engine.plan_facts import EngineOptions
     from spacecompile.export.engine.rebuild import buildable
     from spacecompile.export.engine.rebuild import rebuild as run_rebuild
     from spacecompile.runtime.bundle import open_bundle

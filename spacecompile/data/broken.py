@@ -16,9 +16,9 @@ from spacecompile.errors import DataError
 
 log = logging.getLogger(__name__)
 
-FATAL_SHARE: Final = 0.01
-NAMED_IN_MESSAGE: Final = 5
-LOGGED_ONE_BY_ONE: Final = 10
+_FATAL_SHARE: Final = 0.01
+_NAMED_IN_MESSAGE: Final = 5
+_LOGGED_ONE_BY_ONE: Final = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +65,14 @@ class BrokenFiles:
             return
         self._found[broken.path] = broken
         refuse_too_many([entry.reason for entry in self.found], self._total, name=self._name)
-        if len(self) <= LOGGED_ONE_BY_ONE:
+        if len(self) <= _LOGGED_ONE_BY_ONE:
             log.warning("left out of %s: %s", self._name, broken.reason)
-        if len(self) == LOGGED_ONE_BY_ONE:
+        if len(self) == _LOGGED_ONE_BY_ONE:
             log.warning("further broken files are only counted; `spacecompile data check` lists them all")
 
 
 def refuse_too_many(reasons: Sequence[str], total: int, *, name: str) -> None:
-    """Refuse a set of which `FATAL_SHARE` or more is broken.
+    """Refuse a set of which `_FATAL_SHARE` or more is broken.
 
     Args:
         reasons: What is wrong with each broken frame found so far.
@@ -82,11 +82,11 @@ def refuse_too_many(reasons: Sequence[str], total: int, *, name: str) -> None:
     Raises:
         DataError: Naming the first few.
     """
-    if not reasons or len(reasons) < FATAL_SHARE * total:
+    if not reasons or len(reasons) < _FATAL_SHARE * total:
         return
-    named = "; ".join(reasons[:NAMED_IN_MESSAGE])
-    more = f"; and {len(reasons) - NAMED_IN_MESSAGE} more" if len(reasons) > NAMED_IN_MESSAGE else ""
+    named = "; ".join(reasons[:_NAMED_IN_MESSAGE])
+    more = f"; and {len(reasons) - _NAMED_IN_MESSAGE} more" if len(reasons) > _NAMED_IN_MESSAGE else ""
     raise DataError(
-        f"{len(reasons)} of {total} frames of {name} are broken, and {FATAL_SHARE:.0%} is too many: {named}{more}. "
+        f"{len(reasons)} of {total} frames of {name} are broken, and {_FATAL_SHARE:.0%} is too many: {named}{more}. "
         "Restore these files, or remove their lines; `spacecompile data check` lists them all."
     )

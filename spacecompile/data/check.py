@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from spacecompile.contract import PARTS, Progress, no_progress
 from spacecompile.data.broken import BrokenFile, refuse_too_many
 from spacecompile.data.labels import LabelledFrame, Split
-from spacecompile.data.spark import read_frame_HWC, read_parts_HW
+from spacecompile.data.spark import read_frame_HWC, read_parts_HW, tight_box
 from spacecompile.errors import DataError, FrameError
 from spacecompile.record import Record
 
-QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
-SIDES = ("left", "top", "right", "bottom")
+_QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
+_SIDES = ("left", "top", "right", "bottom")
 
 
 class Spread(Record):
@@ -148,7 +148,7 @@ def _split_facts(
         saturated_share=_spread([entry.saturated_share for entry in facts]),
         craft_size=_spread([_craft_size(frame, entry) for frame, entry in read]),
         parts={part: _part_facts(masked, bit) for bit, part in enumerate(PARTS)} if masked else {},
-        margins_px={side: _spread(margins_N4[:, axis]) for axis, side in enumerate(SIDES)} if len(ious_N) else {},
+        margins_px={side: _spread(margins_N4[:, axis]) for axis, side in enumerate(_SIDES)} if len(ious_N) else {},
         box_iou=_spread(ious_N) if len(ious_N) else None,
         without_parts=sum(entry.mask_box_xyxy is None for entry in masked),
         outside_box_share=float((margins_N4 < 0).any(axis=1).mean()) if len(ious_N) else 0.0,
@@ -174,16 +174,8 @@ def _facts_of(frame: LabelledFrame) -> _FrameFacts | BrokenFile:
         square_sum_C=counts_CL @ levels_L**2,
         saturated_share=float((frame_HWC == 255).any(axis=2).mean()),
         parts_px=tuple(0 if parts_HW is None else int(np.count_nonzero(parts_HW & (1 << bit))) for bit in range(2)),
-        mask_box_xyxy=None if parts_HW is None else mask_box(parts_HW),
+        mask_box_xyxy=None if parts_HW is None else tight_box(parts_HW),
     )
-
-
-def mask_box(parts_HW: NDArray[np.uint8]) -> tuple[int, int, int, int] | None:
-    """Tight half-open box around every part pixel; None for an empty mask."""
-    rows, columns = np.flatnonzero(parts_HW.any(axis=1)), np.flatnonzero(parts_HW.any(axis=0))
-    if not rows.size:
-        return None
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def _mean_and_std(facts: Sequence[_FrameFacts]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
@@ -223,5 +215,5 @@ def _part_facts(masked: Sequence[_FrameFacts], bit: int) -> PartFacts:
 
 
 def _spread(values: Sequence[float] | NDArray[np.float64]) -> Spread:
-    low, p05, median, p95, high = (round(float(value), 6) for value in np.quantile(np.asarray(values), QUANTILES))
+    low, p05, median, p95, high = (round(float(value), 6) for value in np.quantile(np.asarray(values), _QUANTILES))
     return Spread(min=low, p05=p05, median=median, p95=p95, max=high, mean=round(float(np.mean(values)), 6))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from spacecompile.contract import PARTS, Progress, no_progress
 from spacecompile.data.broken import BrokenFile, BrokenFiles
 from spacecompile.data.labels import LabelledFrame
-from spacecompile.data.spark import image_size_px, read_parts_HW
+from spacecompile.data.spark import image_size_px, read_parts_HW, tight_box
 from spacecompile.errors import DataError, FrameError
 from spacecompile.rle import rle_from_mask
 
@@ -118,17 +118,19 @@ def _facts_of(frame: LabelledFrame) -> _Facts | BrokenFile:
     masks = {part: (parts_HW & (1 << bit)) > 0 for bit, part in enumerate(PARTS)}
     return _Facts(
         size_px=size_px,
-        craft=_annotation(parts_HW > 0) if parts_HW.any() else None,
-        parts={part: _annotation(mask_HW) for part, mask_HW in masks.items() if mask_HW.any()},
+        craft=_annotation(parts_HW > 0),
+        parts={part: entry for part, mask_HW in masks.items() if (entry := _annotation(mask_HW))},
     )
 
 
-def _annotation(mask_HW: NDArray[np.bool_]) -> dict[str, Any]:
-    """Run lengths, area and tight box of a mask that has pixels."""
-    rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
-    left, top = int(columns[0]), int(rows[0])
+def _annotation(mask_HW: NDArray[np.bool_]) -> dict[str, Any] | None:
+    """Run lengths, area and tight box of a mask; None for an empty one."""
+    box_xyxy = tight_box(mask_HW)
+    if box_xyxy is None:
+        return None
+    left, top, right, bottom = box_xyxy
     return {
         "segmentation": rle_from_mask(mask_HW),
         "area": int(np.count_nonzero(mask_HW)),
-        "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
+        "bbox": [left, top, right - left, bottom - top],
     }

@@ -13,14 +13,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from spacecompile.contract import Progress, no_progress
-from spacecompile.data.check import mask_box
 from spacecompile.data.labels import LabelledFrame, spread
-from spacecompile.data.spark import BODY_BIT, PANEL_BIT, read_frame_HWC, read_parts_HW
+from spacecompile.data.spark import BODY_BIT, PANEL_BIT, read_frame_HWC, read_parts_HW, tight_box
 from spacecompile.errors import DataError, FrameError
 
 TILE_PX: Final = 224
-CAPTION_PX: Final = 18
-GAP_PX: Final = 4
+_CAPTION_PX: Final = 18
+_GAP_PX: Final = 4
 
 BODY_RGB: Final = (255, 64, 64)
 PANEL_RGB: Final = (64, 128, 255)
@@ -53,22 +52,22 @@ def contact_sheet(
     """
     rows = {name: [frame for frame in frames if frame.class_name == name] for name in classes}
     chosen = {name: spread(row, per_class) for name, row in rows.items() if row}
-    width_px = per_class * (TILE_PX + GAP_PX) + GAP_PX
-    row_px = TILE_PX + CAPTION_PX + GAP_PX
-    sheet = Image.new("RGB", (width_px, CAPTION_PX + GAP_PX + row_px * len(chosen)), _PAPER_RGB)
+    width_px = per_class * (TILE_PX + _GAP_PX) + _GAP_PX
+    row_px = TILE_PX + _CAPTION_PX + _GAP_PX
+    sheet = Image.new("RGB", (width_px, _CAPTION_PX + _GAP_PX + row_px * len(chosen)), _PAPER_RGB)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
-    left = GAP_PX
+    left = _GAP_PX
     for text, color in _LEGEND:
         draw.text((left, 3), text, fill=color, font=font)
-        left += round(draw.textlength(text, font=font)) + 4 * GAP_PX
+        left += round(draw.textlength(text, font=font)) + 4 * _GAP_PX
     done, total = 0, sum(map(len, chosen.values()))
     for place, (name, row) in enumerate(chosen.items()):
-        top = CAPTION_PX + GAP_PX + place * row_px
-        draw.text((GAP_PX, top + 2), f"{name}  ({len(rows[name])} frames)", fill=_INK_RGB, font=font)
+        top = _CAPTION_PX + _GAP_PX + place * row_px
+        draw.text((_GAP_PX, top + 2), f"{name}  ({len(rows[name])} frames)", fill=_INK_RGB, font=font)
         for column, frame in enumerate(row):
             tile = _tile(frame)
             if tile is not None:
-                sheet.paste(tile, (GAP_PX + column * (TILE_PX + GAP_PX), top + CAPTION_PX))
+                sheet.paste(tile, (_GAP_PX + column * (TILE_PX + _GAP_PX), top + _CAPTION_PX))
             done += 1
             progress("contact sheet", done, total)
     stream = io.BytesIO()
@@ -93,7 +92,7 @@ def _tile(frame: LabelledFrame) -> Image.Image | None:
     # Whole pixels of the tile are drawn after the reduction, so that thin outlines stay visible.
     tile = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BOX)
     draw = ImageDraw.Draw(tile)
-    boxes = ((None if parts_HW is None else mask_box(parts_HW), MASK_BOX_RGB), (frame.box_xyxy, LABEL_RGB))
+    boxes = ((None if parts_HW is None else tight_box(parts_HW), MASK_BOX_RGB), (frame.box_xyxy, LABEL_RGB))
     for box_xyxy, color in boxes:
         if box_xyxy is not None:
             x_min, y_min, x_max, y_max = (edge_px * scale for edge_px in box_xyxy)

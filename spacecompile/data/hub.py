@@ -31,9 +31,7 @@ from spacecompile.data.labels import SPLITS, scan_split
 from spacecompile.errors import DataError, OutputError, first_line_of
 from spacecompile.files import write_file
 
-SPARK_2026: Final = "CVI2-UniLU/SPARK-2026"
-
-ARCHIVE_SUFFIXES: Final = (".zip", ".tar", ".tar.gz", ".tgz")
+_ARCHIVE_SUFFIXES: Final = (".zip", ".tar", ".tar.gz", ".tgz")
 FACTS_NAME: Final = "hub.json"
 _HTTP_LIBRARIES: Final = ("httpx", "httpx2", "requests")
 _UNPACKED_SUFFIX: Final = ".unpacked"
@@ -100,7 +98,7 @@ def fetch(
     with _translated(repo, output), _bars(bars):
         commit = str(api.repo_info(repo, repo_type="dataset", revision=revision).sha)
         api.snapshot_download(repo, repo_type="dataset", revision=commit, local_dir=output)
-    archives = sorted(path for path in output.rglob("*") if path.name.endswith(ARCHIVE_SUFFIXES) and path.is_file())
+    archives = sorted(path for path in output.rglob("*") if path.name.endswith(_ARCHIVE_SUFFIXES) and path.is_file())
     for done, archive in enumerate(archives, start=1):
         _unpack(archive)
         progress("unpack", done, len(archives))

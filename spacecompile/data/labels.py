@@ -26,11 +26,11 @@ from spacecompile.contract import SPARK_CLASSES
 from spacecompile.data.broken import BrokenFile, BrokenFiles
 from spacecompile.errors import DataError
 
-IMAGE_COLUMN: Final = "Image name"
-MASK_COLUMN: Final = "Mask name"
-CLASS_COLUMN: Final = "Class"
-BOX_COLUMN: Final = "Bounding box"
-CSV_COLUMNS: Final = (IMAGE_COLUMN, MASK_COLUMN, CLASS_COLUMN, BOX_COLUMN)
+_IMAGE_COLUMN: Final = "Image name"
+_MASK_COLUMN: Final = "Mask name"
+_CLASS_COLUMN: Final = "Class"
+_BOX_COLUMN: Final = "Bounding box"
+CSV_COLUMNS: Final = (_IMAGE_COLUMN, _MASK_COLUMN, _CLASS_COLUMN, _BOX_COLUMN)
 
 SPLITS: Final = ("train", "val")
 
@@ -49,7 +49,7 @@ SPARK_2022_CLASSES: Final = (
 )
 """In the order of most participants' code; the published archive gives none."""
 
-IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg")
+_IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg")
 
 BoxXYXY: TypeAlias = tuple[int, int, int, int]
 
@@ -162,17 +162,17 @@ def mask_path(root: Path, class_name: str, split: str, mask_name: str) -> Path:
 
 
 def _paths_of_2024(root: Path, split: str, row: Mapping[str, str]) -> tuple[Path, Path | None]:
-    class_name = row[CLASS_COLUMN]
+    class_name = row[_CLASS_COLUMN]
     return (
-        image_path(root, class_name, split, row[IMAGE_COLUMN]),
-        mask_path(root, class_name, split, row[MASK_COLUMN]),
+        image_path(root, class_name, split, row[_IMAGE_COLUMN]),
+        mask_path(root, class_name, split, row[_MASK_COLUMN]),
     )
 
 
 def _paths_of_2022(root: Path, split: str, row: Mapping[str, str]) -> tuple[Path, Path | None]:
     """The csv says .png throughout; smaller copies of the archive hold the same names as .jpg."""
     named = root / split / row["filename"]
-    candidates = (named, *(named.with_suffix(suffix) for suffix in IMAGE_SUFFIXES))
+    candidates = (named, *(named.with_suffix(suffix) for suffix in _IMAGE_SUFFIXES))
     return next((path for path in candidates if path.is_file()), named), None
 
 
@@ -194,7 +194,7 @@ SPARK_2022: Final = LabelFormat(
     is_row_first=True,
     paths=_paths_of_2022,
 )
-FORMATS: Final = (SPARK_2024, SPARK_2022)
+_FORMATS: Final = (SPARK_2024, SPARK_2022)
 
 
 T = TypeVar("T")
@@ -298,7 +298,7 @@ def classes_of(frames: Sequence[LabelledFrame]) -> tuple[str, ...]:
         DataError: If they are of different formats.
     """
     named = {frame.class_name for frame in frames}
-    fitting = next((entry.classes for entry in FORMATS if named <= set(entry.classes)), None)
+    fitting = next((entry.classes for entry in _FORMATS if named <= set(entry.classes)), None)
     if fitting is None:
         raise DataError(
             f"the frames have classes {sorted(named)}, which are those of no one format. Train on one data set at a "
@@ -347,10 +347,10 @@ def _format_of(csv_path: Path, columns: Sequence[str] | None) -> LabelFormat:
         DataError: If there is none; names what lacks for the nearest one.
     """
     given = set(columns or ())
-    nearest = max(FORMATS, key=lambda entry: len(given & set(entry.columns)))
+    nearest = max(_FORMATS, key=lambda entry: len(given & set(entry.columns)))
     missing = [column for column in nearest.columns if column not in given]
     if missing:
-        headers = " or ".join(f"{','.join(entry.columns)!r} ({entry.name})" for entry in FORMATS)
+        headers = " or ".join(f"{','.join(entry.columns)!r} ({entry.name})" for entry in _FORMATS)
         raise DataError(
             f"{csv_path}, line 1: the header is {list(columns or ())} and lacks {missing}. "
             f"Make the first line {headers}."

@@ -4,7 +4,7 @@
     ROOT/mask/<Class>/<split>/<name>_layer.jpg     black background, red body, blue panel
     ROOT/<split>.csv                               Image name,Mask name,Class,Bounding box
 
-The tables of labels are read in `labels`, whose names are at hand here too.
+The tables of labels are read in `labels`.
 
 Layout legend: H rows, W columns, C channels (RGB).
 """
@@ -23,53 +23,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, UnidentifiedImageError
 
-from spacecompile.data.labels import (
-    CSV_COLUMNS,
-    SPLITS,
-    BoxXYXY,
-    LabelledFrame,
-    image_path,
-    mask_path,
-    num_rows,
-    read_split,
-    spread,
-)
+from spacecompile.data.labels import CSV_COLUMNS, BoxXYXY, LabelledFrame
 from spacecompile.errors import DataError, FrameError
 from spacecompile.files import write_file
-
-__all__ = [
-    "BODY_BIT",
-    "MASK_THRESHOLD",
-    "PANEL_BIT",
-    "SPLITS",
-    "BoxXYXY",
-    "LabelledFrame",
-    "image_path",
-    "image_size_px",
-    "mask_HWC_from_parts",
-    "mask_path",
-    "num_rows",
-    "parts_HW_from_mask",
-    "read_frame_HWC",
-    "read_image",
-    "read_jpeg_note",
-    "read_parts_HW",
-    "read_parts_image",
-    "read_split",
-    "spread",
-    "write_image",
-    "write_mask",
-    "write_split_csv",
-]
 
 BODY_BIT: Final = 1
 PANEL_BIT: Final = 2
 
 # Masks are JPEG: after compression no pixel is exactly 255 or 0, so a channel counts as set above the middle.
-MASK_THRESHOLD: Final = 127
-MASK_JPEG_QUALITY: Final = 95
+_MASK_THRESHOLD: Final = 127
+_MASK_JPEG_QUALITY: Final = 95
 
-_BITS_OF_LEVEL: Final = tuple([bit * (level > MASK_THRESHOLD) for level in range(256)] for bit in (BODY_BIT, PANEL_BIT))
+_BITS_OF_LEVEL: Final = tuple(
+    [bit * (level > _MASK_THRESHOLD) for level in range(256)] for bit in (BODY_BIT, PANEL_BIT)
+)
 """By grey level of the red and of the blue channel of a mask."""
 
 
@@ -114,7 +81,7 @@ def _opened(path: Path | str) -> Iterator[Image.Image]:
 def parts_HW_from_mask(mask: Path | str | NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Part bits from a red/blue mask, tolerant of JPEG noise.
 
-    A pixel is body where red is above `MASK_THRESHOLD` and panel where blue is: never by equality.
+    A pixel is body where red is above `_MASK_THRESHOLD` and panel where blue is: never by equality.
 
     Args:
         mask: A mask file, or its uint8 [H, W, 3] pixels.
@@ -134,8 +101,8 @@ def parts_HW_from_mask(mask: Path | str | NDArray[np.uint8]) -> NDArray[np.uint8
             f"mask has shape {mask_HWC.shape} and dtype {mask_HWC.dtype}; expected uint8 (H, W, 3) RGB. "
             "Read it with read_frame_HWC."
         )
-    body_HW = mask_HWC[..., 0] > MASK_THRESHOLD
-    panel_HW = mask_HWC[..., 2] > MASK_THRESHOLD
+    body_HW = mask_HWC[..., 0] > _MASK_THRESHOLD
+    panel_HW = mask_HWC[..., 2] > _MASK_THRESHOLD
     return (body_HW * np.uint8(BODY_BIT) | panel_HW * np.uint8(PANEL_BIT)).astype(np.uint8)
 
 
@@ -185,9 +152,12 @@ def mask_HWC_from_parts(parts_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return mask_HWC
 
 
-def box_text_from_xyxy(box_xyxy: BoxXYXY) -> str:
-    """The csv spelling of a box: `(x_min, y_min, x_max, y_max)`."""
-    return "({}, {}, {}, {})".format(*box_xyxy)
+def tight_box(parts_HW: NDArray[np.uint8] | NDArray[np.bool_]) -> BoxXYXY | None:
+    """Smallest half-open box around every set pixel of a mask; None for an empty mask."""
+    rows, columns = np.flatnonzero(parts_HW.any(axis=1)), np.flatnonzero(parts_HW.any(axis=0))
+    if not rows.size:
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def write_image(path: Path, frame_HWC: NDArray[np.uint8], *, jpeg_quality: int) -> None:
@@ -216,7 +186,7 @@ def write_mask(path: Path, parts_HW: NDArray[np.uint8], *, note: str = "") -> No
     """
     stream = io.BytesIO()
     image = Image.fromarray(mask_HWC_from_parts(parts_HW))
-    image.save(stream, format="JPEG", quality=MASK_JPEG_QUALITY, subsampling=0, comment=note)
+    image.save(stream, format="JPEG", quality=_MASK_JPEG_QUALITY, subsampling=0, comment=note)
     write_file(path, stream.getvalue())
 
 
@@ -251,7 +221,7 @@ def write_split_csv(root: Path, split: str, frames: Iterable[LabelledFrame]) -> 
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for frame in frames:
-        box_text = box_text_from_xyxy(frame.box_xyxy)
+        box_text = "({}, {}, {}, {})".format(*frame.box_xyxy)
         writer.writerow((frame.image_path.name, frame.required_mask_path.name, frame.class_name, box_text))
     csv_path = root / f"{split}.csv"
     write_file(csv_path, stream.getvalue())

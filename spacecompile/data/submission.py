@@ -23,8 +23,8 @@ from spacecompile.errors import OutputError, UsageError
 from spacecompile.files import FULL_DISK_REMEDY
 
 SUBMISSION_NAME: Final = "submission.zip"
-TABLE_NAME: Final = "detection.csv"
-TABLE_COLUMNS: Final = ("filename", "class", "bbox")
+_TABLE_NAME: Final = "detection.csv"
+_TABLE_COLUMNS: Final = ("filename", "class", "bbox")
 
 BoxOrder = Literal["xy", "rows"]
 """How the table writes a box: `xy` is (x_min, y_min, x_max, y_max) as in the labels of 2024 and 2026; `rows` is
@@ -33,7 +33,7 @@ BoxOrder = Literal["xy", "rows"]
 _ZIP_EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 
 
-def layer_name(image_name: str) -> str:
+def _layer_name(image_name: str) -> str:
     """Name of a frame's array: as its mask is called in the data set, `img_0_img.jpg` to `img_0_layer.npz`."""
     return PurePath(image_name).stem.removesuffix("_img") + "_layer.npz"
 
@@ -53,7 +53,7 @@ def check_names(image_names: Iterable[str]) -> None:
     Raises:
         UsageError: If two have the same file name, or the same name for their array.
     """
-    for naming in (lambda name: PurePath(name).name, layer_name):
+    for naming in (lambda name: PurePath(name).name, _layer_name):
         twice = [name for name, count in Counter(map(naming, image_names)).items() if count > 1]
         if twice:
             raise UsageError(
@@ -100,7 +100,7 @@ class SubmissionWriter:
         """
         stream = io.BytesIO()
         np.savez_compressed(stream, data=mask_HWC_from_parts(parts_HW))
-        self._write(layer_name(image_name), stream.getvalue())
+        self._write(_layer_name(image_name), stream.getvalue())
         self._rows.append((PurePath(image_name).name, class_name, box_text(box_xyxy, self._order)))
 
     def __exit__(
@@ -109,9 +109,9 @@ class SubmissionWriter:
         if error is None:
             stream = io.StringIO(newline="")
             writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(TABLE_COLUMNS)
+            writer.writerow(_TABLE_COLUMNS)
             writer.writerows(self._rows)
-            self._write(TABLE_NAME, stream.getvalue().encode())
+            self._write(_TABLE_NAME, stream.getvalue().encode())
         try:
             self._zip.close()
         except OSError as failure:
@@ -119,7 +119,7 @@ class SubmissionWriter:
 
     def _write(self, name: str, content: bytes) -> None:
         entry = zipfile.ZipInfo(name, date_time=_ZIP_EPOCH)  # the same answers give the same bytes
-        entry.compress_type = zipfile.ZIP_DEFLATED if name == TABLE_NAME else zipfile.ZIP_STORED
+        entry.compress_type = zipfile.ZIP_DEFLATED if name == _TABLE_NAME else zipfile.ZIP_STORED
         try:
             self._zip.writestr(entry, content)
         except OSError as error:

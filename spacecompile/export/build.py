@@ -29,6 +29,7 @@ from spacecompile.contract import (
 from spacecompile.errors import OutputError
 from spacecompile.export.build_report import BuildReport, BuildStep, Clock, no_steps
 from spacecompile.export.bundle.provenance import licences_of, tool_versions
+from spacecompile.export.bundle.selftest_writer import write_selftest
 from spacecompile.export.bundle.writer import BundleWriter, bundle_writer
 from spacecompile.export.choose_precisions import MEASURED, planned_precisions
 from spacecompile.export.parity.certificate import (
@@ -40,8 +41,8 @@ from spacecompile.export.parity.certificate import (
     parity_report,
     with_certificates,
 )
-from spacecompile.export.parity.frames import ParityFrame, parity_frames
-from spacecompile.export.parity.reference import ExpectedAnswer, ViewByView, expected_answers
+from spacecompile.export.parity.frame_set import ParityFrame, parity_frames
+from spacecompile.export.parity.reference import ExpectedAnswer, ViewByView, reference_answers
 from spacecompile.export.parity.score_drop import Scoring
 from spacecompile.export.parity.verdict import ParityReport, VariantParity, require_parity
 from spacecompile.export.parity.worst_frame import clear_failure_report, write_failure_report
@@ -56,7 +57,6 @@ from spacecompile.export.precision.files import (
 from spacecompile.export.rewrite import rewrite_network
 from spacecompile.export.sealed.graph import SealedGraph
 from spacecompile.export.sealed.to_onnx import export_model, model_bytes
-from spacecompile.export.selftest_frames import write_selftest
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.record import json_from_record
 from spacecompile.runtime.threads import usable_cores
@@ -259,8 +259,7 @@ def _references(
     expected, network = {}, ViewByView(plan.checkpoint.network)
     for tta in dict.fromkeys(variant.tta for variant in plan.variants):
         with clock.step("reference" if tta == "none" else f"reference {tta}") as step:
-            graph = SealedGraph(network, plan.spec, tta)
-            expected[tta] = expected_answers(graph, frames, workers=usable_cores(), progress=progress)
+            expected[tta] = reference_answers(network, plan.spec, tta, frames, progress=progress)
             step.note = f"{len(expected[tta])} frames in PyTorch"
     return expected
 

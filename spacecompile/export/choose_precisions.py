@@ -13,7 +13,7 @@ from spacecompile.contract import Precision, Progress, Tta
 from spacecompile.errors import UsageError
 from spacecompile.export.build_report import Clock
 from spacecompile.export.parity.certificate import backends_of, fresh_file, judge
-from spacecompile.export.parity.frames import ParityFrame, calibration_frames
+from spacecompile.export.parity.frame_set import ParityFrame, calibration_frames
 from spacecompile.export.parity.reference import ExpectedAnswer
 from spacecompile.export.parity.score_drop import Scoring
 from spacecompile.export.plan import BuildPlan

@@ -11,11 +11,11 @@ from spacecompile.export.build import (
     augmentations_to_export,
     worst_frame_path,
 )
+from spacecompile.export.bundle.selftest_writer import NUM_FRAMES
 from spacecompile.export.parity.certificate import backends_of
-from spacecompile.export.parity.frames import adversarial_frames, images_of
+from spacecompile.export.parity.frame_set import adversarial_frames, images_of
 from spacecompile.export.plan import BuildPlan
 from spacecompile.export.rewrite.pipeline import PASSES
-from spacecompile.export.selftest_frames import NUM_FRAMES
 from spacecompile.record import Record
 from spacecompile.runtime.bundle import MANIFEST_NAME
 from spacecompile.runtime.selftest import EXPECTED_PATH

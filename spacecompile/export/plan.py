@@ -14,7 +14,7 @@ from spacecompile.contract import TOLERANCES, ModelSpec, Precision, Tta, Variant
 from spacecompile.errors import UsageError
 from spacecompile.export.bundle.writer import SUFFIX, check_output
 from spacecompile.export.parity.certificate import backends_of
-from spacecompile.export.parity.frames import images_of
+from spacecompile.export.parity.frame_set import images_of
 from spacecompile.export.sealed.graph import check_tta
 from spacecompile.export.sealed.to_onnx import OPSET
 from spacecompile.extras import modules_of

@@ -18,10 +18,10 @@ from torch.nn import functional
 from spacecompile.contract import PARTS
 from spacecompile.errors import CheckpointError
 
-EMBEDDED_CHANNELS = 256
+_EMBEDDED_CHANNELS = 256
 """Width of the 1x1 convolution on the deepest features, as before the pooling of most ImageNet classifiers."""
 
-PROBABILITY_MIN = 0.25
+_PROBABILITY_MIN = 0.25
 """A part probability that counts as none. The tails of an empty mask add up to as much as a small craft, and their
 digits are lost in half precision: with 0.02, a float16 error of 0.05 in 25 logits of a plain blue frame moved a class
 probability by 0.047. Which classes a trained network names does not depend on it between 0.02 and 0.25."""
@@ -48,9 +48,9 @@ class MaskPooledClassifier(nn.Module):
             dropout: Probability with which a pooled feature is dropped in training.
         """
         super().__init__()
-        self.embed = nn.Conv2d(deepest_channels, EMBEDDED_CHANNELS, kernel_size=1)
+        self.embed = nn.Conv2d(deepest_channels, _EMBEDDED_CHANNELS, kernel_size=1)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.linear = nn.Linear(len(PARTS) * (EMBEDDED_CHANNELS + decoder_channels), num_classes)
+        self.linear = nn.Linear(len(PARTS) * (_EMBEDDED_CHANNELS + decoder_channels), num_classes)
 
     def forward(self, deepest_NChw: Tensor, decoded_NChw: Tensor, part_logits_NKHW: Tensor) -> Tensor:
         """Classify what the parts cover.
@@ -63,7 +63,7 @@ class MaskPooledClassifier(nn.Module):
         Returns:
             Class logits [N, L].
         """
-        weights_NKHW = torch.relu(torch.sigmoid(part_logits_NKHW.detach()) - PROBABILITY_MIN)
+        weights_NKHW = torch.relu(torch.sigmoid(part_logits_NKHW.detach()) - _PROBABILITY_MIN)
         embedded_NEhw = torch.relu(self.embed(deepest_NChw))
         pooled = [pooled_under(weights_NKHW, features) for features in (embedded_NEhw, decoded_NChw)]
         logits_NL: Tensor = self.linear(self.dropout(torch.cat(pooled, dim=1)))

@@ -19,7 +19,7 @@ BUILD_ERRORS = (
 SHUFFLE = 2
 """Part logits per decoder pixel along each axis: at stride 2 instead of SegFormer's 4."""
 
-SHUFFLED_CHANNELS = 10
+_SHUFFLED_CHANNELS = 10
 """Features per part-logit pixel. With SegFormer's 128 channels the head then has 5 k parameters more than smp's."""
 
 
@@ -36,9 +36,9 @@ def shuffle_head(in_channels: int) -> nn.Sequential:
     Returns:
         A module from [N, C, h, w] to [N, K, 2 h, 2 w].
     """
-    spread = nn.Conv2d(in_channels, SHUFFLED_CHANNELS * SHUFFLE**2, kernel_size=1)
+    spread = nn.Conv2d(in_channels, _SHUFFLED_CHANNELS * SHUFFLE**2, kernel_size=1)
     _start_without_checkerboard(spread)
-    mix = nn.Conv2d(SHUFFLED_CHANNELS, len(PARTS), kernel_size=3, padding=1)
+    mix = nn.Conv2d(_SHUFFLED_CHANNELS, len(PARTS), kernel_size=3, padding=1)
     return nn.Sequential(spread, nn.PixelShuffle(SHUFFLE), nn.ReLU(), mix)
 
 

@@ -17,7 +17,7 @@ import pytest
 from spacecompile.cli import console
 from spacecompile.cli.main import main
 from spacecompile.contract import Manifest
-from spacecompile.export.engine.facts import EngineFacts
+from spacecompile.export.engine.plan_facts import EngineFacts
 from spacecompile.export.engine.writer import FACTS_NAME, LAYERS_NAME, PLAN_NAME
 from spacecompile.runtime.bundle import open_bundle
 

@@ -14,10 +14,12 @@ import pytest
 from fake_hub import COMMIT, FakeHub, serving
 
 from spacecompile.cli.main import main
-from spacecompile.data.hub import SPARK_2026, fetch
+from spacecompile.data.hub import fetch
 from spacecompile.data.labels import LabelledFrame, image_path, mask_path, read_split
 from spacecompile.data.spark import write_image, write_mask, write_split_csv
 from spacecompile.errors import DataError
+
+SPARK_2026 = "CVI2-UniLU/SPARK-2026"
 
 
 @pytest.fixture

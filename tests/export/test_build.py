@@ -21,7 +21,7 @@ from spacecompile.errors import OutputError, ParityError
 from spacecompile.export.build import PARITY_PATH, PRECISION_PATH, build, run_build
 from spacecompile.export.build_report import BuildStep
 from spacecompile.export.engine.legality import illegal_nodes
-from spacecompile.export.onnx_facts.facts import graph_facts
+from spacecompile.export.onnx_facts.file_facts import graph_facts
 from spacecompile.export.parity.verdict import ParityReport
 from spacecompile.export.plan import BuildOptions, plan_build
 from spacecompile.export.precision.files import PrecisionReport

@@ -7,7 +7,7 @@ from PIL import Image
 
 from spacecompile.export.build import run_build
 from spacecompile.export.dry_run import dry_run
-from spacecompile.export.parity.frames import adversarial_frames
+from spacecompile.export.parity.frame_set import adversarial_frames
 from spacecompile.export.plan import BuildOptions, plan_build
 from spacecompile.runtime.bundle import MANIFEST_NAME, open_bundle
 

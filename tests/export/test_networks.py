@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from spacecompile.contract import FP32_TOLERANCE, ModelSpec, Tta
 from spacecompile.errors import CheckpointError
-from spacecompile.export.parity.frames import ParityFrame, adversarial_frames
+from spacecompile.export.parity.frame_set import ParityFrame, adversarial_frames
 from spacecompile.export.parity.reference import ViewByView, expected_answers
 from spacecompile.export.parity.verdict import check_parity, require_parity
 from spacecompile.export.precision.graph import GraphView

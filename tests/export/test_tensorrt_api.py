@@ -17,8 +17,13 @@ import spacecompile
 
 CODE = Path(spacecompile.__file__).parent
 MODULES = (
-    *("runtime/cuda/engine_api.py", "export/engine/facts.py", "export/engine/options.py", "export/engine/watch.py"),
-    *("export/engine/build_plan.py", "runtime/backends/tensorrt_.py"),
+    *(
+        "runtime/cuda/engine_api.py",
+        "export/engine/plan_facts.py",
+        "export/engine/options.py",
+        "export/engine/watch.py",
+    ),
+    *("export/engine/options.py", "export/engine/watch.py", "export/engine/build_plan.py"),
 )
 LISTS = Path(__file__).resolve().parent / "tensorrt_api"
 VERSIONS = ("10.12", "10.16", "11.4", "rtx")

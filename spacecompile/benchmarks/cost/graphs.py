@@ -10,7 +10,7 @@ import numpy as np
 from spacecompile.benchmarks.cost.records import GraphCost
 from spacecompile.benchmarks.latency.variants import no_onnx
 from spacecompile.contract import Precision, Progress, Tta, Variant, no_progress
-from spacecompile.export.onnx_facts.facts import GraphFacts, graph_facts
+from spacecompile.export.onnx_facts.file_facts import GraphFacts, graph_facts
 from spacecompile.metrics import FORWARD_PASSES
 from spacecompile.runtime.bundle import Bundle
 

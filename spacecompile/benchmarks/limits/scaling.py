@@ -23,7 +23,7 @@ from spacecompile.benchmarks.limits.scaling_fit import fitted
 from spacecompile.benchmarks.limits.scaling_records import Axis, ScalingCurve, ScalingPoint, ScalingReport
 from spacecompile.contract import INPUT_NAME, ModelSpec, Precision, Progress, Tta, Variant, no_progress
 from spacecompile.errors import SpacecompileError
-from spacecompile.export.onnx_facts.facts import graph_facts
+from spacecompile.export.onnx_facts.file_facts import graph_facts
 from spacecompile.export.rewrite import rewrite_network
 from spacecompile.export.sealed.graph import SealedGraph
 from spacecompile.export.sealed.to_onnx import export_onnx

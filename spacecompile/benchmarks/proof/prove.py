@@ -30,10 +30,9 @@ from spacecompile.benchmarks.proof.torch_on_gpu import answers_on_gpu
 from spacecompile.benchmarks.step import guarded
 from spacecompile.contract import Progress, Tta, Variant, no_progress
 from spacecompile.errors import DeviceLostError, MissingPartError, SpacecompileError
-from spacecompile.export.parity.frames import ParityFrame
-from spacecompile.export.parity.reference import ExpectedAnswer, ViewByView, expected_answers
+from spacecompile.export.parity.frame_set import ParityFrame
+from spacecompile.export.parity.reference import ExpectedAnswer, ViewByView, reference_answers
 from spacecompile.export.parity.verdict import verdict_on
-from spacecompile.export.sealed.graph import SealedGraph
 from spacecompile.machine.environment import load_average, read_environment
 from spacecompile.network.checkpoint import LoadedCheckpoint
 from spacecompile.runtime.backend import RawAnswer
@@ -213,9 +212,8 @@ def _compare(run: _Run, tta: Tta) -> None:
     given = run.given
     references: dict[str, Sequence[ExpectedAnswer]] = {}
     with run.gap_for(f"parity, tta {tta}, since PyTorch has no answers on the CPU"):
-        references["pytorch-cpu"] = expected_answers(
-            SealedGraph(ViewByView(given.checkpoint.network), given.checkpoint.spec, tta),
-            given.frames,
+        references["pytorch-cpu"] = reference_answers(
+            *(ViewByView(given.checkpoint.network), given.checkpoint.spec, tta, given.frames),
             workers=run.settings.threads,
             progress=run.progress,
         )

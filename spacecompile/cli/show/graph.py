@@ -12,7 +12,7 @@ from spacecompile.page.table import giga
 
 if TYPE_CHECKING:
     from spacecompile.contract import Variant
-    from spacecompile.export.onnx_facts.facts import GraphFacts, TensorFacts
+    from spacecompile.export.onnx_facts.file_facts import GraphFacts, TensorFacts
     from spacecompile.runtime.bundle import Bundle
 
 MISSING_READER = "graph facts need the package onnx; add it with: pip install 'spacecompile[compile]'"
@@ -27,7 +27,7 @@ def graphs_of(bundle: Bundle, variants: Iterable[Variant]) -> dict[str, GraphFac
     """
     if find_spec("onnx") is None:
         return None
-    from spacecompile.export.onnx_facts.facts import graph_facts
+    from spacecompile.export.onnx_facts.file_facts import graph_facts
 
     return {
         variant.name: graph_facts(bundle.read(variant.path)) for variant in variants if variant.path.endswith(".onnx")

@@ -17,23 +17,23 @@ from spacecompile.data.render.texture import fractal_tile, sample_tile, smoothst
 
 Floats: TypeAlias = NDArray[np.float32]
 
-MAX_SKY_PX: Final = 512
+_MAX_SKY_PX: Final = 512
 
-OCEAN_RGB: Final = np.array([0.014, 0.036, 0.085], dtype=np.float32)
-FOREST_RGB: Final = np.array([0.050, 0.075, 0.030], dtype=np.float32)
-DESERT_RGB: Final = np.array([0.260, 0.190, 0.115], dtype=np.float32)
-CLOUD_RGB: Final = np.array([0.70, 0.72, 0.74], dtype=np.float32)
-HAZE_RGB: Final = np.array([0.19, 0.33, 0.62], dtype=np.float32)
-DUSK_RGB: Final = np.array([0.60, 0.28, 0.10], dtype=np.float32)
+_OCEAN_RGB: Final = np.array([0.014, 0.036, 0.085], dtype=np.float32)
+_FOREST_RGB: Final = np.array([0.050, 0.075, 0.030], dtype=np.float32)
+_DESERT_RGB: Final = np.array([0.260, 0.190, 0.115], dtype=np.float32)
+_CLOUD_RGB: Final = np.array([0.70, 0.72, 0.74], dtype=np.float32)
+_HAZE_RGB: Final = np.array([0.19, 0.33, 0.62], dtype=np.float32)
+_DUSK_RGB: Final = np.array([0.60, 0.28, 0.10], dtype=np.float32)
 # Scale height of the visible glow in Earth radii (about 25 km: Rayleigh and ozone as seen edge-on).
-GLOW_HEIGHT_RADII: Final = 0.004
-HAZE_DEPTH: Final = 0.14
+_GLOW_HEIGHT_RADII: Final = 0.004
+_HAZE_DEPTH: Final = 0.14
 
 
 def draw_background(rng: np.random.Generator, scene: Scene, frame_size_px: int) -> Floats:
     """Radiance [H, W, 3] behind the craft."""
     if scene.background in ("limb", "earth"):
-        frame_HW3 = _enlarged(_earth(rng, scene, min(frame_size_px, MAX_SKY_PX), frame_size_px), frame_size_px)
+        frame_HW3 = _enlarged(_earth(rng, scene, min(frame_size_px, _MAX_SKY_PX), frame_size_px), frame_size_px)
     else:
         frame_HW3 = np.zeros((frame_size_px, frame_size_px, 3), dtype=np.float32)
     if scene.background in ("stars", "limb"):
@@ -75,10 +75,10 @@ def _earth(rng: np.random.Generator, scene: Scene, sky_px: int, frame_size_px: i
 
 
 def _glow(height: NDArray[np.float64], sun_N: NDArray[np.float64]) -> Floats:
-    density_N = np.exp(-np.maximum(height, 0) / GLOW_HEIGHT_RADII)
+    density_N = np.exp(-np.maximum(height, 0) / _GLOW_HEIGHT_RADII)
     day_N = smoothstep(-0.12, 0.25, sun_N.astype(np.float32))
     dusk_N = np.exp(-(((sun_N + 0.02) / 0.07) ** 2))
-    colour_N3 = HAZE_RGB * day_N[:, None] + DUSK_RGB * (0.35 * dusk_N * density_N)[:, None]
+    colour_N3 = _HAZE_RGB * day_N[:, None] + _DUSK_RGB * (0.35 * dusk_N * density_N)[:, None]
     result: Floats = (colour_N3 * (1.35 * density_N)[:, None]).astype(np.float32)
     return result
 
@@ -91,15 +91,15 @@ def _ground(rng: np.random.Generator, scene: Scene, up_NX: Floats, to_camera_NX:
     dryness = sample_tile(fractal_tile(22, 1.7), u * 1.3 + 0.3, v * 1.3)
     grain = sample_tile(fractal_tile(23, 1.3), u * 9.0, v * 9.0)
     land_N = smoothstep(-0.04, 0.04, land_noise + 0.12 * grain - np.float32(threshold))[:, None]
-    soil_N3 = FOREST_RGB + (DESERT_RGB - FOREST_RGB) * smoothstep(-0.6, 0.9, dryness + 0.25 * grain)[:, None]
-    ground_N3 = OCEAN_RGB + (soil_N3 * (1 + 0.22 * grain[:, None]) - OCEAN_RGB) * land_N
+    soil_N3 = _FOREST_RGB + (_DESERT_RGB - _FOREST_RGB) * smoothstep(-0.6, 0.9, dryness + 0.25 * grain)[:, None]
+    ground_N3 = _OCEAN_RGB + (soil_N3 * (1 + 0.22 * grain[:, None]) - _OCEAN_RGB) * land_N
     curl = sample_tile(fractal_tile(24, 2.2), u * 0.7, v * 0.7) * np.float32(0.06)
     cloud = sample_tile(fractal_tile(25, 1.75), u + curl, v - curl)
     cloud += 0.40 * sample_tile(fractal_tile(26, 1.5), u * 5.3 + curl * 3, v * 5.3)
     puff = sample_tile(fractal_tile(27, 1.45), u * 23.0, v * 23.0 + curl * 5)
     cloud += 0.20 * puff
     cloud_N = smoothstep(cover - 0.15, cover + 1.3, cloud)[:, None]
-    cloud_N3 = CLOUD_RGB * (0.62 + 0.38 * smoothstep(cover + 0.3, cover + 2.4, cloud) + 0.05 * puff)[:, None]
+    cloud_N3 = _CLOUD_RGB * (0.62 + 0.38 * smoothstep(cover + 0.3, cover + 2.4, cloud) + 0.05 * puff)[:, None]
     sun_N = up_NX @ scene.sun_X
     day_N = smoothstep(-0.08, 0.12, sun_N)[:, None] * np.clip(sun_N * 0.92 + 0.08, 0, 1)[:, None]
     halfway_NX = to_camera_NX + scene.sun_X
@@ -108,9 +108,9 @@ def _ground(rng: np.random.Generator, scene: Scene, up_NX: Floats, to_camera_NX:
     sea_N3 = ground_N3 + (np.float32(0.45) * glint_N)[:, None] * (1 - land_N)
     surface_N3 = sea_N3 + (cloud_N3 - sea_N3) * cloud_N
     slant_N = np.maximum(np.einsum("nx,nx->n", up_NX, to_camera_NX), 0.02)
-    air_N = (1 - np.exp(-HAZE_DEPTH / slant_N))[:, None]
-    haze_N3 = HAZE_RGB * smoothstep(-0.15, 0.35, sun_N)[:, None] * np.float32(1.1)
-    dusk_N3 = DUSK_RGB * (0.10 * np.exp(-(((sun_N + 0.01) / 0.08) ** 2)))[:, None]
+    air_N = (1 - np.exp(-_HAZE_DEPTH / slant_N))[:, None]
+    haze_N3 = _HAZE_RGB * smoothstep(-0.15, 0.35, sun_N)[:, None] * np.float32(1.1)
+    dusk_N3 = _DUSK_RGB * (0.10 * np.exp(-(((sun_N + 0.01) / 0.08) ** 2)))[:, None]
     result: Floats = (surface_N3 * day_N * (1 - air_N) + haze_N3 * air_N + dusk_N3 * air_N).astype(np.float32)
     return result
 

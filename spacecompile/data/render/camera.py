@@ -16,14 +16,14 @@ from spacecompile.data.render.cast import Region
 
 Floats: TypeAlias = NDArray[np.float32]
 
-ADC_LEVELS: Final = 4096
-GLARE_CELL_PX: Final = 8
-BLUR_MARGIN_PX: Final = 8
+_ADC_LEVELS: Final = 4096
+_GLARE_CELL_PX: Final = 8
+_BLUR_MARGIN_PX: Final = 8
 
 # Radiance, after exposure, that the brighter parts of the craft should reach in a frame that isn't a hard case.
 SEEN_AT: Final = 0.075
-HARD_CASE_SHARE: Final = 0.05
-MAX_EXTRA_EXPOSURE: Final = 5.0
+_HARD_CASE_SHARE: Final = 0.05
+_MAX_EXTRA_EXPOSURE: Final = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +56,11 @@ class Exposure:
 def random_exposure(rng: np.random.Generator, craft_luminance_N: Floats, frame_size_px: int) -> Exposure:
     """Draws an exposure; a craft that would stay invisible is exposed longer, but for a few hard cases."""
     gain = 1.2 * float(np.exp(rng.normal(0, 0.38)))
-    is_hard = rng.uniform() < HARD_CASE_SHARE
+    is_hard = rng.uniform() < _HARD_CASE_SHARE
     wanted = rng.uniform(SEEN_AT, 5 * SEEN_AT)
     bright = float(np.quantile(craft_luminance_N, 0.97))
     if not is_hard and bright * gain < wanted:
-        gain *= min(wanted / max(bright * gain, 1e-6), MAX_EXTRA_EXPOSURE)
+        gain *= min(wanted / max(bright * gain, 1e-6), _MAX_EXTRA_EXPOSURE)
     is_soft = rng.uniform() < 0.10
     hot_density = rng.uniform(0, 2.5e-5) if rng.uniform() < 0.6 else 0.0
     red, green, blue = np.exp(rng.normal(0, 0.03, 3))
@@ -100,8 +100,8 @@ def expose(rng: np.random.Generator, radiance_HW3: Floats, region: Region, expos
     level_HW3 += np.float32(exposure.haze)
     row, column = rng.integers(0, level_HW3.shape[0], (2, exposure.hot_pixels))
     level_HW3[row, column, rng.integers(0, 3, exposure.hot_pixels)] += rng.uniform(0.05, 0.9, exposure.hot_pixels)
-    curve = (np.linspace(0, 1, ADC_LEVELS) ** (1 / exposure.gamma) * 255 + 0.5).astype(np.uint8)
-    counts_HW3 = np.clip(level_HW3 * np.float32(ADC_LEVELS - 1), 0, ADC_LEVELS - 1).astype(np.uint16)
+    curve = (np.linspace(0, 1, _ADC_LEVELS) ** (1 / exposure.gamma) * 255 + 0.5).astype(np.uint8)
+    counts_HW3 = np.clip(level_HW3 * np.float32(_ADC_LEVELS - 1), 0, _ADC_LEVELS - 1).astype(np.uint16)
     frame_HWC: NDArray[np.uint8] = curve[counts_HW3]
     return frame_HWC
 
@@ -109,11 +109,11 @@ def expose(rng: np.random.Generator, radiance_HW3: Floats, region: Region, expos
 def _glare(level_HW3: Floats, exposure: Exposure) -> Floats:
     """Soft halo around what is far beyond saturation."""
     height, width = level_HW3.shape[:2]
-    rows, columns = height // GLARE_CELL_PX, width // GLARE_CELL_PX
-    excess = np.clip(level_HW3[: rows * GLARE_CELL_PX, : columns * GLARE_CELL_PX] - 1, 0, 30)
+    rows, columns = height // _GLARE_CELL_PX, width // _GLARE_CELL_PX
+    excess = np.clip(level_HW3[: rows * _GLARE_CELL_PX, : columns * _GLARE_CELL_PX] - 1, 0, 30)
     if not excess.any():
         return np.zeros((1, 1, 3), dtype=np.float32)
-    coarse = excess.reshape(rows, GLARE_CELL_PX, columns, GLARE_CELL_PX, 3).mean(axis=(1, 3))
+    coarse = excess.reshape(rows, _GLARE_CELL_PX, columns, _GLARE_CELL_PX, 3).mean(axis=(1, 3))
     halo = np.zeros_like(coarse)
     for sigma_cells, weight in ((0.8, 8.0), (3.0, 3.0), (9.0, 1.5)):
         halo += _gaussian(coarse, sigma_cells) * np.float32(weight * exposure.glare)
@@ -126,8 +126,8 @@ def _glare(level_HW3: Floats, exposure: Exposure) -> Floats:
 
 def _blur(level_HW3: Floats, region: Region, sigma_px: float) -> None:
     height, width = level_HW3.shape[:2]
-    rows = slice(max(region.y_min - BLUR_MARGIN_PX, 0), min(region.y_max + BLUR_MARGIN_PX, height))
-    columns = slice(max(region.x_min - BLUR_MARGIN_PX, 0), min(region.x_max + BLUR_MARGIN_PX, width))
+    rows = slice(max(region.y_min - _BLUR_MARGIN_PX, 0), min(region.y_max + _BLUR_MARGIN_PX, height))
+    columns = slice(max(region.x_min - _BLUR_MARGIN_PX, 0), min(region.x_max + _BLUR_MARGIN_PX, width))
     level_HW3[rows, columns] = _gaussian(level_HW3[rows, columns], sigma_px)
 
 

@@ -20,7 +20,7 @@ from spacecompile.data.render.scene import Scene, projected_bounds
 
 Floats: TypeAlias = NDArray[np.float32]
 
-SHADOW_OFFSET_M: Final = 2e-3
+_SHADOW_OFFSET_M: Final = 2e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ def cast_region(scene: Scene, region: Region, frame_size_px: int, offset_xy_px: 
 def sunlit(craft: Craft, point_NX: Floats, flat_normal_NX: Floats, sun_X: Floats) -> NDArray[np.bool_]:
     """Whether the Sun reaches each hit: hard shadows, self-shadowing included."""
     lit_N = flat_normal_NX @ sun_X > 0
-    start_NX = point_NX[lit_N] + flat_normal_NX[lit_N] * np.float32(SHADOW_OFFSET_M)
+    start_NX = point_NX[lit_N] + flat_normal_NX[lit_N] * np.float32(_SHADOW_OFFSET_M)
     if len(start_NX):
         towards_NX = np.broadcast_to(sun_X, start_NX.shape).astype(np.float32)
         lit_N[lit_N] = _embree_scene(craft).run(start_NX, towards_NX, query="OCCLUDED") < 0

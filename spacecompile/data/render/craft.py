@@ -25,7 +25,7 @@ MINUS_Y: Final = (0.0, -1.0, 0.0)
 MINUS_Z: Final = (0.0, 0.0, -1.0)
 
 # Neighbouring faces that meet at less than this angle are shaded as one smooth surface.
-SMOOTH_BELOW_DEG: Final = 33.0
+_SMOOTH_BELOW_DEG: Final = 33.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -132,7 +132,7 @@ def _corner_normals(mesh: trimesh.Trimesh) -> Floats:
     order = np.argsort(corner_vertex, kind="stable")
     starts = np.searchsorted(corner_vertex[order], np.arange(len(vertices) + 1))
     result = np.empty((len(faces), 3, 3))
-    smooth_cos = np.cos(np.radians(SMOOTH_BELOW_DEG))
+    smooth_cos = np.cos(np.radians(_SMOOTH_BELOW_DEG))
     for vertex in range(len(vertices)):
         corners = order[starts[vertex] : starts[vertex + 1]]
         around = corner_face[corners]

@@ -18,14 +18,14 @@ from typing import Final
 from spacecompile.contract import Progress, no_progress
 from spacecompile.data.interrupts import interrupts_held
 from spacecompile.data.labels import BoxXYXY
-from spacecompile.data.render.folder import claim_split, finished_boxes, label, remove_partial_files
+from spacecompile.data.render.folder import claim_split, finished_boxes, label, remove_stopped_work
 from spacecompile.data.render.frame import render_frame
 from spacecompile.data.render.settings import RenderSettings
 from spacecompile.data.spark import write_image, write_mask, write_split_csv
 from spacecompile.errors import OutputError, UsageError
 
-PROGRESS_STEP: Final = "render"
-FRAMES_IN_FLIGHT_PER_WORKER: Final = 3
+_PROGRESS_STEP: Final = "render"
+_FRAMES_IN_FLIGHT_PER_WORKER: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +83,11 @@ def render_dataset(
     boxes = finished_boxes(root, settings)
     missing = [index for index in range(settings.num_frames) if index not in boxes]
     workers = max(min(workers, len(missing)), 1)
-    progress(PROGRESS_STEP, len(boxes), settings.num_frames)
+    progress(_PROGRESS_STEP, len(boxes), settings.num_frames)
     with closing(_rendered(root, settings, missing, workers)) as rendered:
         for index, box_xyxy in rendered:
             boxes[index] = box_xyxy
-            progress(PROGRESS_STEP, len(boxes), settings.num_frames)
+            progress(_PROGRESS_STEP, len(boxes), settings.num_frames)
     csv_path = write_split_csv(root, settings.split, (label(root, settings, i, boxes[i]) for i in sorted(boxes)))
     seconds = time.perf_counter() - started
     return RenderSummary(
@@ -127,7 +127,7 @@ def _rendered(
     try:
         while True:
             with interrupts_held():
-                for index in islice(waiting, FRAMES_IN_FLIGHT_PER_WORKER * workers - len(running)):
+                for index in islice(waiting, _FRAMES_IN_FLIGHT_PER_WORKER * workers - len(running)):
                     running.add(executor.submit(_render_to_disk, root, settings, index))
             if not running:
                 break
@@ -144,7 +144,7 @@ def _rendered(
         for worker in set(multiprocessing.active_children()) - strangers:
             worker.terminate()
         executor.shutdown(wait=True, cancel_futures=True)
-        remove_partial_files(root, settings)
+        remove_stopped_work(root, settings)
         raise
     finally:
         executor.shutdown(wait=True, cancel_futures=True)

@@ -123,7 +123,7 @@ def _remove_split(root: Path, settings: RenderSettings) -> None:
         raise OutputError(f"{root} can't be cleared ({error.strerror}). Choose another --output.") from error
 
 
-def remove_partial_files(root: Path, settings: RenderSettings) -> None:
+def remove_stopped_work(root: Path, settings: RenderSettings) -> None:
     """Removes what stopped workers left half-written in the split's folders."""
     for path in [*_split_files(root, settings, prefix=f"{PARTIAL_PREFIX}*-")]:
         path.unlink(missing_ok=True)

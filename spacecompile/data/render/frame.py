@@ -15,17 +15,17 @@ from spacecompile.data.render.cast import Hits, Region, cast_region, craft_regio
 from spacecompile.data.render.scene import Scene, class_name_of, random_scene
 from spacecompile.data.render.settings import RenderSettings
 from spacecompile.data.render.shade import shade
-from spacecompile.data.spark import BODY_BIT
+from spacecompile.data.spark import BODY_BIT, tight_box
 
 Floats: TypeAlias = NDArray[np.float32]
 
-LUMINANCE_RGB: Final = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
+_LUMINANCE_RGB: Final = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
 MIN_SILHOUETTE_PX: Final = 24
-MIN_SILHOUETTE_PIXELS: Final = 60
-MIN_BODY_SHARE: Final = 0.05
-MAX_TRIES: Final = 40
+_MIN_SILHOUETTE_PIXELS: Final = 60
+_MIN_BODY_SHARE: Final = 0.05
+_MAX_TRIES: Final = 40
 # The additive recurrence of the plastic number: evenly spread sub-pixel offsets for any count of samples.
-R2_STEP: Final = np.array([0.7548776662466927, 0.5698402909980532])
+_R2_STEP: Final = np.array([0.7548776662466927, 0.5698402909980532])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,7 +58,7 @@ def render_frame(settings: RenderSettings, index: int) -> RenderedFrame:
     rng = np.random.default_rng([settings.seed, settings.split_id, index, 0])
     class_name = class_name_of(settings, index)
     size_px = settings.frame_size_px
-    for _ in range(MAX_TRIES):
+    for _ in range(_MAX_TRIES):
         scene = random_scene(rng, class_name, size_px)
         region = craft_region(scene, size_px)
         if region is None:
@@ -67,8 +67,8 @@ def render_frame(settings: RenderSettings, index: int) -> RenderedFrame:
         if not _shows_enough(scene, hits, region):
             continue
         colour_N3 = shade(scene, hits)
-        exposure = random_exposure(rng, colour_N3 @ LUMINANCE_RGB, size_px)
-        if float(np.quantile(colour_N3 @ LUMINANCE_RGB, 0.97)) * exposure.gain > 0.4 * SEEN_AT or rng.uniform() < 0.1:
+        exposure = random_exposure(rng, colour_N3 @ _LUMINANCE_RGB, size_px)
+        if float(np.quantile(colour_N3 @ _LUMINANCE_RGB, 0.97)) * exposure.gain > 0.4 * SEEN_AT or rng.uniform() < 0.1:
             break
     else:
         raise AssertionError(f"no scene of {class_name} fills {MIN_SILHOUETTE_PX} pixels at seed {settings.seed}")
@@ -77,11 +77,13 @@ def render_frame(settings: RenderSettings, index: int) -> RenderedFrame:
     parts_HW = np.zeros((size_px, size_px), dtype=np.uint8)
     parts_of_region = parts_HW[region.y_min : region.y_max, region.x_min : region.x_max]
     parts_of_region[np.unravel_index(hits.pixel_N, parts_of_region.shape)] = scene.craft.part_F[hits.face_N]
+    box_xyxy = tight_box(parts_HW)
+    assert box_xyxy is not None  # _shows_enough
     return RenderedFrame(
         frame_HWC=expose(rng, radiance_HW3, region, exposure),
         parts_HW=parts_HW,
         class_name=class_name,
-        box_xyxy=_box_from_parts(parts_HW),
+        box_xyxy=box_xyxy,
         facts={
             "background": scene.background,
             "range_m": float(np.linalg.norm(scene.position_X)),
@@ -94,9 +96,9 @@ def render_frame(settings: RenderSettings, index: int) -> RenderedFrame:
 
 def _shows_enough(scene: Scene, hits: Hits, region: Region) -> bool:
     """Whether the silhouette is large enough and more than bare panels, which no one could tell apart."""
-    if len(hits.pixel_N) < MIN_SILHOUETTE_PIXELS:
+    if len(hits.pixel_N) < _MIN_SILHOUETTE_PIXELS:
         return False
-    if float((scene.craft.part_F[hits.face_N] == BODY_BIT).mean()) < MIN_BODY_SHARE:
+    if float((scene.craft.part_F[hits.face_N] == BODY_BIT).mean()) < _MIN_BODY_SHARE:
         return False
     row, column = np.divmod(hits.pixel_N, region.width_px)
     return max(int(np.ptp(row)), int(np.ptp(column))) + 1 >= MIN_SILHOUETTE_PX
@@ -105,7 +107,7 @@ def _shows_enough(scene: Scene, hits: Hits, region: Region) -> bool:
 def _more_samples(settings: RenderSettings, scene: Scene, region: Region) -> list[tuple[Hits, Floats]]:
     samples = []
     for number in range(1, settings.samples_per_pixel):
-        x, y = (0.5 + number * R2_STEP) % 1.0
+        x, y = (0.5 + number * _R2_STEP) % 1.0
         hits = cast_region(scene, region, settings.frame_size_px, (float(x), float(y)))
         samples.append((hits, shade(scene, hits)))
     return samples
@@ -123,8 +125,3 @@ def _put_craft(radiance_HW3: Floats, region: Region, samples: list[tuple[Hits, F
     flat /= len(samples)
     behind *= 1 - seen.reshape(*behind.shape[:2], 1)
     behind += flat.reshape(behind.shape)
-
-
-def _box_from_parts(parts_HW: NDArray[np.uint8]) -> BoxXYXY:
-    rows, columns = np.flatnonzero(parts_HW.any(axis=1)), np.flatnonzero(parts_HW.any(axis=0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

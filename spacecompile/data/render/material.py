@@ -47,7 +47,7 @@ def _material(name: str, diffuse: RGB, specular: RGB, gloss: float, crinkle: flo
     )
 
 
-MATERIALS: Final = (
+_MATERIALS: Final = (
     _material("gold_foil", (0.36, 0.20, 0.045), (0.80, 0.53, 0.18), 26.0, 0.42),
     _material("amber_foil", (0.30, 0.13, 0.025), (0.70, 0.38, 0.10), 34.0, 0.38),
     _material("silver_foil", (0.34, 0.34, 0.35), (0.75, 0.75, 0.77), 30.0, 0.40),
@@ -67,13 +67,13 @@ MATERIALS: Final = (
     _material("violet_cells", (0.042, 0.034, 0.140), (0.060, 0.055, 0.10), 200.0, 0.0),
 )
 
-_ID_BY_NAME: Final = {material.name: index for index, material in enumerate(MATERIALS)}
+_ID_BY_NAME: Final = {material.name: index for index, material in enumerate(_MATERIALS)}
 
-DIFFUSE_M3: Final[NDArray[np.float32]] = np.array([m.diffuse_rgb for m in MATERIALS], dtype=np.float32)
-SPECULAR_M3: Final[NDArray[np.float32]] = np.array([m.specular_rgb for m in MATERIALS], dtype=np.float32)
-GLOSS_M: Final[NDArray[np.float32]] = np.array([m.gloss for m in MATERIALS], dtype=np.float32)
-CRINKLE_M: Final[NDArray[np.float32]] = np.array([m.crinkle for m in MATERIALS], dtype=np.float32)
-IS_CELLS_M: Final[NDArray[np.bool_]] = np.array([m.is_cells for m in MATERIALS], dtype=np.bool_)
+DIFFUSE_M3: Final[NDArray[np.float32]] = np.array([m.diffuse_rgb for m in _MATERIALS], dtype=np.float32)
+SPECULAR_M3: Final[NDArray[np.float32]] = np.array([m.specular_rgb for m in _MATERIALS], dtype=np.float32)
+GLOSS_M: Final[NDArray[np.float32]] = np.array([m.gloss for m in _MATERIALS], dtype=np.float32)
+CRINKLE_M: Final[NDArray[np.float32]] = np.array([m.crinkle for m in _MATERIALS], dtype=np.float32)
+IS_CELLS_M: Final[NDArray[np.bool_]] = np.array([m.is_cells for m in _MATERIALS], dtype=np.bool_)
 
 
 def material_id(name: str) -> int:

@@ -19,16 +19,16 @@ from spacecompile.data.render.settings import RenderSettings
 
 Floats: TypeAlias = NDArray[np.float32]
 
-BACKGROUNDS: Final = ("space", "stars", "limb", "earth")
-BACKGROUND_SHARES: Final = (0.17, 0.18, 0.30, 0.35)
-EARTH_RADIUS_KM: Final = 6371.0
+_BACKGROUNDS: Final = ("space", "stars", "limb", "earth")
+_BACKGROUND_SHARES: Final = (0.17, 0.18, 0.30, 0.35)
+_EARTH_RADIUS_KM: Final = 6371.0
 
 # Share of frames whose craft is far (a few dozen pixels), at working range, and near (cut off by the frame edge).
-RANGE_SHARES: Final = (0.16, 0.64, 0.20)
-RANGE_EXTENTS: Final = ((0.045, 0.14), (0.14, 0.85), (0.75, 1.9))
-MIN_EXTENT_PX: Final = 30.0
+_RANGE_SHARES: Final = (0.16, 0.64, 0.20)
+_RANGE_EXTENTS: Final = ((0.045, 0.14), (0.14, 0.85), (0.75, 1.9))
+_MIN_EXTENT_PX: Final = 30.0
 # Share of frames whose wings are turned to the Sun, as they are in flight.
-SUN_TRACKING_SHARE: Final = 0.7
+_SUN_TRACKING_SHARE: Final = 0.7
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +44,7 @@ class Scene:
         earth_X: Unit direction to the Earth's centre, camera frame.
         earth_distance_radii: Camera to Earth's centre, in Earth radii.
         earthshine: Irradiance from the Earth where the Sun's is 1.
-        background: One of `BACKGROUNDS`.
+        background: One of `_BACKGROUNDS`.
         tint_M3: Factor on each material's reflectance, this frame's make of it.
     """
 
@@ -70,12 +70,12 @@ def class_name_of(settings: RenderSettings, index: int) -> str:
 def random_scene(rng: np.random.Generator, class_name: str, frame_size_px: int) -> Scene:
     """Draws one scene; whether enough of the craft is seen is for the caller to check."""
     focal_px = frame_size_px / (2 * np.tan(np.radians(rng.uniform(24.0, 48.0)) / 2))
-    background = BACKGROUNDS[int(rng.choice(len(BACKGROUNDS), p=BACKGROUND_SHARES))]
+    background = _BACKGROUNDS[int(rng.choice(len(_BACKGROUNDS), p=_BACKGROUND_SHARES))]
     half_view_rad = float(np.arctan(frame_size_px / 2 / focal_px))
     earth_X, distance_radii = _random_earth(rng, background, half_view_rad)
     sun_X = _random_sun(rng, background, earth_X)
     camera_from_craft = _random_rotation(rng)
-    is_tracking = rng.uniform() < SUN_TRACKING_SHARE
+    is_tracking = rng.uniform() < _SUN_TRACKING_SHARE
     step = sun_wing_step(class_name, sun_X @ camera_from_craft) if is_tracking else int(rng.integers(NUM_WING_STEPS))
     craft = build_craft(class_name, step)
     position_X = _random_position(rng, craft, camera_from_craft, focal_px, frame_size_px)
@@ -126,8 +126,8 @@ def _random_position(
     rng: np.random.Generator, craft: Craft, camera_from_craft: Floats, focal_px: float, frame_size_px: int
 ) -> Floats:
     """Chooses the apparent size first, then the range that gives it, then where in the frame it is."""
-    low, high = RANGE_EXTENTS[int(rng.choice(3, p=RANGE_SHARES))]
-    low = max(low, MIN_EXTENT_PX / frame_size_px)
+    low, high = _RANGE_EXTENTS[int(rng.choice(3, p=_RANGE_SHARES))]
+    low = max(low, _MIN_EXTENT_PX / frame_size_px)
     extent_px = frame_size_px * np.exp(rng.uniform(np.log(low), np.log(max(high, low * 1.5))))
     nearest_m = 1.08 * craft.radius_m
     range_m = max(2 * craft.radius_m * focal_px / extent_px, nearest_m)
@@ -149,7 +149,7 @@ def _random_earth(rng: np.random.Generator, background: str, half_view_rad: floa
     """Direction to the Earth's centre and its distance in Earth radii."""
     low_km, high_km = (350.0, 2500.0) if background == "earth" else (350.0, 15000.0)
     altitude_km = np.exp(rng.uniform(np.log(low_km), np.log(high_km)))
-    distance_radii = 1 + altitude_km / EARTH_RADIUS_KM
+    distance_radii = 1 + altitude_km / _EARTH_RADIUS_KM
     disc_rad = np.arcsin(1 / distance_radii)
     if background == "earth":
         off_axis_rad = rng.uniform(0.0, max(disc_rad - 1.25 * half_view_rad, 0.05))

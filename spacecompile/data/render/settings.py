@@ -8,12 +8,12 @@ from typing import Final
 from spacecompile.data.labels import SPLITS
 from spacecompile.errors import UsageError
 
-MIN_FRAME_SIZE_PX: Final = 64
-MAX_FRAME_SIZE_PX: Final = 4096
-MAX_SAMPLES_PER_PIXEL: Final = 64
+_MIN_FRAME_SIZE_PX: Final = 64
+_MAX_FRAME_SIZE_PX: Final = 4096
+_MAX_SAMPLES_PER_PIXEL: Final = 64
 
 # Raised whenever the same settings would give other pixels, so that a folder is never half of one and half of another.
-RENDERER_VERSION: Final = 1
+_RENDERER_VERSION: Final = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +47,8 @@ class RenderSettings:
         limits = {
             "num_frames": (1, 999_999),
             "seed": (0, 2**63 - 1),
-            "frame_size_px": (MIN_FRAME_SIZE_PX, MAX_FRAME_SIZE_PX),
-            "samples_per_pixel": (1, MAX_SAMPLES_PER_PIXEL),
+            "frame_size_px": (_MIN_FRAME_SIZE_PX, _MAX_FRAME_SIZE_PX),
+            "samples_per_pixel": (1, _MAX_SAMPLES_PER_PIXEL),
             "jpeg_quality": (50, 100),
         }
         for name, (low, high) in limits.items():
@@ -64,4 +64,4 @@ class RenderSettings:
     def pixel_facts(self) -> dict[str, int | str]:
         """Everything that decides a frame's bytes; the number of frames doesn't."""
         facts = {name: value for name, value in asdict(self).items() if name != "num_frames"}
-        return {"renderer_version": RENDERER_VERSION, **facts}
+        return {"renderer_version": _RENDERER_VERSION, **facts}

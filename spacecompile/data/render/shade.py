@@ -19,16 +19,16 @@ from spacecompile.data.render.texture import CRINKLE_TILE_M, TILE_PX, crinkle_le
 
 Floats: TypeAlias = NDArray[np.float32]
 
-EARTHSHINE_RGB: Final = np.array([0.72, 0.86, 1.0], dtype=np.float32)
+_EARTHSHINE_RGB: Final = np.array([0.72, 0.86, 1.0], dtype=np.float32)
 # Light from the craft's own parts, the one thing that a single bounce misses; a few per mille of the Sun.
-FILL: Final = np.float32(0.004)
+_FILL: Final = np.float32(0.004)
 
-CELL_PITCH_M: Final = (0.08, 0.055)
-CELL_GAP_M: Final = 0.006
-STRING_CELLS: Final = 8
-STRING_GAP_M: Final = 0.016
-RIM_M: Final = 0.028
-GAP_RGB: Final = np.array([0.16, 0.15, 0.14], dtype=np.float32)
+_CELL_PITCH_M: Final = (0.08, 0.055)
+_CELL_GAP_M: Final = 0.006
+_STRING_CELLS: Final = 8
+_STRING_GAP_M: Final = 0.016
+_RIM_M: Final = 0.028
+_GAP_RGB: Final = np.array([0.16, 0.15, 0.14], dtype=np.float32)
 
 # Other axes of the tile that a surface facing x, y or z is papered with.
 _TANGENT_AXES: Final = np.array([[1, 2], [2, 0], [0, 1]])
@@ -58,7 +58,7 @@ def shade(scene: Scene, hits: Hits) -> Floats:
     lobe_N = np.maximum(np.einsum("nx,nx->n", normal_NX, halfway_NX), 0) ** gloss_N * (gloss_N + 2) / 8
     radiance_N3: Floats = diffuse_N3 * sun_N[:, None] + specular_N3 * (lobe_N * sun_N)[:, None]
     wrap_N = np.float32(0.5) + np.float32(0.5) * (normal_NX @ earth_X)
-    radiance_N3 += diffuse_N3 * (wrap_N[:, None] * EARTHSHINE_RGB * np.float32(scene.earthshine) + FILL)
+    radiance_N3 += diffuse_N3 * (wrap_N[:, None] * _EARTHSHINE_RGB * np.float32(scene.earthshine) + _FILL)
     radiance_N3 += specular_N3 * _reflected_earth(scene, normal_NX, hits.to_camera_NX, facing_N, earth_X)
     return radiance_N3
 
@@ -69,7 +69,7 @@ def _reflected_earth(
     mirror_NX = 2 * facing_N[:, None] * normal_NX - to_camera_NX
     disc_cos = float(np.sqrt(max(1 - 1 / scene.earth_distance_radii**2, 0.0)))
     seen_N = smoothstep(disc_cos - 0.7, disc_cos + 0.35, mirror_NX @ earth_X)
-    return seen_N[:, None] * EARTHSHINE_RGB * np.float32(1.2 * scene.earthshine) + FILL
+    return seen_N[:, None] * _EARTHSHINE_RGB * np.float32(1.2 * scene.earthshine) + _FILL
 
 
 def _wrinkled(hits: Hits, material_N: NDArray[np.int32], footprint_N: Floats) -> tuple[Floats, Floats]:
@@ -117,12 +117,12 @@ def _draw_cells(
     blur_m = footprint_N[cells_N] / np.sqrt(np.maximum(slant_N, np.float32(0.05)))
     gap_N = np.zeros(len(cells_N), dtype=np.float32)
     cell_N2 = np.empty((len(cells_N), 2), dtype=np.int32)
-    for side, pitch_m in enumerate(CELL_PITCH_M):
+    for side, pitch_m in enumerate(_CELL_PITCH_M):
         cell_N2[:, side] = np.floor(xy_N2[:, side] / pitch_m)
-        gap_N = np.maximum(gap_N, _line_coverage(xy_N2[:, side], pitch_m, CELL_GAP_M, blur_m))
-        gap_N = np.maximum(gap_N, _line_coverage(xy_N2[:, side], pitch_m * STRING_CELLS, STRING_GAP_M, blur_m))
+        gap_N = np.maximum(gap_N, _line_coverage(xy_N2[:, side], pitch_m, _CELL_GAP_M, blur_m))
+        gap_N = np.maximum(gap_N, _line_coverage(xy_N2[:, side], pitch_m * _STRING_CELLS, _STRING_GAP_M, blur_m))
     inside_N = (craft.half_extent_P2[piece_N] - np.abs(xy_N2)).min(axis=1)
-    gap_N = np.maximum(gap_N, np.clip((RIM_M - inside_N) / blur_m + np.float32(0.5), 0, 1))
+    gap_N = np.maximum(gap_N, np.clip((_RIM_M - inside_N) / blur_m + np.float32(0.5), 0, 1))
     detail_N = np.clip(np.float32(0.06) / blur_m - 1, 0, 1)
     mixed_N = (cell_N2[:, 0] * 73856093 ^ cell_N2[:, 1] * 19349663 ^ piece_N * 83492791).astype(np.uint32)
     mixed_N = (mixed_N ^ (mixed_N >> np.uint32(15))) * np.uint32(2246822519)
@@ -131,7 +131,7 @@ def _draw_cells(
     )
     shade_N = 1 + np.float32(0.5) * first_N * detail_N
     cell_rgb_N3 = diffuse_N3[cells_N] * shade_N[:, None]
-    diffuse_N3[cells_N] = cell_rgb_N3 + (GAP_RGB - cell_rgb_N3) * gap_N[:, None]
+    diffuse_N3[cells_N] = cell_rgb_N3 + (_GAP_RGB - cell_rgb_N3) * gap_N[:, None]
     specular_N3[cells_N] *= (1 - np.float32(0.6) * gap_N)[:, None]
     tilt_N2 = np.stack([first_N, second_N], axis=1) * (np.float32(0.03) * detail_N)[:, None]
     normal_NX[cells_N] += np.einsum("nij,ni->nj", local_N24[..., :3], tilt_N2)

@@ -15,8 +15,8 @@ from spacecompile.data.render.craft import AXIS_Z, Floats, Piece, Vector, placem
 from spacecompile.data.render.material import material_id
 from spacecompile.data.spark import BODY_BIT, PANEL_BIT
 
-PANEL_THICKNESS_M: Final = 0.03
-HINGE_GAP_M: Final = 0.06
+_PANEL_THICKNESS_M: Final = 0.03
+_HINGE_GAP_M: Final = 0.06
 
 
 def _placed(
@@ -63,7 +63,7 @@ def solar_panel(
     x: Vector,
     cells: str = "blue_cells",
     back: str = "carbon",
-    thickness_m: float = PANEL_THICKNESS_M,
+    thickness_m: float = _PANEL_THICKNESS_M,
 ) -> Piece:
     """A solar panel with cells on local +z; back and rim belong to the panel part too."""
     mesh = trimesh.creation.box((*size_xy_m, thickness_m))
@@ -102,13 +102,13 @@ def wing(
         tip = root + out * yoke_m + across * side * 0.38 * width_m
         pieces.append(rod(root + out * 0.1 * yoke_m, tip, rod_m, "carbon"))
     for index in range(num_panels):
-        near_m = yoke_m + index * (length_m + HINGE_GAP_M)
+        near_m = yoke_m + index * (length_m + _HINGE_GAP_M)
         centre = root + out * (near_m + length_m / 2)
         pieces.append(solar_panel(panel_xy_m, centre, z=normal, x=out, cells=cells, back=back))
         if index:
             for side in (-0.33, 0.33):
-                hinge = root + out * (near_m - HINGE_GAP_M / 2) + across * side * width_m
-                pieces.append(block((HINGE_GAP_M * 1.6, HINGE_GAP_M, HINGE_GAP_M), "carbon", hinge, z=normal))
+                hinge = root + out * (near_m - _HINGE_GAP_M / 2) + across * side * width_m
+                pieces.append(block((_HINGE_GAP_M * 1.6, _HINGE_GAP_M, _HINGE_GAP_M), "carbon", hinge, z=normal))
     return pieces
 
 

@@ -16,7 +16,7 @@ Floats: TypeAlias = NDArray[np.floating[Any]]
 
 TILE_PX: Final = 512
 CRINKLE_TILE_M: Final = 1.3
-NUM_CRINKLE_LEVELS: Final = 6
+_NUM_CRINKLE_LEVELS: Final = 6
 _TEXTURE_SEED: Final = 20240607
 
 
@@ -55,7 +55,7 @@ def crinkle_levels() -> tuple[NDArray[np.float32], ...]:
     slopes += 5.0 * np.stack([np.roll(pillow, -6, 1) - pillow, np.roll(pillow, -6, 0) - pillow], axis=-1)
     slopes /= slopes.std()
     levels = [slopes.astype(np.float32)]
-    for _ in range(NUM_CRINKLE_LEVELS - 1):
+    for _ in range(_NUM_CRINKLE_LEVELS - 1):
         half = levels[-1].shape[0] // 2
         levels.append(levels[-1].reshape(half, 2, half, 2, 2).mean(axis=(1, 3)))
     return tuple(levels)

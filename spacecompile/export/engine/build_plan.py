@@ -14,7 +14,9 @@ from typing import Any
 from spacecompile._version import __version__
 from spacecompile.contract import Progress, no_progress
 from spacecompile.errors import BuildError
-from spacecompile.export.engine.facts import (
+from spacecompile.export.engine.legality_records import IllegalNode
+from spacecompile.export.engine.options import check_options, configure, stored_timing_cache, target_of
+from spacecompile.export.engine.plan_facts import (
     EngineFacts,
     EngineOptions,
     LayerFact,
@@ -22,8 +24,6 @@ from spacecompile.export.engine.facts import (
     network_tensor,
     realised_types,
 )
-from spacecompile.export.engine.legality_records import IllegalNode
-from spacecompile.export.engine.options import check_options, configure, stored_timing_cache, target_of
 from spacecompile.export.engine.watch import BuildWatch, monitor_of, run_watched
 from spacecompile.record import Record
 from spacecompile.runtime.cuda.engine_api import EngineApi, collected_errors, logger_of, sentence_of

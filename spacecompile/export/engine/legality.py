@@ -16,7 +16,7 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from spacecompile.errors import BuildError
 from spacecompile.export.engine.legality_records import IllegalNode, LegalityReport
 
-OPSET_MAX = 23
+_OPSET_MAX = 23
 """Of TensorRT's parser."""
 
 # Not in TensorRT, or of a shape that depends on the data (DESIGN section 5).
@@ -81,8 +81,8 @@ def illegal_nodes(model: ModelProto) -> tuple[IllegalNode, ...]:
     for opset in model.opset_import:
         if opset.domain not in {"", "ai.onnx"}:
             problems.append(_of_graph(f"operators of {opset.domain!r} are not standard ONNX"))
-        elif opset.version > OPSET_MAX:
-            problems.append(_of_graph(f"opset {opset.version} is above {OPSET_MAX}"))
+        elif opset.version > _OPSET_MAX:
+            problems.append(_of_graph(f"opset {opset.version} is above {_OPSET_MAX}"))
     return tuple(problems)
 
 

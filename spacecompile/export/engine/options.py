@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from spacecompile.errors import BuildError, UsageError
-from spacecompile.export.engine.facts import EngineOptions
+from spacecompile.export.engine.plan_facts import EngineOptions
 from spacecompile.runtime.cuda.compatibility import RTX_DEFAULT_TARGET
 from spacecompile.runtime.cuda.engine_api import EngineApi
 

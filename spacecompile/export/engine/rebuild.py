@@ -17,8 +17,8 @@ from spacecompile.contract import Manifest, Progress, Variant, no_progress
 from spacecompile.errors import MissingPartError, UsageError
 from spacecompile.export.bundle.writer import BundleWriter, bundle_writer
 from spacecompile.export.engine.build_plan import EngineBuild, build_engine
-from spacecompile.export.engine.facts import EngineFacts, EngineOptions, require_precision
 from spacecompile.export.engine.options import target_of
+from spacecompile.export.engine.plan_facts import EngineFacts, EngineOptions, require_precision
 from spacecompile.export.engine.writer import FACTS_NAME, LAYERS_NAME, PLAN_NAME
 from spacecompile.record import json_from_record
 from spacecompile.runtime.backends.registry import entry_named

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import NodeProto
 
-from spacecompile.export.onnx_facts.facts import (
+from spacecompile.export.onnx_facts.file_facts import (
     compute_type,
     graph_constants,
     macs_of,

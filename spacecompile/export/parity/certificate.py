@@ -13,11 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import msgspec
-import torch
 
 from spacecompile.contract import Progress, Variant, no_progress
 from spacecompile.errors import BuildError, IntegrityError, MissingPartError, UsageError
-from spacecompile.export.parity.reference import REFERENCE_THREADS, ExpectedAnswer
+from spacecompile.export.parity.reference import REFERENCE, REFERENCE_THREADS, ExpectedAnswer
 from spacecompile.export.parity.score_drop import Scoring
 from spacecompile.export.parity.verdict import ParityReport, VariantParity, check_parity
 from spacecompile.export.parity.worst_frame import draw_worst_frame
@@ -136,7 +135,7 @@ def or_why_not(judging: Callable[[], Judgement]) -> Judgement | str:
 def parity_report(verdicts: Sequence[VariantParity], *, threads: int) -> ParityReport:
     """The certificate of all verdicts."""
     return ParityReport(
-        reference=f"torch {torch.__version__}, eager, float32, before any rewrite",
+        reference=REFERENCE,
         backend=", ".join(dict.fromkeys(verdict.backend for verdict in verdicts)),
         reference_threads=REFERENCE_THREADS,
         backend_threads=threads,

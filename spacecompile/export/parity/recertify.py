@@ -11,16 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from spacecompile.contract import Manifest, Progress, Tta, Variant, no_progress
+from spacecompile.contract import Manifest, Progress, Variant, no_progress
 from spacecompile.errors import CheckpointError, IntegrityError, MissingPartError, ParityError
 from spacecompile.export.parity.certificate import judge
-from spacecompile.export.parity.frames import parity_frames
-from spacecompile.export.parity.reference import REFERENCE_THREADS, ExpectedAnswer, ViewByView, expected_answers
+from spacecompile.export.parity.frame_set import parity_frames
+from spacecompile.export.parity.reference import REFERENCE, REFERENCE_THREADS, ViewByView, reference_answers
 from spacecompile.export.parity.score_drop import Scoring
 from spacecompile.export.parity.verdict import VariantParity
-from spacecompile.export.sealed.graph import SealedGraph
 from spacecompile.network.checkpoint import load_source
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.record import Record
@@ -92,10 +89,8 @@ def recertify(
         manifest.spec.frame_size_px, data=options.data, count=options.parity_frames, progress=progress
     )
     shared = ViewByView(network)
-    expected: dict[Tta, tuple[ExpectedAnswer, ...]] = {
-        tta: expected_answers(
-            SealedGraph(shared, manifest.spec, tta), frames, workers=usable_cores(), progress=progress
-        )
+    expected = {
+        tta: reference_answers(shared, manifest.spec, tta, frames, progress=progress)
         for tta in dict.fromkeys(variant.tta for variant in manifest.variants)
     }
     threads = options.threads or usable_cores()
@@ -118,7 +113,7 @@ def recertify(
             verdicts.append(judged.verdict)
     _require_verdicts(verdicts, not_run)
     return Recertificate(
-        reference=f"torch {torch.__version__}, eager, float32, before any rewrite",
+        reference=REFERENCE,
         reference_threads=REFERENCE_THREADS,
         backend_threads=threads,
         verdicts=tuple(verdicts),

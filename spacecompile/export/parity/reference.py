@@ -20,12 +20,13 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from spacecompile.contract import ModelSpec, Progress, no_progress
-from spacecompile.export.parity.frames import ParityFrame
+from spacecompile.contract import ModelSpec, Progress, Tta, no_progress
+from spacecompile.export.parity.frame_set import ParityFrame
 from spacecompile.export.sealed.box_of_maxima import logit
 from spacecompile.export.sealed.graph import SealedGraph
 from spacecompile.export.sealed.parts_in_frame import PartsInFrame
 from spacecompile.runtime.backend import RawAnswer
+from spacecompile.runtime.threads import usable_cores
 
 LOGIT_BAND = 1e-3
 """Half width of the band around every threshold, in logits, inside which float32 does not decide a pixel.
@@ -36,8 +37,11 @@ is more than a mask's IoU may lose.
 """
 
 
+REFERENCE = f"torch {torch.__version__}, eager, float32, before any rewrite"
+"""What gives the reference answers, in the words of every certificate."""
+
 REFERENCE_THREADS = 1
-"""Of PyTorch for one frame."""
+"""Number of threads that PyTorch computes one frame with."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,6 +85,29 @@ class ViewByView(nn.Module):
         if key not in self._answers:
             self._answers[key] = self.network(view_1CHW)
         return self._answers[key]
+
+
+def reference_answers(
+    network: nn.Module,
+    spec: ModelSpec,
+    tta: Tta,
+    frames: Sequence[ParityFrame],
+    *,
+    workers: int | None = None,
+    progress: Progress = no_progress,
+) -> tuple[ExpectedAnswer, ...]:
+    """Answers of a network before any rewrite, several frames at a time; see `expected_answers`.
+
+    Args:
+        network: Original network; a `ViewByView` around it remembers views from one augmentation to the next.
+        spec: Spec that the bundle is built for.
+        tta: Test-time augmentation.
+        frames: Frames to answer.
+        workers: Number of frames at a time; as many as there are usable cores if None.
+        progress: Callback for progress.
+    """
+    graph = SealedGraph(network, spec, tta)
+    return expected_answers(graph, frames, workers=workers or usable_cores(), progress=progress)
 
 
 def expected_answers(

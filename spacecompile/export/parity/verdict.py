@@ -20,11 +20,12 @@ from spacecompile.contract import HEALTH_SIGNALS, PARTS, Progress, Tolerance, no
 from spacecompile.errors import ParityError, UsageError
 from spacecompile.export.parity.reference import ExpectedAnswer
 from spacecompile.export.parity.score_drop import Scoring, score_drop_of
+from spacecompile.metrics import parts_iou
 from spacecompile.record import Record
 from spacecompile.runtime.backend import Backend, RawAnswer
 from spacecompile.runtime.guard import health_by_name, impossible_output
 
-NOT_A_NUMBER_ERROR = 1e30
+_NOT_A_NUMBER_ERROR = 1e30
 """Stands for the error of a NaN or an infinity: JSON has neither."""
 
 
@@ -267,7 +268,7 @@ def _frame_parity(case: ExpectedAnswer, given: RawAnswer) -> FrameParity:
         class_agrees=bool(expected.class_probs_L.argmax() == given.class_probs_L.argmax()),
         unsound=unsound(given, expected),
         class_probs_error=float(_errors(expected.class_probs_L, given.class_probs_L).max()),
-        parts_iou=tuple(_iou(expected.parts_HW, decided_HW, bit) for bit in range(len(PARTS))),
+        parts_iou=parts_iou(decided_HW, expected.parts_HW),
         parts_differing_px=int(np.count_nonzero(differing_HW)),
         box_error_px=float(_errors(nearest_xyxy, given.box_xyxy).max()),
         box_plain_error_px=float(_errors(expected.box_xyxy, given.box_xyxy).max()),
@@ -275,15 +276,9 @@ def _frame_parity(case: ExpectedAnswer, given: RawAnswer) -> FrameParity:
 
 
 def _errors(expected: NDArray[np.float32], given: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Absolute errors; a value that is not a number counts as `NOT_A_NUMBER_ERROR`."""
+    """Absolute errors; a value that is not a number counts as `_NOT_A_NUMBER_ERROR`."""
     errors = np.abs(expected.astype(np.float64) - given)
-    return np.nan_to_num(errors, nan=NOT_A_NUMBER_ERROR, posinf=NOT_A_NUMBER_ERROR)
-
-
-def _iou(expected_HW: NDArray[np.uint8], given_HW: NDArray[np.uint8], bit: int) -> float:
-    a_HW, b_HW = (expected_HW >> bit) & 1, (given_HW >> bit) & 1
-    union_px = int(np.count_nonzero(a_HW | b_HW))
-    return int(np.count_nonzero(a_HW & b_HW)) / union_px if union_px else 1.0
+    return np.nan_to_num(errors, nan=_NOT_A_NUMBER_ERROR, posinf=_NOT_A_NUMBER_ERROR)
 
 
 def _failures(

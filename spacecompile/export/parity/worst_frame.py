@@ -28,10 +28,10 @@ from spacecompile.runtime.answer import Answer
 from spacecompile.runtime.backend import RawAnswer
 from spacecompile.runtime.overlay import draw_overlay
 
-FAILURE_SUFFIX = ".parity-failure"
-WIDTH_PX = 1024
+_FAILURE_SUFFIX = ".parity-failure"
+_WIDTH_PX = 1024
 _GAP_PX = 4
-_PANEL_PX = (WIDTH_PX - 4 * _GAP_PX) // 3
+_PANEL_PX = (_WIDTH_PX - 4 * _GAP_PX) // 3
 _LINE_PX = 18
 _FONT_PX = 14
 # A window around a craft of a few pixels would show nothing else.
@@ -111,7 +111,7 @@ def draw_answers(
         title: First line of the picture.
 
     Returns:
-        A PNG file, at most `WIDTH_PX` wide.
+        A PNG file, at most `_WIDTH_PX` wide.
     """
     window = _window(expected, given)
     panels = [draw_overlay(window.picture(frame_HWC), _answer_in(window, raw, classes)) for raw in (expected, given)]
@@ -286,7 +286,7 @@ def write_failure_report(output: Path, verdict: VariantParity, picture_png: byte
     Raises:
         OutputError: If it can't be written, or what is there under this name holds anything else.
     """
-    place = output.with_name(output.name.removesuffix(SUFFIX) + FAILURE_SUFFIX)
+    place = output.with_name(output.name.removesuffix(SUFFIX) + _FAILURE_SUFFIX)
     partial, earlier = (place.with_name(f"{PARTIAL_PREFIX}{os.getpid()}-{end}-{place.name}") for end in ("new", "old"))
     if place.is_symlink() or (place.exists() and not _is_failure_report(place)):
         raise OutputError(
@@ -315,7 +315,7 @@ def write_failure_report(output: Path, verdict: VariantParity, picture_png: byte
 
 def clear_failure_report(output: Path) -> None:
     """Remove the report of an earlier build of the same bundle that failed, now that one has passed."""
-    place = output.with_name(output.name.removesuffix(SUFFIX) + FAILURE_SUFFIX)
+    place = output.with_name(output.name.removesuffix(SUFFIX) + _FAILURE_SUFFIX)
     if not place.is_symlink() and place.exists() and _is_failure_report(place):
         shutil.rmtree(place, ignore_errors=True)
 

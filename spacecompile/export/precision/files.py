@@ -11,7 +11,7 @@ from onnx import ModelProto, TensorProto
 
 from spacecompile.contract import Precision
 from spacecompile.errors import BuildError
-from spacecompile.export.onnx_facts.facts import graph_facts
+from spacecompile.export.onnx_facts.file_facts import graph_facts
 from spacecompile.export.precision.graph import GraphView
 from spacecompile.export.precision.half import FloatNode, HalfPlan, in_half
 from spacecompile.export.precision.search import Int8Plan, LayerSensitivity, in_int8

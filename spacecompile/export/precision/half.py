@@ -24,7 +24,7 @@ HALF_MAX = 65504.0
 RANGE_SHARE = 0.3
 """Of it: what calibration frames reach must leave room for frames that were not among them."""
 
-HALF_NORMAL_MIN = 2.0**-14
+_HALF_NORMAL_MIN = 2.0**-14
 """Smallest float16 with all its digits; a constant below it loses some, or becomes zero."""
 
 _ALWAYS_FLOAT = frozenset({"Softmax", "LogSoftmax", "Exp", "Log", "Pow", "ReduceSumSquare", "CumSum"})
@@ -120,7 +120,7 @@ def _lone_constants(node: NodeProto, view: GraphView) -> list[float]:
 def _reason(node: NodeProto, magnitude: float, view: GraphView) -> str:
     if node.op_type in _TYPED_BY_ATTRIBUTE:
         return f"{node.op_type} makes float32 by definition"
-    if any(0 < constant < HALF_NORMAL_MIN for constant in _lone_constants(node, view)):
+    if any(0 < constant < _HALF_NORMAL_MIN for constant in _lone_constants(node, view)):
         return "a constant too small for float16"
     if node.op_type in _ALWAYS_FLOAT:
         return f"{node.op_type} loses too much in half precision"

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from spacecompile.export.precision.graph import GraphView
+from spacecompile.export.precision.graph import NETWORK_PREFIX, GraphView
 
 QUANTISED_MAX = 127
 """Largest code; -128 is not used, so that a scale is the same on both sides."""
@@ -205,5 +205,5 @@ def _last_layers(view: GraphView, nodes: tuple[NodeProto, ...]) -> set[str]:
 
 
 def _label(node: NodeProto) -> str:
-    named = [name for name in node.input if name.startswith("network.")]
-    return named[0].removeprefix("network.").removesuffix(".weight").removesuffix(".bias") if named else node.name
+    named = [name for name in node.input if name.startswith(NETWORK_PREFIX)]
+    return named[0].removeprefix(NETWORK_PREFIX).removesuffix(".weight").removesuffix(".bias") if named else node.name

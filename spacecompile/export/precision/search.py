@@ -18,7 +18,7 @@ from spacecompile.export.precision.quantise import Layer, quantisable_layers, qu
 from spacecompile.export.precision.ranges import activation_scales
 from spacecompile.record import Record
 
-SENSITIVITY_FRAMES = 4
+_SENSITIVITY_FRAMES = 4
 
 
 class LayerSensitivity(Record):
@@ -87,7 +87,7 @@ def plan_int8(
     failures = gate(candidate)
     if not failures:
         return candidate
-    probe_HWC = frames_HWC[:: max(1, len(frames_HWC) // SENSITIVITY_FRAMES)][:SENSITIVITY_FRAMES]
+    probe_HWC = frames_HWC[:: max(1, len(frames_HWC) // _SENSITIVITY_FRAMES)][:_SENSITIVITY_FRAMES]
     errors = _sensitivities(model, layers, scales, probe_HWC, threads=threads, progress=progress)
     order = sorted(layers, key=lambda layer: -errors[layer.key])
     low, high, gate_runs = 1, len(layers), 1

@@ -10,7 +10,7 @@ import torch
 
 from spacecompile.contract import Cost, PassReport
 from spacecompile.errors import BuildError, first_line_of
-from spacecompile.export.rewrite.proof import ProofSettings, relative_errors
+from spacecompile.export.rewrite.proof import PassProofSettings, relative_errors
 from spacecompile.network.count import cost_of
 from spacecompile.network.model import MultiTaskNetwork
 
@@ -52,7 +52,7 @@ class Pass(ABC):
         """
 
     @final
-    def ensures(self, before: MultiTaskNetwork, after: MultiTaskNetwork, settings: ProofSettings) -> float:
+    def ensures(self, before: MultiTaskNetwork, after: MultiTaskNetwork, settings: PassProofSettings) -> float:
         """Prove that both networks give the same answers.
 
         Args:
@@ -78,7 +78,7 @@ class Pass(ABC):
 
     @final
     def run(
-        self, network: MultiTaskNetwork, *, before: Cost | None = None, settings: ProofSettings | None = None
+        self, network: MultiTaskNetwork, *, before: Cost | None = None, settings: PassProofSettings | None = None
     ) -> tuple[MultiTaskNetwork, PassReport]:
         """Rewrite a copy of the network and prove it.
 
@@ -102,7 +102,7 @@ class Pass(ABC):
                     name=self.name, changed=False, before=before, after=before, relative_error=0.0
                 )
             rewritten = self.apply(copy.deepcopy(reference)).eval()
-            error = self.ensures(reference, rewritten, settings or ProofSettings())
+            error = self.ensures(reference, rewritten, settings or PassProofSettings())
             result = rewritten.to(dtype_of(network)).requires_grad_(False)
             after = cost_of_network(result)
         except _FAILURES as failure:

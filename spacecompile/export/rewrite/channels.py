@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from spacecompile.export.rewrite.proof import ProofSettings, proof_input
+from spacecompile.export.rewrite.proof import PassProofSettings, proof_input
 
 Layer = nn.Linear | nn.Conv2d
 
@@ -111,7 +111,7 @@ def flow_of(network: nn.Module) -> Flow:
     Args:
         network: In float64 and evaluation mode.
     """
-    flow = Flow(proof_input(network, ProofSettings(batch=1)))
+    flow = Flow(proof_input(network, PassProofSettings(batch=1)))
     operators = _Operators(flow)
     with _layers_watched(network, operators), operators:
         outputs = network(flow.input)

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from spacecompile.export.rewrite.proof import ProofSettings, proof_input
+from spacecompile.export.rewrite.proof import PassProofSettings, proof_input
 
 Convolution = nn.Conv2d | nn.ConvTranspose2d
 
 _CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.conv2d.default)
 
 
-class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Sees every operator below the modules: who reads a tensor, and which weight a convolution used.
 
     Every tensor that it sees stays alive, so that no identity is given out twice.
@@ -96,8 +96,8 @@ def foldable_pairs(network: nn.Module) -> list[tuple[Convolution, nn.BatchNorm2d
         Pairs in the order of the forward pass. Left out are modules that are called more than once, and convolutions
         that compute with anything but their own parameter, such as standardised weights.
     """
-    input_NCHW = proof_input(network, ProofSettings(batch=1))
-    with _recorded(network) as calls, _Operators() as operators:
+    input_NCHW = proof_input(network, PassProofSettings(batch=1))
+    with _recorded(network) as calls, _Reads() as operators:
         outputs = network(input_NCHW)
     operators.reads.update(id(output) for output in outputs)
     call_count = Counter(module for module, _ in (*calls.convolutions, *calls.norms))

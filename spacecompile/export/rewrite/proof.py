@@ -15,7 +15,7 @@ OUTPUT_NAMES = ("class logits", "part logits", "box residuals")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProofSettings:
+class PassProofSettings:
     """What a pass is proven on.
 
     The input is smaller than the network's own, because a pass rewrites weights and their order, never anything
@@ -35,7 +35,7 @@ class ProofSettings:
     relative_error_max: float = 1e-9
 
 
-def proof_input(network: nn.Module, settings: ProofSettings) -> Tensor:
+def proof_input(network: nn.Module, settings: PassProofSettings) -> Tensor:
     """Seeded float64 input [N, 3, H, W] on the network's device; four times as large for PAN, which pools more."""
     generator = torch.Generator().manual_seed(settings.seed)
     factor = 4 if any(isinstance(module, FPABlock) for module in network.modules()) else 1
@@ -45,7 +45,7 @@ def proof_input(network: nn.Module, settings: ProofSettings) -> Tensor:
 
 
 @torch.no_grad()
-def relative_errors(before: nn.Module, after: nn.Module, settings: ProofSettings) -> dict[str, float]:
+def relative_errors(before: nn.Module, after: nn.Module, settings: PassProofSettings) -> dict[str, float]:
     """Largest |after - before| over largest |before| of each output.
 
     Args:

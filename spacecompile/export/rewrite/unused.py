@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spacecompile.export.rewrite.base import Pass
-from spacecompile.export.rewrite.proof import ProofSettings, proof_input
+from spacecompile.export.rewrite.proof import PassProofSettings, proof_input
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.network.unused import unused_layers, without_unused_layers
 
@@ -19,9 +19,9 @@ class RemoveUnused(Pass):
 
     def requires(self, network: MultiTaskNetwork) -> bool:
         """Whether any layer is unused."""
-        return bool(unused_layers(network, proof_input(network, ProofSettings(batch=1))))
+        return bool(unused_layers(network, proof_input(network, PassProofSettings(batch=1))))
 
     def apply(self, network: MultiTaskNetwork) -> MultiTaskNetwork:
         """Replace each of them."""
-        without_unused_layers(network, proof_input(network, ProofSettings(batch=1)))
+        without_unused_layers(network, proof_input(network, PassProofSettings(batch=1)))
         return network

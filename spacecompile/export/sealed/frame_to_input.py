@@ -12,7 +12,7 @@ from torch.nn import functional
 from spacecompile.contract import ModelSpec
 from spacecompile.network.preprocess import input_from_frame, normalised
 
-CHANNELS = 3
+_CHANNELS = 3
 
 UNIT_STD = (1 / 255, 1 / 255, 1 / 255)
 """Of a network that takes frames of 0 to 255 minus the mean: there is nothing to scale."""
@@ -64,7 +64,7 @@ class FrameToInput(nn.Module):
             return normalised(input_NCHW, self.spec.mean, self.spec.std)
         height, width, channels = frame_HWC.shape
         packed_11HW = frame_HWC.reshape(1, 1, height, width * channels)
-        stride = (self.ratios[0], self.ratios[1] * CHANNELS)
+        stride = (self.ratios[0], self.ratios[1] * _CHANNELS)
         return functional.conv2d(packed_11HW, self.kernel_OIhw, self.bias_O, stride=stride)
 
     def mean_and_max(self, input_NCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,8 +86,8 @@ class FrameToInput(nn.Module):
 
 def _packed_kernel(spec: ModelSpec, ratios: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Kernel [3, 1, ratio_h, ratio_w * 3] and bias [3] that pool, part the channels and normalise."""
-    kernel_Ohwc = torch.zeros(CHANNELS, *ratios, CHANNELS, dtype=torch.float64)
+    kernel_Ohwc = torch.zeros(_CHANNELS, *ratios, _CHANNELS, dtype=torch.float64)
     for channel, std in enumerate(spec.std):
         kernel_Ohwc[channel, :, :, channel] = 1 / (255 * std * ratios[0] * ratios[1])
     bias_O = torch.tensor([-mean / std for mean, std in zip(spec.mean, spec.std, strict=True)])
-    return kernel_Ohwc.reshape(CHANNELS, 1, ratios[0], -1).float(), bias_O
+    return kernel_Ohwc.reshape(_CHANNELS, 1, ratios[0], -1).float(), bias_O

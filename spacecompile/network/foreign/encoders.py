@@ -120,7 +120,7 @@ def all_encoder_names() -> list[str]:
     return [*smp.encoders.get_encoder_names(), *(f"tu-{name}" for name in timm.list_models())]
 
 
-def write_index(path: Path) -> None:
+def _write_index(path: Path) -> None:
     """Write the index of the installed versions; takes minutes."""
     versions = f"segmentation_models_pytorch {smp.__version__} and timm {timm.__version__}"
     head = f"# Name and fingerprints at depth 5, 4, 3 of the encoders of {versions}; see encoders.py."
@@ -128,4 +128,4 @@ def write_index(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_index(Path(sys.argv[1]))
+    _write_index(Path(sys.argv[1]))

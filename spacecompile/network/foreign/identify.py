@@ -42,7 +42,7 @@ def identify(tensors: Mapping[str, Tensor], given: Mapping[str, Any]) -> Identif
     """
     shapes = shapes_of(tensors)
     num_classes = _checked_heads(shapes)
-    classes = given.get("classes") or default_classes(num_classes)
+    classes = given.get("classes") or _default_classes(num_classes)
     if len(classes) != num_classes:
         raise CheckpointError(
             f"its classifier has {num_classes} classes, but {len(classes)} names are given. Name all with --classes."
@@ -52,7 +52,7 @@ def identify(tensors: Mapping[str, Tensor], given: Mapping[str, Any]) -> Identif
     return _one_of(matches_of(shapes, base, architecture, given), tensors)
 
 
-def default_classes(num_classes: int) -> tuple[str, ...]:
+def _default_classes(num_classes: int) -> tuple[str, ...]:
     """The benchmark's names where the number fits, else numbered ones."""
     if num_classes == len(SPARK_CLASSES):
         return SPARK_CLASSES

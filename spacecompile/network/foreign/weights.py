@@ -14,7 +14,7 @@ from spacecompile.errors import CheckpointError
 WRAPPERS = ("state_dict", "model_state_dict", "model", "ema", "state_dict_ema")
 """Entries under which trainers keep weights, the most telling first."""
 
-CHILDREN = ("encoder.", "decoder.", "segmentation_head.", "classification_head.")
+_CHILDREN = ("encoder.", "decoder.", "segmentation_head.", "classification_head.")
 """How the weights of an smp network begin."""
 
 _MARK = "segmentation_head.0.weight"
@@ -71,7 +71,7 @@ def foreign_weights(content: Mapping[str, Any], path: Path) -> ForeignWeights:
         for key, value in tensors.items()
         if key.startswith(prefix)
     }
-    kept = {key: value for key, value in named.items() if key.startswith(CHILDREN)}
+    kept = {key: value for key, value in named.items() if key.startswith(_CHILDREN)}
     notes = []
     if len(places) > 1:
         notes.append(f"weights of entry {wrapper!r}, not of {', '.join(repr(other) for other, _ in places[1:])}")

@@ -32,7 +32,7 @@ class _Options(msgspec.Struct):
 
 
 class PlanFacts(msgspec.Struct, kw_only=True):
-    """What the runtime needs of `model.plan.json`; `export.engine.facts.EngineFacts` says what the fields mean.
+    """What the runtime needs of `model.plan.json`; `export.engine.plan_facts.EngineFacts` says what the fields mean.
 
     Fields that are not listed here are skipped, so that a later builder may add some.
     """

@@ -21,7 +21,7 @@ from spacecompile.benchmarks.limits.ceilings import (
 from spacecompile.benchmarks.limits.measure import LimitSettings, measure_limits
 from spacecompile.contract import Precision
 from spacecompile.errors import MissingPartError, UsageError
-from spacecompile.export.onnx_facts.facts import graph_facts
+from spacecompile.export.onnx_facts.file_facts import graph_facts
 from spacecompile.export.onnx_facts.traffic import graph_traffic
 from spacecompile.runtime.backends.raw import open_raw
 from spacecompile.runtime.bundle import open_bundle

@@ -38,7 +38,7 @@ from spacecompile.errors import (
     MissingPartError,
     ParityError,
 )
-from spacecompile.export.parity.frames import adversarial_frames
+from spacecompile.export.parity.frame_set import adversarial_frames
 from spacecompile.export.parity.reference import ExpectedAnswer, expected_answers
 from spacecompile.export.sealed.graph import SealedGraph
 from spacecompile.network.checkpoint import load_checkpoint

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from spacecompile.cli.show.graph import graph_lines
-from spacecompile.export.onnx_facts.facts import GraphFacts, Island, MacNode, TensorFacts
+from spacecompile.export.onnx_facts.file_facts import GraphFacts, Island, MacNode, TensorFacts
 
 
 def half_facts(num_islands: int) -> GraphFacts:

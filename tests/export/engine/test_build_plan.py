@@ -18,7 +18,7 @@ from spacecompile.contract import OUTPUT_NAMES, ModelSpec, Precision
 from spacecompile.errors import BuildError
 from spacecompile.export.engine import build_plan as to_engine
 from spacecompile.export.engine.build_plan import build_engine, refused_nodes
-from spacecompile.export.engine.facts import EngineOptions, require_precision
+from spacecompile.export.engine.plan_facts import EngineOptions, require_precision
 from spacecompile.export.engine.watch import BuildWatch, monitor_of
 from spacecompile.export.sealed.graph import SealedGraph
 from spacecompile.export.sealed.to_onnx import export_onnx

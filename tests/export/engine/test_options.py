@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from spacecompile.errors import UsageError
-from spacecompile.export.engine.facts import EngineOptions
 from spacecompile.export.engine.options import check_options, configure, stored_timing_cache, target_of
+from spacecompile.export.engine.plan_facts import EngineOptions
 from spacecompile.runtime.cuda.driver import GpuFacts
 from spacecompile.runtime.cuda.engine_api import EngineApi, EngineKind, logger_of
 

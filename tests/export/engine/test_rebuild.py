@@ -21,7 +21,7 @@ from spacecompile.cli.main import main
 from spacecompile.errors import BuildError, IntegrityError, MissingPartError, OutputError, ParityError, UsageError
 from spacecompile.export.engine import rebuild as rebuild_module
 from spacecompile.export.engine.build_plan import EngineBuild, Layers
-from spacecompile.export.engine.facts import EngineFacts, EngineOptions, RealisedTypes
+from spacecompile.export.engine.plan_facts import EngineFacts, EngineOptions, RealisedTypes
 from spacecompile.export.engine.rebuild import Rebuilt, buildable, rebuild
 from spacecompile.runtime.backends import registry, tensorrt_
 from spacecompile.runtime.bundle import open_bundle

@@ -15,7 +15,7 @@ from torch import nn
 
 from spacecompile.contract import FP32_TOLERANCE, TOLERANCES, Cost, ModelSpec, Tolerance
 from spacecompile.errors import ParityError, UsageError
-from spacecompile.export.parity.frames import Kind, ParityFrame, Truth, adversarial_frames
+from spacecompile.export.parity.frame_set import Kind, ParityFrame, Truth, adversarial_frames
 from spacecompile.export.parity.reference import (
     LOGIT_BAND,
     ExpectedAnswer,

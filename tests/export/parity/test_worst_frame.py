@@ -12,7 +12,7 @@ from PIL import Image
 
 from spacecompile.contract import Tolerance
 from spacecompile.errors import OutputError
-from spacecompile.export.parity.frames import ParityFrame
+from spacecompile.export.parity.frame_set import ParityFrame
 from spacecompile.export.parity.reference import ExpectedAnswer
 from spacecompile.export.parity.verdict import VariantParity, verdict_on
 from spacecompile.export.parity.worst_frame import (

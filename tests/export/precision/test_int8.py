@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from spacecompile.errors import BuildError, ParityError
 from spacecompile.export.engine.legality import illegal_nodes
-from spacecompile.export.onnx_facts.facts import graph_facts
+from spacecompile.export.onnx_facts.file_facts import graph_facts
 from spacecompile.export.precision.files import checked_precision
 from spacecompile.export.precision.graph import GraphView
 from spacecompile.export.precision.quantise import QUANTISED_MAX, quantisable_layers, quantised, weight_codes

@@ -11,10 +11,10 @@ from torch import nn
 
 from spacecompile.errors import BuildError
 from spacecompile.export.rewrite.base import Pass, cost_of_network
-from spacecompile.export.rewrite.proof import ProofSettings
+from spacecompile.export.rewrite.proof import PassProofSettings
 from spacecompile.network.model import MultiTaskNetwork
 
-SETTINGS = ProofSettings(input_size_px=(64, 128))
+SETTINGS = PassProofSettings(input_size_px=(64, 128))
 
 
 class Scaled(Pass):

@@ -12,7 +12,7 @@ from torch import nn
 from spacecompile.export.rewrite.base import in_float64
 from spacecompile.export.rewrite.batchnorm import FoldBatchNorm, _fold, _what_remains
 from spacecompile.export.rewrite.dataflow import Convolution
-from spacecompile.export.rewrite.proof import ProofSettings, relative_errors
+from spacecompile.export.rewrite.proof import PassProofSettings, relative_errors
 from spacecompile.network.model import MultiTaskNetwork
 
 
@@ -50,7 +50,7 @@ def test_the_activation_inside_a_norm_remains(norm: nn.BatchNorm2d, remains: typ
 
 
 def test_the_reference_network_has_no_batch_norm_left(reference_network: MultiTaskNetwork) -> None:
-    network, report = FoldBatchNorm().run(reference_network, settings=ProofSettings(input_size_px=(64, 128)))
+    network, report = FoldBatchNorm().run(reference_network, settings=PassProofSettings(input_size_px=(64, 128)))
     assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     assert report.changed
     assert report.before.params - report.after.params == 128
@@ -80,5 +80,5 @@ def test_every_norm_behind_a_convolution_folds_in_other_networks(
     assert sum(parameter.numel() for parameter in after.parameters()) < sum(
         parameter.numel() for parameter in before.parameters()
     )
-    errors = relative_errors(before, after, ProofSettings(input_size_px=(64, 128)))
+    errors = relative_errors(before, after, PassProofSettings(input_size_px=(64, 128)))
     assert 0.0 < max(errors.values()) <= 1e-9

@@ -9,7 +9,7 @@ from timm.layers import DropPath
 from torch import nn
 
 from spacecompile.export.rewrite.dropout import RemoveDropout
-from spacecompile.export.rewrite.proof import ProofSettings
+from spacecompile.export.rewrite.proof import PassProofSettings
 from spacecompile.network.model import MultiTaskNetwork
 
 KINDS = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, DropPath)
@@ -23,7 +23,7 @@ def test_every_dropout_of_the_reference_network_goes_and_the_proof_is_bit_exact(
     reference_network: MultiTaskNetwork,
 ) -> None:
     assert _count(reference_network) > 0
-    network, report = RemoveDropout().run(reference_network, settings=ProofSettings(input_size_px=(64, 128)))
+    network, report = RemoveDropout().run(reference_network, settings=PassProofSettings(input_size_px=(64, 128)))
     assert _count(network) == 0
     assert report.changed
     assert report.relative_error == 0.0

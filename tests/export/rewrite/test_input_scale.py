@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from spacecompile.export.rewrite.base import in_float64
 from spacecompile.export.rewrite.input_scale import FoldInputScale
-from spacecompile.export.rewrite.proof import ProofSettings, relative_errors
+from spacecompile.export.rewrite.proof import PassProofSettings, relative_errors
 from spacecompile.export.sealed.frame_to_input import UNIT_STD, FrameToInput
 from spacecompile.export.sealed.graph import SealedGraph
 from spacecompile.export.sealed.to_onnx import export_onnx
@@ -50,7 +50,7 @@ def test_the_proof_shows_both_networks_the_same_picture(make_network: Callable[.
     before = in_float64(make_network(**NOT_WHOLE))
     after = FoldInputScale().apply(copy.deepcopy(before))
     after.spec = before.spec
-    assert min(relative_errors(before, after, ProofSettings()).values()) > 1e-3
+    assert min(relative_errors(before, after, PassProofSettings()).values()) > 1e-3
 
 
 def test_where_pooling_scales_for_free_the_network_is_left_alone(reference_network: MultiTaskNetwork) -> None:

@@ -10,7 +10,7 @@ from segmentation_models_pytorch.encoders import mix_transformer as smp_mit
 from spacecompile.export.rewrite.base import in_float64
 from spacecompile.export.rewrite.mit import Block
 from spacecompile.export.rewrite.mit_layout import LayOutMit
-from spacecompile.export.rewrite.proof import ProofSettings, relative_errors
+from spacecompile.export.rewrite.proof import PassProofSettings, relative_errors
 from spacecompile.network.model import MultiTaskNetwork
 
 
@@ -37,7 +37,7 @@ def test_other_networks_with_this_encoder_keep_their_answers(
     before = in_float64(make_network(**fields))
     assert LayOutMit().requires(before)
     after = LayOutMit().apply(in_float64(before))
-    assert max(relative_errors(before, after, ProofSettings(input_size_px=(64, 128))).values()) <= 1e-9
+    assert max(relative_errors(before, after, PassProofSettings(input_size_px=(64, 128))).values()) <= 1e-9
 
 
 def test_a_network_with_another_encoder_is_left_alone(make_network: Callable[..., MultiTaskNetwork]) -> None:

@@ -16,7 +16,7 @@ from spacecompile.export.rewrite import PASSES, rewrite_network
 from spacecompile.export.rewrite.base import in_float64
 from spacecompile.export.rewrite.mit import Block, SingleHeadAttention
 from spacecompile.export.rewrite.norm_affine import FoldNormAffine
-from spacecompile.export.rewrite.proof import ProofSettings, relative_errors
+from spacecompile.export.rewrite.proof import PassProofSettings, relative_errors
 from spacecompile.network.model import MultiTaskNetwork
 
 
@@ -179,7 +179,7 @@ def test_a_norm_that_linear_layers_alone_read_gives_plain_values_and_nothing_cha
     after = FoldNormAffine().apply(copy.deepcopy(before))
     assert after.norm.weight is None
     assert after.norm.bias is None
-    errors = relative_errors(before, after, ProofSettings(input_size_px=(64, 128)))
+    errors = relative_errors(before, after, PassProofSettings(input_size_px=(64, 128)))
     assert max(errors.values()) <= 1e-12
     assert not FoldNormAffine().requires(after)
 
@@ -225,7 +225,7 @@ def test_encoders_of_timm_prove_themselves(make_network: Callable[..., MultiTask
     before = in_float64(make_network(architecture="FPN", encoder=encoder, decoder_options={}))
     after = FoldNormAffine().apply(copy.deepcopy(before))
     assert len(_affine_norms(after)) < len(_affine_norms(before))
-    assert max(relative_errors(before, after, ProofSettings()).values()) <= 1e-9
+    assert max(relative_errors(before, after, PassProofSettings()).values()) <= 1e-9
 
 
 def test_a_folded_norm_is_still_a_layer_normalization_in_onnx() -> None:

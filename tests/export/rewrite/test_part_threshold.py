@@ -14,7 +14,7 @@ from spacecompile.contract import Tta
 from spacecompile.export.rewrite import rewrite_network
 from spacecompile.export.rewrite.base import in_float64
 from spacecompile.export.rewrite.part_threshold import FoldPartThreshold
-from spacecompile.export.rewrite.proof import ProofSettings, relative_errors
+from spacecompile.export.rewrite.proof import PassProofSettings, relative_errors
 from spacecompile.export.sealed.box_of_maxima import logit
 from spacecompile.export.sealed.graph import SealedGraph
 from spacecompile.network.model import MultiTaskNetwork
@@ -44,7 +44,7 @@ def test_the_proof_sees_a_shift_that_the_spec_does_not_name(make_network: Callab
     before = in_float64(make_network(**CALIBRATED))
     after = FoldPartThreshold().apply(copy.deepcopy(before))
     after.spec = before.spec
-    errors = relative_errors(before, after, ProofSettings())
+    errors = relative_errors(before, after, PassProofSettings())
     assert errors["class logits"] == 0.0
     assert errors["part logits"] > 1e-3
 
@@ -107,4 +107,4 @@ def test_both_conventions_hold_together_in_a_pyramid(make_network: Callable[...,
     network, reports = rewrite_network(source)
     changed = {report.name for report in reports if report.changed}
     assert {"fold_part_threshold", "move_pointwise_first", "fold_input_scale"} <= changed
-    assert max(relative_errors(in_float64(source), in_float64(network), ProofSettings()).values()) <= 1e-5
+    assert max(relative_errors(in_float64(source), in_float64(network), PassProofSettings()).values()) <= 1e-5

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spacecompile.export.rewrite.proof import ProofSettings, proof_input, relative_errors
+from spacecompile.export.rewrite.proof import PassProofSettings, proof_input, relative_errors
 
-SETTINGS = ProofSettings(input_size_px=(64, 128))
+SETTINGS = PassProofSettings(input_size_px=(64, 128))
 
 
 class Heads(nn.Module):
@@ -55,7 +55,7 @@ def test_the_input_is_seeded_float64_without_symmetry() -> None:
     assert first.shape == (2, 3, 64, 128)
     assert first.dtype == torch.float64
     assert torch.equal(first, second)
-    assert not torch.equal(first, proof_input(Heads(), ProofSettings(input_size_px=(64, 128), seed=1)))
+    assert not torch.equal(first, proof_input(Heads(), PassProofSettings(input_size_px=(64, 128), seed=1)))
     assert not torch.equal(first[0], first[1])
 
 

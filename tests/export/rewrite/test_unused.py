@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from spacecompile.export.rewrite.base import in_float64
-from spacecompile.export.rewrite.proof import ProofSettings, proof_input
+from spacecompile.export.rewrite.proof import PassProofSettings, proof_input
 from spacecompile.export.rewrite.unused import RemoveUnused
 from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.network.unused import unused_layers
 
 
 def unused_in(network: MultiTaskNetwork) -> list[str]:
-    return unused_layers(network, proof_input(network, ProofSettings(batch=1)))
+    return unused_layers(network, proof_input(network, PassProofSettings(batch=1)))
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,12 @@ from spacecompile.export.rewrite import rewrite_network
 from spacecompile.export.rewrite.base import in_float64
 from spacecompile.export.rewrite.batchnorm import FoldBatchNorm
 from spacecompile.export.rewrite.dropout import RemoveDropout
-from spacecompile.export.rewrite.proof import ProofSettings, relative_errors
+from spacecompile.export.rewrite.proof import PassProofSettings, relative_errors
 from spacecompile.export.rewrite.traced import TracedDecoder, traced
 from spacecompile.export.rewrite.upsampling import MovePointwiseFirst
 from spacecompile.network.model import MultiTaskNetwork
 
-SETTINGS = ProofSettings(input_size_px=(64, 128))
+SETTINGS = PassProofSettings(input_size_px=(64, 128))
 
 
 class Toy(MultiTaskNetwork):
@@ -257,7 +257,7 @@ def test_a_moved_network_takes_any_size_and_survives_a_copy(make_network: Callab
     source = in_float64(make_network(architecture="DeepLabV3Plus", encoder="resnet18", decoder_options={}))
     network = copy.deepcopy(MovePointwiseFirst().apply(in_float64(source)))
     assert isinstance(network.decoder, TracedDecoder)
-    errors = relative_errors(source, network, ProofSettings(input_size_px=(192, 128)))
+    errors = relative_errors(source, network, PassProofSettings(input_size_px=(192, 128)))
     assert max(errors.values()) <= 1e-9
 
 

@@ -15,7 +15,7 @@ from spacecompile.box_rule import BoxHead, BoxRule
 from spacecompile.contract import HEALTH_SIGNALS, ModelSpec, Tta
 from spacecompile.errors import UsageError
 from spacecompile.export.engine.legality import illegal_nodes
-from spacecompile.export.parity.frames import adversarial_frames
+from spacecompile.export.parity.frame_set import adversarial_frames
 from spacecompile.export.sealed.graph import SealedGraph
 from spacecompile.export.sealed.to_onnx import export_onnx
 from spacecompile.network.checkpoint import load_checkpoint

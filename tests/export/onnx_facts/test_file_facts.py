@@ -9,7 +9,7 @@ import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from spacecompile.errors import IntegrityError
-from spacecompile.export.onnx_facts.facts import Island, TensorFacts, graph_facts
+from spacecompile.export.onnx_facts.file_facts import Island, TensorFacts, graph_facts
 from spacecompile.runtime.bundle import open_bundle
 
 F32, F16 = TensorProto.FLOAT, TensorProto.FLOAT16

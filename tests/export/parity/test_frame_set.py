@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from spacecompile.errors import DataError
-from spacecompile.export.parity.frames import adversarial_frames, images_of, parity_frames
+from spacecompile.export.parity.frame_set import adversarial_frames, images_of, parity_frames
 
 SIZE_PX = (96, 128)
 

@@ -4,7 +4,13 @@ import pytest
 
 from spacecompile.contract import Precision
 from spacecompile.errors import BuildError
-from spacecompile.export.engine.facts import LayerFact, NetworkTensor, RealisedTypes, realised_types, require_precision
+from spacecompile.export.engine.plan_facts import (
+    LayerFact,
+    NetworkTensor,
+    RealisedTypes,
+    realised_types,
+    require_precision,
+)
 
 
 def layer(kind: str, *types: str, computes_in: str | None = None) -> LayerFact:

@@ -84,13 +84,13 @@ def parity_frames(
         DataError: If an image has another size or can't be read.
     """
     if data is not None:
-        chosen = real_frames(frame_size_px, data=data, count=count, progress=progress)
+        chosen = _real_frames(frame_size_px, data=data, count=count, progress=progress)
     else:
-        chosen = rendered_frames(frame_size_px, count=count, progress=progress)
+        chosen = _rendered_frames(frame_size_px, count=count, progress=progress)
     return (*chosen, *adversarial_frames(frame_size_px))
 
 
-def real_frames(
+def _real_frames(
     frame_size_px: tuple[int, int], *, data: Path, count: int, progress: Progress = no_progress
 ) -> tuple[ParityFrame, ...]:
     """Read `count` images of a folder, evenly spread over its sorted names; see `parity_frames`."""
@@ -124,7 +124,7 @@ def calibration_frames(
     """
     step = "calibration frames"
     if data is None:
-        chosen = rendered_frames(frame_size_px, count=count, seed=_CALIBRATION_SEED, progress=progress, step=step)
+        chosen = _rendered_frames(frame_size_px, count=count, seed=_CALIBRATION_SEED, progress=progress, step=step)
     else:
         found = images_of(data)
         judged = {image.path for image in spread(found, parity_count)}
@@ -221,7 +221,7 @@ def images_of(data: Path) -> list[NamedImage]:
         raise DataError(f"--data can't be used: {error}") from error
 
 
-def rendered_frames(
+def _rendered_frames(
     frame_size_px: tuple[int, int],
     *,
     count: int,
