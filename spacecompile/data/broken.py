@@ -42,7 +42,7 @@ class BrokenFiles:
 
         Args:
             total: Frames in the set, broken ones included.
-            name: Of the set, for messages.
+            name: Name of the set, for messages.
         """
         self._total, self._name = total, name
         self._found: dict[Path, BrokenFile] = {}
@@ -77,7 +77,7 @@ def refuse_too_many(reasons: Sequence[str], total: int, *, name: str) -> None:
     Args:
         reasons: What is wrong with each broken frame found so far.
         total: Frames in the set, broken ones included.
-        name: Of the set.
+        name: Name of the set.
 
     Raises:
         DataError: Naming the first few.

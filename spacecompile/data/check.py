@@ -39,8 +39,8 @@ class PartFacts(Record):
     """Of one part.
 
     Attributes:
-        frames: That show it.
-        share: Of the frame's pixels, over the frames that show it; None where none does.
+        frames: Number of frames that show the part.
+        share: Share of the frame's pixels that it covers, over the frames that show it; None where none does.
     """
 
     frames: int
@@ -51,12 +51,12 @@ class SplitFacts(Record):
     """What a split holds.
 
     Attributes:
-        format: Of the csv.
-        frames: That could be read.
+        format: Format of the csv.
+        frames: Number of frames that could be read.
         broken: What is wrong with the others.
         classes: Frames per class, in the order of the format.
         sizes: Frames per size, as HEIGHTxWIDTH.
-        mean, std: Of all pixels per RGB channel, scaled to 0..1: what `train --mean --std` takes.
+        mean, std: Mean and deviation of all pixels per RGB channel, scaled to 0..1: what `train --mean --std` takes.
         brightness: Mean grey level of a frame, 0 to 255.
         saturated_share: Share of a frame's pixels with a channel at 255.
         craft_size: Square root of the labelled box's share of the frame, 0 to 1.

@@ -48,8 +48,8 @@ def coco_document(
     Args:
         frames: With files on disk.
         classes: Category names, numbered from 1 in this order; the parts follow them.
-        root: That file names in the document are relative to.
-        description: Of the document.
+        root: Folder that file names in the document are relative to.
+        description: Description of the document.
         threads: Reading at once.
         progress: Told after every frame.
 

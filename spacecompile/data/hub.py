@@ -44,8 +44,8 @@ class FetchedSplit:
     Attributes:
         root: Folder for `--data`.
         split: `train` or `val`.
-        format: Of its csv.
-        frames: Whose files are there.
+        format: Format of the split's csv.
+        frames: Number of frames whose files are there.
         missing: Rows whose files are not.
     """
 
@@ -63,7 +63,7 @@ class Fetched:
     Attributes:
         repo: Name of the data set.
         revision: The commit.
-        splits: That were found in it.
+        splits: Splits that were found in the set.
     """
 
     repo: str
@@ -86,7 +86,7 @@ def fetch(
         repo: `OWNER/NAME`.
         output: Folder for the files.
         revision: Branch, tag or commit; the main branch if not given.
-        endpoint: Of another hub than the public one.
+        endpoint: Address of another hub than the public one.
         bars: Let the hub's client draw its progress bars on stderr.
         progress: Told after every archive.
 

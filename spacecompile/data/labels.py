@@ -60,7 +60,7 @@ class LabelledFrame:
 
     Attributes:
         image_path: The frame.
-        mask_path: Its parts mask; None where the format has none, so that it teaches class and box only.
+        mask_path: Parts mask of the frame; None where the format has none, so that it teaches class and box only.
         class_name: One of its format's classes.
         box_xyxy: Half-open box in frame pixels.
     """
@@ -95,7 +95,7 @@ class LabelFormat:
 
     Attributes:
         name: For people.
-        columns: That the header must have; others are ignored.
+        columns: Columns that the header must have; others are ignored.
         classes: In their usual order.
         has_parts: Whether every frame has a parts mask.
         box_example: How a box is written, for messages.
@@ -118,11 +118,11 @@ class Split:
 
     Attributes:
         rows: Every row, in the order of the csv, whether its files are there or not.
-        frames: Whose files are there.
+        frames: Rows whose files are there.
         broken: Rows whose files are missing.
-        format: That the csv has.
-        rows_sha256: Of names, classes and boxes of all rows in order, whether their files are there or not: tells data
-            sets apart, wherever their folders are.
+        format: Format of the csv.
+        rows_sha256: SHA-256 of names, classes and boxes of all rows in order, whether their files are there or not:
+            tells data sets apart, wherever their folders are.
     """
 
     rows: tuple[LabelledFrame, ...]

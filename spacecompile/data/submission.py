@@ -68,8 +68,8 @@ class SubmissionWriter:
         """Begin a zip file.
 
         Args:
-            path: Of the zip file, in a folder that is there.
-            order: Of the boxes.
+            path: Path of the zip file, in a folder that is there.
+            order: Order of a box's numbers.
 
         Raises:
             OutputError: If it can't be written.
@@ -90,7 +90,7 @@ class SubmissionWriter:
         """Add one frame's answer.
 
         Args:
-            image_name: Of the frame; its folders are left out.
+            image_name: Name of the frame's image; its folders are left out.
             class_name: Likeliest class.
             parts_HW: Bit 0 body, bit 1 panel.
             box_xyxy: Half-open, in frame pixels.

@@ -87,7 +87,7 @@ def build(
     Args:
         checkpoint: File to compile.
         output: Folder of the bundle; `<checkpoint>.spacepkg` in the current folder if not given.
-        precision: Of the variants: `fp32`, `fp16`, `bf16`, `int8`.
+        precision: Precisions of the variants: `fp32`, `fp16`, `bf16`, `int8`.
         tta: Test-time augmentations inside the variants: `none`, `d4`, `d4-median`.
         data: Real frames for the parity check: a SPARK-format folder or any folder of images of the frame size.
         force: Replace a bundle that is there.
@@ -110,7 +110,7 @@ def run_build(
     """Carry out a plan.
 
     Args:
-        plan: Of `plan_build`.
+        plan: Plan that `plan_build` made.
         progress: As in `build`.
         on_step: Called after each step.
 

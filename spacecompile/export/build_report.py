@@ -17,8 +17,8 @@ class BuildStep(Record):
     """One finished step.
 
     Attributes:
-        name: Of the step.
-        seconds: That it took.
+        name: Name of the step.
+        seconds: Seconds that the step took.
         bytes: Size of what it read or wrote; None when that says nothing.
         note: What came out, in a few words; may be empty.
     """
@@ -35,7 +35,7 @@ class BuildReport(Record):
     Attributes:
         path: Folder of the bundle.
         bytes: Size of all its files.
-        seconds: Of the whole build.
+        seconds: Seconds of the whole build.
         steps: In order.
         variants: In the bundle.
         rewrites: One report per pass.

@@ -53,9 +53,9 @@ class DryRun(Record):
         format: What kind of checkpoint it is.
         assumed: What a foreign one does not say and was taken from the defaults.
         output: Folder of the bundle.
-        variants, spec: Of the bundle.
+        variants, spec: Variants and spec of the bundle.
         steps: In order.
-        files: Of the bundle, in the order in which they are written.
+        files: Files of the bundle, in the order in which they are written.
     """
 
     checkpoint: str
@@ -72,7 +72,7 @@ def dry_run(plan: BuildPlan) -> DryRun:
     """Say what `run_build` would do with a plan. Reads the names of the frames in `plan.data`; writes nothing.
 
     Args:
-        plan: Of `plan_build`, which has checked it already.
+        plan: Plan of `plan_build`, which has checked it already.
     """
     return DryRun(
         checkpoint=str(plan.checkpoint_path),

@@ -50,8 +50,8 @@ class BuildPlan:
     """A build that is ready to start.
 
     Attributes:
-        checkpoint_path: Of the checkpoint's file.
-        checkpoint_bytes: Its size.
+        checkpoint_path: Path of the checkpoint's file.
+        checkpoint_bytes: Size of the checkpoint's file.
         checkpoint: In memory, its network carrying `spec`.
         spec: The checkpoint's, with the changes that were asked for.
         output: Folder of the bundle.

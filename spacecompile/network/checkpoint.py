@@ -47,9 +47,9 @@ class LoadedCheckpoint:
 
     Attributes:
         network: In float32 on the CPU, in evaluation mode.
-        spec: Of the network.
+        spec: Spec of the network.
         training: JSON facts about the training, such as validation scores; empty when unknown.
-        sha256: Of the file.
+        sha256: SHA-256 of the file.
         format: What kind of file it was.
         assumed: Facts about a foreign network that neither its weights nor the caller told, one clause each.
     """
@@ -110,7 +110,7 @@ def load_checkpoint(path: Path, *, given: Mapping[str, Any] | None = None) -> Lo
     """Read a checkpoint of ours, or any file with the weights of an smp network.
 
     Args:
-        path: Of the file: `.safetensors`, or whatever `torch.save` wrote.
+        path: Path of the file: `.safetensors`, or whatever `torch.save` wrote.
         given: Fields of the spec that are known. A foreign network takes them all; ours has its own spec, and the
             fields that say which network it is may not contradict it.
 
@@ -147,7 +147,7 @@ def load_source(path: Path, spec: ModelSpec) -> LoadedCheckpoint:
     do the bundle's task, not the one that the checkpoint was trained for.
 
     Args:
-        path: Of the file that the bundle was built from, as its hash says.
+        path: Path of the file that the bundle was built from, as its hash says.
         spec: From the bundle's manifest.
 
     Raises:

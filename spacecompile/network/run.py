@@ -17,7 +17,7 @@ def run_once(network: MultiTaskNetwork, input_size_px: tuple[int, int], *, seed:
     Args:
         network: In float32 and evaluation mode.
         input_size_px: (height, width).
-        seed: Of the input's standard normal values.
+        seed: Seed of the input's standard normal values.
 
     Returns:
         Class logits [1, L], part logits [1, K, h, w] and, with a box head, its residuals [1, 4].

@@ -34,11 +34,11 @@ class RenderSummary:
 
     Attributes:
         output: Data folder.
-        split: Which split.
+        split: Name of the split.
         frames: Frames in the split now.
         rendered: Frames that this run made; the others were there.
         seconds: Wall time of the run.
-        frames_per_second: Of the frames that this run made; 0 when there were none.
+        frames_per_second: Rate of the frames that this run made; 0 when there were none.
         workers: Processes used.
         csv_path: The label table.
     """

@@ -26,7 +26,7 @@ class RenderSettings:
         split: `train` or `val`.
         frame_size_px: Height and width of the frames.
         samples_per_pixel: Rays per pixel for colour; labels always come from the pixel's centre.
-        jpeg_quality: Of the frames; masks have their own, in `spark`.
+        jpeg_quality: JPEG quality of the frames; masks have their own, in `spark`.
     """
 
     num_frames: int = 100

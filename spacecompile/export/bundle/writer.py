@@ -73,7 +73,7 @@ def check_output(output: Path, *, force: bool, needed_bytes: int) -> None:
     """Refuse an output early: before minutes of work, and without touching what is there.
 
     Args:
-        output: Of the bundle.
+        output: Folder of the bundle.
         force: Whether a bundle that is there may be replaced.
         needed_bytes: Estimated size.
 
@@ -110,7 +110,7 @@ def bundle_writer(output: Path, *, remedy: str = _REMEDY) -> Iterator[BundleWrit
     A bundle that is there is replaced; `check_output` has made sure that it may be.
 
     Args:
-        output: Of the bundle.
+        output: Folder of the bundle.
         remedy: Sentence that ends the message when something can't be written.
 
     Raises:

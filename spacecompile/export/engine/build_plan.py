@@ -93,9 +93,9 @@ def build_engine(
 
     Args:
         model_bytes: A whole ONNX file with fixed shapes.
-        api: Of the library.
+        api: Interface of the library.
         options: See there.
-        timing_cache: Of an earlier build; empty to start one; None for none.
+        timing_cache: Timing cache of an earlier build; empty to start one; None for none.
         step: Name of the step for `progress`.
         progress: Called with percents.
 

@@ -68,9 +68,9 @@ class LayerFact(Record):
     """One layer of the parsed network.
 
     Attributes:
-        name: Of the layer.
+        name: Name of the layer.
         kind: TensorRT's name for it, for example CONVOLUTION.
-        outputs: Its tensors.
+        outputs: Tensors that the layer gives.
         computes_in: Type that it multiplies in; None for a layer that is no convolution and no matrix product.
     """
 
@@ -102,23 +102,23 @@ class EngineFacts(Record):
 
     Attributes:
         engine: Library that built the plan.
-        library_version: Its version; a plan runs on no other, unless it is version-compatible.
+        library_version: Version of the library; a plan runs on no other, unless it is version-compatible.
         library_cuda: Major version of the CUDA toolkit that the library was made with; None when unknown.
         cuda: Newest CUDA version that the driver runs; None without a driver, like the next three.
         driver: Version of the driver.
         gpu: Name of the GPU that the plan was built on.
-        compute_capability: Of that GPU.
+        compute_capability: Compute capability of that GPU.
         target: What the plan runs on, in a word.
-        options: That it was built with.
+        options: Options that the plan was built with.
         timing_cache: Whether the timings came from a cache.
         strongly_typed: The graph's own types were kept.
         tf32: Whether float32 may be computed in TF32.
         profile: The one optimisation profile: every input at its one shape.
         static_shapes: Whether all shapes are fixed.
-        inputs, outputs: Of the graph.
-        types: That were realised.
-        onnx_sha256: Of the ONNX file.
-        plan_sha256, plan_bytes: Of the plan.
+        inputs, outputs: Inputs and outputs of the graph.
+        types: Types that were realised.
+        onnx_sha256: SHA-256 of the ONNX file.
+        plan_sha256, plan_bytes: SHA-256 and size of the plan.
         certified: Backends that answered like PyTorch with this plan. Empty: nothing has run it.
         spacecompile: Version that built it.
     """

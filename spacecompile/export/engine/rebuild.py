@@ -40,7 +40,7 @@ class Rebuilt:
     """What a rebuild did.
 
     Attributes:
-        manifest_sha256: Of the bundle now. It holds more than before, so it is another.
+        manifest_sha256: SHA-256 of the bundle's manifest now. It holds more than before, so it is another.
         plans: Facts of every new plan by its variant's name.
         removed: Plans that these replaced.
         selftest: How far the new plans' answers are from PyTorch's.
@@ -56,7 +56,7 @@ def buildable(bundle: Bundle, names: Sequence[str] = ()) -> tuple[Variant, ...]:
     """The variants that a plan can be made of: those with an ONNX file of their own.
 
     Args:
-        bundle: That holds them.
+        bundle: Bundle that holds the variants.
         names: Only these; all if empty.
 
     Raises:
@@ -90,7 +90,7 @@ def rebuild(
     Args:
         bundle: To change; its other files stay the same bytes.
         api: Library that builds and runs them.
-        variants: Of `buildable`.
+        variants: Variants that `buildable` gave.
         options: How they are built.
         threads: As in `session.load`.
         build: Makes a plan of ONNX bytes.

@@ -28,9 +28,9 @@ class NodeWork:
     """One node.
 
     Attributes:
-        name, op: Of the node.
-        macs: Its multiply-adds; 0 where a shape is unknown.
-        type: That it multiplies in; empty for one that does not.
+        name, op: Name and operator of the node.
+        macs: Multiply-adds of the node; 0 where a shape is unknown.
+        type: Type that the node multiplies in; empty for one that does not.
         reads, writes: Names of the tensors that it takes and gives; weights behind a DequantizeLinear by the name of
             the quantised one.
     """

@@ -32,8 +32,9 @@ class Judgement:
     """One variant on one backend.
 
     Attributes:
-        verdict: On it.
-        median_ms: Of its runs over the frames, one after the other, cold caches included: an impression, no benchmark.
+        verdict: Verdict on the file.
+        median_ms: Median of its runs over the frames, one after the other, cold caches included: an impression, no
+            benchmark.
         worst_png: Picture of the worst frame; None where none was asked for.
     """
 
@@ -79,13 +80,13 @@ def judge(
 
     Args:
         variant: With its tolerance.
-        content: Of its file, as read from the disk.
+        content: Content of the variant's file, as read from the disk.
         expected: Answers with the variant's test-time augmentation.
         entry: The backend.
         scoring: For the drop of the score.
-        threads: Of the backend.
+        threads: Number of threads of the backend.
         picture: Draw the worst frame.
-        progress: As for `check_parity`.
+        progress: Callback for progress, see `check_parity`.
 
     Raises:
         IntegrityError: If the engine refuses the file or fails on it.

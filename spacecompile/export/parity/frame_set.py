@@ -40,7 +40,7 @@ class Truth:
     """Labels of one frame.
 
     Attributes:
-        class_name: Of the spacecraft.
+        class_name: Class of the spacecraft.
         parts_HW: uint8, bit 0 body, bit 1 panel.
         box_xyxy: Half-open, in frame pixels.
     """
@@ -114,8 +114,8 @@ def calibration_frames(
 
     Args:
         frame_size_px: (height, width).
-        data: As for `parity_frames`.
-        parity_count: Of `parity_frames`.
+        data: Real frames, as `parity_frames` takes them.
+        parity_count: Number of frames that `parity_frames` took.
         count: Largest number of frames before the two that are made.
         progress: Called with step `calibration frames`.
 

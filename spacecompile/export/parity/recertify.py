@@ -34,7 +34,7 @@ class RecertifyOptions:
         data: Real frames: a SPARK-format folder or any folder of images; rendered ones without it.
         parity_frames: Largest number of them. The adversarial frames always run too.
         backend: Name of the only backend to judge; `auto` for every certified one that this machine has.
-        threads: Of the backends; the usable cores if None.
+        threads: Number of threads of the backends; the usable cores if None.
     """
 
     data: Path | None = None
@@ -48,7 +48,7 @@ class Recertificate(Record):
 
     Attributes:
         reference: What gave the reference answers.
-        reference_threads, backend_threads: That shared one operator.
+        reference_threads, backend_threads: Number of threads per operator.
         verdicts: One per variant and backend, in the order of the manifest.
         not_run: One sentence per variant and backend that this machine lacks or can't use.
     """

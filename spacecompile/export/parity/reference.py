@@ -50,7 +50,7 @@ class ExpectedAnswer:
 
     Attributes:
         frame: The frame.
-        answer: To it.
+        answer: PyTorch's answer to the frame.
         boxes_B4: Boxes at the threshold and at both ends of its band.
         undecided_HW: uint8, the bits of parts that the two ends of the band set differently.
     """

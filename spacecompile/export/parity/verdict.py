@@ -41,7 +41,7 @@ class FrameParity(Record):
     """How far two answers to one frame are apart.
 
     Attributes:
-        frame, kind: Which frame.
+        frame, kind: Name and kind of the frame.
         class_agrees: Whether both name the same class.
         unsound: What no sound graph puts out on any frame; empty where there is nothing of that kind.
         class_probs_error: Largest absolute error of a class probability.
@@ -70,8 +70,8 @@ class VariantParity(Record):
     Attributes:
         variant: Name of the variant.
         backend: What ran it, with its version.
-        sha256: Of the file that was judged.
-        tolerance: That it was judged by.
+        sha256: SHA-256 of the file that was judged.
+        tolerance: Tolerance that the file was judged by.
         passed: Whether every limit holds.
         failures: One sentence per broken limit, with the frame that breaks it most.
         num_frames: Per kind of frame.
@@ -109,7 +109,7 @@ class ParityReport(Record):
     Attributes:
         reference: What gave the reference answers.
         backend: What ran the files, with versions.
-        backend_threads, reference_threads: That shared one operator; other counts sum in another order.
+        backend_threads, reference_threads: Number of threads per operator; other counts sum in another order.
         variants: One verdict per file and backend; the first of a variant is the one that it ships by.
     """
 
@@ -133,10 +133,10 @@ def check_parity(
     """Judge one file on one backend.
 
     Args:
-        variant: Its name.
-        backend: That holds the file as read from the disk; the caller closes it.
+        variant: Name of the variant.
+        backend: Backend that holds the file as read from the disk; the caller closes it.
         expected: At least one answer of `expected_answers` with the variant's test-time augmentation.
-        sha256: Of the file.
+        sha256: SHA-256 of the file.
         tolerance: The limits.
         scoring: What the score's drop needs; without it none is judged.
         progress: Called with step `parity <variant>, <backend>`.
@@ -163,7 +163,7 @@ def require_parity(verdict: VariantParity, *, report: str | None = None) -> None
     """Refuse a file that failed.
 
     Args:
-        verdict: On it.
+        verdict: Verdict on the file.
         report: Where the verdict was left, for the message.
 
     Raises:
@@ -193,11 +193,11 @@ def verdict_on(
     Args:
         variant: Name of the variant.
         backend: What ran it.
-        sha256: Of its file.
+        sha256: SHA-256 of the variant's file.
         expected: At least one.
         given: One per expected answer.
         tolerance: The limits.
-        scoring: As for `check_parity`.
+        scoring: What the score's drop needs, see `check_parity`.
     """
     pairs = list(zip(expected, given, strict=True))
     frames = tuple(_frame_parity(case, answer) for case, answer in pairs)

@@ -277,8 +277,8 @@ def write_failure_report(output: Path, verdict: VariantParity, picture_png: byte
 
     Args:
         output: Folder that the bundle would have had.
-        verdict: That failed.
-        picture_png: Of `draw_worst_frame`.
+        verdict: Verdict that failed.
+        picture_png: Picture that `draw_worst_frame` made.
 
     Returns:
         The folder `<bundle>.parity-failure` with `parity.json` and `worst.png`; an earlier one is replaced.

@@ -74,7 +74,7 @@ class FilePrecision(Record):
     Before and after the network a sealed graph is float32 in every precision; that part is not counted.
 
     Attributes:
-        bytes: Of the file.
+        bytes: Size of the file.
         weight_shares: Share of the number of the network's weights per stored type.
         mac_shares: Share of the network's multiply-adds per type that they are done in.
     """
@@ -121,9 +121,9 @@ def checked_precision(variant: str, precision: Precision, content: bytes) -> Fil
     """Read a file's types back, and refuse one that is not what its name says.
 
     Args:
-        variant: Its name, for the message.
-        precision: That it should have.
-        content: Of the file.
+        variant: Name of the variant, for the message.
+        precision: Precision that the file should have.
+        content: Content of the file.
 
     Raises:
         BuildError: If too little of it is in that precision.

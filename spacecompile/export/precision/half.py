@@ -38,8 +38,8 @@ class FloatNode(Record):
     """One node of the network that stays float32.
 
     Attributes:
-        node: Its name in the plain graph.
-        op: Its operator.
+        node: Name of the node in the plain graph.
+        op: Operator of the node.
         magnitude: The largest value that it reads or gives over the calibration frames.
         reason: Why.
     """

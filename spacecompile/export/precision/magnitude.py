@@ -35,7 +35,7 @@ def largest_magnitudes(
     Args:
         model: float32, types inferred.
         frames_HWC: At least one frame of the graph's size.
-        threads: Of ONNX Runtime.
+        threads: Number of threads of ONNX Runtime.
         progress: Called with `step`.
         step: Name of the step.
 

@@ -18,7 +18,7 @@ def session_giving(model: ModelProto, tensors: Sequence[str], *, threads: int) -
     Args:
         model: Left as it is.
         tensors: Names.
-        threads: That share one operator.
+        threads: Number of threads per operator.
     """
     probe = ModelProto()
     probe.CopyFrom(model)

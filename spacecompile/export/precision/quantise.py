@@ -29,7 +29,7 @@ class Layer:
     """One layer that can be quantised.
 
     Attributes:
-        key: Of its weights' content, the same in every export of one network; with a number where contents repeat.
+        key: Hash of its weights' content, the same in every export of one network; with a number where contents repeat.
         node: Name of its node.
         op_type: Conv, ConvTranspose, Gemm or MatMul.
         activation: Name of its input tensor.
@@ -74,8 +74,8 @@ def quantised(model: ModelProto, layers: list[Layer], scales: Mapping[str, float
 
     Args:
         model: float32, types inferred; left as it is.
-        layers: Of this very model.
-        scales: Of each layer's activation, by layer key.
+        layers: Layers of this very model.
+        scales: Scale of each layer's activation, by layer key.
 
     Returns:
         The graph with int8 weights, its types inferred anew.

@@ -40,7 +40,7 @@ def activation_scales(
         model: float32, types inferred.
         largest: Tensors to choose for, with their largest magnitude over the frames.
         frames_HWC: Calibration frames.
-        threads: Of ONNX Runtime.
+        threads: Number of threads of ONNX Runtime.
         progress: Called with step `ranges`.
 
     Returns:
@@ -79,7 +79,7 @@ def best_scale(counts: NDArray[np.float64], largest: float) -> float:
     """The scale with the least squared error.
 
     Args:
-        counts: Of magnitudes, in bins of equal width from 0 to `largest`.
+        counts: Counts of magnitudes, in bins of equal width from 0 to `largest`.
         largest: Upper end of the last bin.
     """
     centres = (np.arange(len(counts)) + 0.5) * (largest / len(counts))

@@ -22,7 +22,7 @@ class UnprovenError(BuildError):
     """A pass failed, or could not prove itself.
 
     Attributes:
-        reason: Which of both and how, without the name of the pass.
+        reason: Reason for either, without the name of the pass.
     """
 
     def __init__(self, pass_name: str, reason: str) -> None:
@@ -57,8 +57,8 @@ class Pass(ABC):
 
         Args:
             before: In float64 and evaluation mode.
-            after: Likewise.
-            settings: Of the proof.
+            after: Network after the pass.
+            settings: Settings of the proof.
 
         Returns:
             The largest relative error of any output.
@@ -84,8 +84,8 @@ class Pass(ABC):
 
         Args:
             network: Left as it is.
-            before: Its cost, when known, which saves counting it again.
-            settings: Of the proof.
+            before: Cost of the network before, when known, which saves counting it again.
+            settings: Settings of the proof.
 
         Returns:
             The rewritten copy, in the dtype of `network` and evaluation mode, or `network` itself where the pass has

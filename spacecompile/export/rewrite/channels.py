@@ -62,7 +62,7 @@ class Flow:
         norms: Calls of layer norm.
         num_calls: How often each layer was called.
         returned: Identities of the network's outputs.
-        input: Of the network.
+        input: Input of the network.
     """
 
     input: Tensor
@@ -144,7 +144,7 @@ def layers_that_alone_read(flow: Flow, tensor: Tensor) -> list[Layer]:
     """The layers that read a tensor whose channels are its last axis.
 
     Args:
-        flow: That the tensor is part of.
+        flow: Flow that the tensor is part of.
         tensor: [..., C].
 
     Returns:

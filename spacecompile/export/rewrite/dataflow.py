@@ -31,7 +31,7 @@ class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
 
     Attributes:
         reads: Number of operators that read a tensor, by its identity.
-        weight: Of the convolution that made a tensor, by the tensor's identity.
+        weight: Weight of the convolution that made a tensor, by the tensor's identity.
     """
 
     def __init__(self) -> None:

@@ -72,9 +72,9 @@ class MultiHeadAttention(nn.Module):
             query: C to C.
             key_value: C to 2 C, all heads' keys first.
             output: C to C.
-            reduction: Of the tokens that keys and values come from.
+            reduction: Reduction of the tokens that keys and values come from.
             num_heads: Divides C.
-            scale: Of the scores; 1 when the query already carries it.
+            scale: Scale of the scores; 1 when the query already carries it.
         """
         super().__init__()
         self.query = query
@@ -109,7 +109,7 @@ class SingleHeadAttention(nn.Module):
         Args:
             key: C to C; holds the query projection and the scale.
             value: C to C; holds the output projection.
-            reduction: Of the tokens that keys and values come from.
+            reduction: Reduction of the tokens that keys and values come from.
         """
         super().__init__()
         self.key = key

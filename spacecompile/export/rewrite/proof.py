@@ -25,7 +25,7 @@ class PassProofSettings:
     Attributes:
         input_size_px: (height, width), multiples of 64 so that nearly every smp decoder takes them.
         batch: Number of inputs.
-        seed: Of the input's standard normal values.
+        seed: Seed of the input's standard normal values.
         relative_error_max: Largest |after - before| over largest |before| that counts as the same network.
     """
 
@@ -50,8 +50,8 @@ def relative_errors(before: nn.Module, after: nn.Module, settings: PassProofSett
 
     Args:
         before: In float64 and evaluation mode.
-        after: Likewise.
-        settings: Of the proof.
+        after: Network after the pass.
+        settings: Settings of the proof.
 
     Returns:
         One number per output, by its name; infinity when shapes differ or a value is not finite.

@@ -52,7 +52,7 @@ def traced(network: MultiTaskNetwork, decoder: nn.Module) -> fx.GraphModule | No
     """The calls of a decoder, each node with its shape at the network's input size in `node.meta`.
 
     Args:
-        network: Whose encoder makes the features.
+        network: Network whose encoder makes the features.
         decoder: Takes a list of features. The graph shares its modules.
 
     Returns:

@@ -27,7 +27,7 @@ class _Part:
     """A run of a convolution's input channels, which is a sum of tensors.
 
     Attributes:
-        channels: Which of the convolution's inputs.
+        channels: Input channels of the convolution.
         plain: Summands that are not resized up.
         resized: Those that are: nodes of the resize.
     """

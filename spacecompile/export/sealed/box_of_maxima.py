@@ -31,9 +31,9 @@ class Maxima(NamedTuple):
 
     Attributes:
         rows: Largest logit of any part in each row [..., H].
-        columns: Likewise of each column [..., W].
+        columns: The same of each column [..., W].
         row_px: Pixels above the box threshold in each row, as floats; None where one is enough.
-        column_px: Likewise of each column.
+        column_px: The same of each column.
     """
 
     rows: Tensor
@@ -69,7 +69,7 @@ class BoxOfMaxima(nn.Module):
         """Smallest box around what counts, grown and clipped.
 
         Args:
-            maxima: Of one picture, or of V.
+            maxima: Maxima of one picture, or of V.
             residuals: The box head's growth per side [..., 4], as a share of the box's width or height.
 
         Returns:

@@ -74,7 +74,7 @@ class FrameToInput(nn.Module):
         frame does not light it up so.
 
         Args:
-            input_NCHW: That `forward` made of the frame, one element.
+            input_NCHW: Input that `forward` made of the frame, one element.
         """
         scale_C = torch.tensor([255 * std for std in self.spec.std])
         offset_C = torch.tensor([255 * mean for mean in self.spec.mean])

@@ -38,8 +38,8 @@ class SealedGraph(nn.Module):
         Args:
             network: Maps an input batch to class logits, part logits and perhaps the box head's residuals; in
                 evaluation mode.
-            spec: Of this network: a rewritten one may take another input and give shifted part logits, which its own
-                spec says.
+            spec: Spec of this network: a rewritten one may take another input and give shifted part logits, which its
+                own spec says.
             tta: Test-time augmentation inside the graph.
 
         Raises:

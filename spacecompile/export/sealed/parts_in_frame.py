@@ -59,9 +59,9 @@ class PartsInFrame(nn.Module):
         """Turn the logits of one frame into its parts, box and counts.
 
         Args:
-            part_logits_1Khw: Of the frame; of its views merged.
+            part_logits_1Khw: Part logits of the frame, or of its merged views.
             residuals_V4: The box head's, of each view in the frame's own pose; None where the rule has no use for them.
-            view_logits_VKhw: Of each view, where the box is the median of theirs; None where it is that of the merged.
+            view_logits_VKhw: Part logits of each view, where the box is the median of the views' boxes; else None.
         """
         frame = self._in_frame(part_logits_1Khw)
         # TensorRT has no bitwise operators, and bytes may only leave a Cast: the bits are added as floats.
@@ -135,7 +135,7 @@ class _InFrame(NamedTuple):
 
     Attributes:
         bits_HW: For each part, 0 where its logit is not above its threshold, and the value of its bit where it is.
-        maxima: Of any part.
+        maxima: Maxima of any part.
     """
 
     bits_HW: list[Tensor]
@@ -183,7 +183,7 @@ def _multiplied_maxima(logits_hw: Tensor, ratio: int, widened_hTW: Tensor | None
     cell decide the maxima, not all.
 
     Args:
-        logits_hw: Of one grid, or of several.
+        logits_hw: Logits of one grid, or of several.
         ratio: Frame rows per grid row.
         widened_hTW: What `_widened` gave for them, where it was needed anyway.
     """

@@ -42,7 +42,7 @@ def export_model(graph: nn.Module, frame_size_px: tuple[int, int], *, opset: int
     Args:
         graph: In evaluation mode.
         frame_size_px: (height, width).
-        opset: Of the ONNX operators.
+        opset: Opset of the ONNX operators.
 
     Returns:
         float32, the types and shapes of all tensors inferred, every node under a name of its own.

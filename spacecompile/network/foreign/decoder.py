@@ -17,7 +17,7 @@ class Architecture:
     """One smp class.
 
     Attributes:
-        name: Of the class.
+        name: Name of the class.
         mark: Name of a weight that those before it in `ARCHITECTURES` leave to it alone.
         options: Keyword arguments of the class, from the shapes of its weights; raises a KeyError where these are of
             another.

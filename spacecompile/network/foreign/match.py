@@ -24,7 +24,7 @@ class Identified:
     """A network that has exactly the weights of a file.
 
     Attributes:
-        spec: Of it, with what the caller gave.
+        spec: Spec of the network, with what the caller gave.
         options: Those of its decoder options that no weight tells and nobody gave.
     """
 
@@ -64,7 +64,7 @@ def matches_of(
     """Every network of an architecture that has exactly these weights.
 
     Args:
-        shapes: Of the weights, by smp's names.
+        shapes: Shapes of the weights, by smp's names.
         base: The spec without the fields that say which network it is.
         architecture: To build.
         given: Fields of the spec that are known.

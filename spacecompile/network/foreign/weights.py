@@ -46,7 +46,7 @@ def foreign_weights(content: Mapping[str, Any], path: Path) -> ForeignWeights:
     """Find the weights in what a file holds.
 
     Args:
-        content: Of the file: a state dict, or a dict that holds one.
+        content: Content of the file: a state dict, or a dict that holds one.
         path: For messages.
 
     Raises:
