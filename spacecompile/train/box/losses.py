@@ -27,7 +27,8 @@ def box_losses(boxes_N4: Tensor, true_N4: Tensor) -> Tensor:
     """
     size_N2 = (true_N4[:, 2:] - true_N4[:, :2]).clamp(min=_LEAST_AREA)
     distance_N = ((boxes_N4 - true_N4).abs() / size_N2.repeat(1, 2)).mean(dim=1)
-    return generalized_box_iou_loss(boxes_N4, true_N4, eps=_LEAST_AREA) + distance_N
+    overlap_N: Tensor = generalized_box_iou_loss(boxes_N4, true_N4, eps=_LEAST_AREA)
+    return overlap_N + distance_N
 
 
 def soft_box(logits_NKHW: Tensor) -> Tensor:
