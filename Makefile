@@ -32,11 +32,14 @@ test: setup  ## The test suite; what needs a GPU is left out.
 test-full: setup  ## The test suite with the slow tests and, where there is one, the GPU.
 	@$(BIN)/python -m pytest
 
-lint: setup  ## ruff, mypy --strict, import contracts.
+lint: setup  ## ruff, mypy --strict, import contracts, docstring entries, documents.
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python .ci/entries.py spacecompile
+	@$(BIN)/python .ci/cli_pages.py --check || { echo "docs/cli.md is not current. Run: make docs"; exit 1; }
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: setup  ## Let ruff rewrite the sources.
 	@$(BIN)/ruff check --fix .
@@ -46,12 +49,14 @@ constraints: setup  ## Write constraints.txt anew from pyproject.toml.
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-annotate --no-header --upgrade \
 		pyproject.toml -o constraints.txt
 
-docs: setup  ## Write the README's tables anew from the newest results file.
-	@$(BIN)/python -m spacecompile.benchmarks.report.readme_tables README.md \
+docs: setup  ## Write tables from the newest results file and commands from their help, then the site into site/.
+	@$(BIN)/python -m spacecompile.benchmarks.report.readme_tables README.md docs/results.md \
 		"$$(ls spacecompile/benchmarks/results/reference_*.json | sort | tail -n 1)"
+	@$(BIN)/python .ci/cli_pages.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 dist: setup  ## Wheel and source archive under dist/.
 	@$(BIN)/python -m build --installer uv
 
 clean:  ## Remove everything that the targets made.
-	rm -rf $(VENV) dist demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) dist demo site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

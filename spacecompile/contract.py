@@ -232,7 +232,7 @@ class PassReport(Record):
     """What one rewrite pass did, with its proof.
 
     Attributes:
-        name: Of the pass.
+        name: Name of the pass.
         changed: Whether it rewrote anything.
         before, after: Cost of the whole network.
         relative_error: Largest |after - before| over largest |before|, in float64 on random input.
@@ -259,11 +259,11 @@ class Variant(Record):
 
     Attributes:
         name: `<precision>` or `<precision>-<tta>`, for example `fp32-d4`.
-        precision: Of weights and activations.
+        precision: Precision of weights and activations.
         tta: Test-time augmentation inside the graph.
-        path: Of the graph file, relative to the bundle, with forward slashes.
+        path: Path of the graph file, relative to the bundle, with forward slashes.
         opset: ONNX opset of the graph.
-        tolerance: That the file was certified against.
+        tolerance: Tolerance that the file was certified against.
         certified: Names of the backends that answered like PyTorch with this file when the bundle was built; `auto`
             chooses among these.
     """
@@ -281,13 +281,13 @@ class Manifest(Record):
     """`manifest.json`: what a bundle is. It holds no time, host name or path outside the bundle.
 
     Attributes:
-        schema_version: Of this record.
-        name: Of the checkpoint's file, without its suffix: the same bytes come out wherever the bundle is put.
-        spec: Of the network.
+        schema_version: Version of this record.
+        name: Name of the checkpoint's file, without its suffix: the same bytes come out wherever the bundle is put.
+        spec: Spec of the network.
         health_signals: Names in the order of the graphs' `health` output.
         variants: In the order in which they were built.
         files: Every file of the bundle except `manifest.json` itself, by relative path.
-        source_sha256: Of the checkpoint file.
+        source_sha256: SHA-256 of the checkpoint file.
         source_format: What kind of checkpoint it was.
         training: The facts that the checkpoint holds about its training, such as validation scores.
         rewrites: One report per pass, in order.

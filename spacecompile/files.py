@@ -121,10 +121,10 @@ def check_destination(
 
     Args:
         path: File to be written later.
-        flag: That named it, for the message.
+        flag: Flag that named the file, for the message.
         force: Whether a file that is there may be replaced.
         remedy: Against a file that is there, beside choosing another.
-        bundle: That the command reads: a file more would spoil it.
+        bundle: Bundle that the command reads: a file more would spoil it.
 
     Raises:
         OutputError: If something is in the way, its folder is missing or read-only, or it would lie in the bundle.

@@ -44,7 +44,7 @@ class ClassScores(Record):
 
     Attributes:
         frames: Number of them.
-        s_cls, s_det, s_seg: As for the whole set.
+        s_cls, s_det, s_seg: Scores of this class alone, see `Scores`.
     """
 
     frames: int
@@ -87,7 +87,7 @@ def flops_score(cost: Cost, *, passes: int = 1) -> float:
     """`s_flops` of a network.
 
     Args:
-        cost: Of one forward pass.
+        cost: Cost of one forward pass.
         passes: Forward passes per frame that are charged; the benchmark charges one, whatever the augmentation.
     """
     return 1 - passes * cost.macs_fvcore / 1e9 / GMACS_SCALE
@@ -107,8 +107,8 @@ def with_cost(scores: Scores, cost: Cost, *, passes: int = 1) -> Scores:
     """The same accuracy at another cost: a rewritten network, or one whose test-time augmentation is charged.
 
     Args:
-        scores: Of any cost.
-        cost: Of one forward pass.
+        scores: Scores with any cost.
+        cost: Cost of one forward pass.
         passes: Forward passes per frame that are charged.
     """
     s_flops, s_params = flops_score(cost, passes=passes), params_score(cost)
@@ -121,7 +121,7 @@ def box_iou(box_xyxy: ArrayLike, true_box_xyxy: ArrayLike) -> float:
 
     Args:
         box_xyxy: Half-open, in frame pixels; may be fractional.
-        true_box_xyxy: Likewise.
+        true_box_xyxy: Labelled box, in the same form.
 
     Returns:
         0 to 1; 0 when either box is empty.
@@ -152,7 +152,7 @@ def parts_iou(parts_HW: NDArray[np.uint8], true_parts_HW: NDArray[np.uint8]) -> 
 
     Args:
         parts_HW: Bit k is part k of `contract.PARTS`.
-        true_parts_HW: Likewise, same size.
+        true_parts_HW: Labelled parts, same size.
 
     Returns:
         One IoU per part; 1 when the part is empty in both masks.
@@ -222,7 +222,7 @@ class ScoreMeter:
         """Score every frame added so far.
 
         Args:
-            cost: Of one forward pass, without test-time augmentation.
+            cost: Cost of one forward pass, without test-time augmentation.
 
         Raises:
             FrameError: If no frame was added.

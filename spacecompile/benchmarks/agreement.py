@@ -65,7 +65,7 @@ def compare(
 
     Args:
         peer: One answer per frame.
-        variant: Of the same frames in the same order.
+        variant: Variant's answers to the same frames in the same order.
         tolerance: The default one when None.
     """
     tolerance = tolerance or AgreementTolerance()
@@ -100,7 +100,7 @@ def parts_near(parts_HW: NDArray[np.uint8], other_HW: NDArray[np.uint8], near_px
 
     Args:
         parts_HW: Bit k is part k of `contract.PARTS`.
-        other_HW: Likewise, same size.
+        other_HW: Pixels of the other mask, same size.
         near_px: Largest distance along rows and along columns.
 
     Returns:

@@ -24,10 +24,10 @@ class FrameStream:
     """Different frames of one size.
 
     Attributes:
-        names: Of the files.
+        names: Names of the files.
         frames_HWC: uint8 RGB.
         source: Where they came from, for the results file.
-        paths: Of their files.
+        paths: Paths of the frames' files.
     """
 
     names: tuple[str, ...]

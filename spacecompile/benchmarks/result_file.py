@@ -35,7 +35,7 @@ def file_of_result(folder: Path, result: BenchResult, *, force: bool = False) ->
 
     Args:
         folder: For results.
-        result: Of the run.
+        result: Result of the run.
         force: As `dated_file`.
     """
     engines = {} if isinstance(result.configuration, UnsetType) else result.configuration.engines

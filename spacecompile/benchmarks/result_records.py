@@ -29,9 +29,9 @@ class Subject(Record):
     """The bundle that was measured.
 
     Attributes:
-        bundle: Its name.
-        source_sha256: Of the checkpoint that it was built from.
-        architecture, encoder: Of the network.
+        bundle: Name of the bundle.
+        source_sha256: SHA-256 of the checkpoint that it was built from.
+        architecture, encoder: Architecture and encoder of the network.
         input_size_px, frame_size_px: (height, width).
         variant_bytes: Size of each variant's graph file.
         checkpoint_training: What the checkpoint says about its own training and scores; not measured here.
@@ -55,8 +55,8 @@ class Configuration(Record):
         engines: By variant; empty in files of before variants could run on different ones.
         spinning: Whether the variants' idle threads waited busily.
         frames, frames_source: Number and origin of the frames of the latency run.
-        rounds, rounds_min, duration_s, warmup_rounds, warmup_s, settle_max_ms, priming_calls: Of the latency run; see
-            `latency.LatencySettings`.
+        rounds, rounds_min, duration_s, warmup_rounds, warmup_s, settle_max_ms, priming_calls: Length of the latency
+            run; see `latency.LatencySettings`.
         augmented_every: Variants with test-time augmentation take part in every n-th round only.
         block_calls: Recorded calls of a contestant in a row; see `latency.LatencySettings`.
         scopes: What each scope of `latency` is on this machine.
@@ -95,8 +95,8 @@ class BenchResult(Record, kw_only=True):
     """A whole results file.
 
     Attributes:
-        format: Of this record.
-        version: Of spacecompile.
+        format: Version of this record's format.
+        version: Version of spacecompile.
         created: UTC, ISO 8601.
         partial: Whether the run was interrupted or a step of it failed; what is there is valid, the rest is absent.
         subject, configuration, environment: The circumstances.

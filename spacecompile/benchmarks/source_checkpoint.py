@@ -38,7 +38,7 @@ def find_checkpoint(source_sha256: str, *, bundle_root: Path, working_folder: Pa
 
     Args:
         source_sha256: From the manifest.
-        bundle_root: Of the bundle.
+        bundle_root: Folder of the bundle.
         working_folder: The user's.
     """
     folders = [working_folder / "checkpoints", bundle_root.resolve().parent, clone_folder()]

@@ -28,7 +28,7 @@ def costs_of(spec: ModelSpec, charged_size_px: tuple[int, int]) -> Costs:
     """Build an untrained network, rewrite it with proofs, and count.
 
     Args:
-        spec: Of the network.
+        spec: Spec of the network.
         charged_size_px: (height, width) that multiply-adds are counted at.
 
     Raises:

@@ -93,8 +93,8 @@ def search_hyperparameters(
 
     Args:
         base: To begin with.
-        job: Of the search. Multiply-adds are counted at each candidate's own input, or where the job says a size at
-            that size for the base's input and in proportion for larger ones.
+        job: Settings of the search. Multiply-adds are counted at each candidate's own input, or where the job says a
+            size at that size for the base's input and in proportion for larger ones.
         phases: Keys of `PHASES`, in order, each once.
         progress: Told the steps.
 

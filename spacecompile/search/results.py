@@ -40,11 +40,11 @@ class Outcome(Record):
         candidate: What was trained.
         status: How it ended.
         reason: In words, where it did not end by itself.
-        epochs: That were trained.
+        epochs: Number of epochs that were trained.
         scores: At the cost of the rewritten network; of the last epoch where it was stopped. None without an epoch.
         costs: None where smp refused the network.
-        elapsed_s: Of training, over all attempts that count.
-        frames_per_s: Of the last epoch's training.
+        elapsed_s: Seconds of training, over all attempts that count.
+        frames_per_s: Frames per second in the last epoch's training.
         history: `s_acc` after each epoch.
         restarts: Times that its process or machine was lost and another went on.
     """
@@ -80,12 +80,13 @@ class Circumstances(Record):
     """What a reader needs to judge a search's numbers.
 
     Attributes:
-        command: That started it.
+        command: Command that started the search.
         frames: Training and validation frames per network.
-        input_size_px: That networks were trained at, unless their own specs say another.
-        charged_size_px: That multiply-adds of such an input were counted at; `Costs` says it of each network.
+        input_size_px: Input size that networks were trained at, unless their own specs say another.
+        charged_size_px: Input size that multiply-adds of such an input were counted at; `Costs` says it of each
+            network.
         early_stopping: Whether ASHA stopped weak ones.
-        elapsed_s: Of the whole search, this call only.
+        elapsed_s: Seconds of the whole search, this call only.
         environment: Machine and versions.
     """
 
@@ -116,11 +117,11 @@ class SearchResult(Record):
     """`search.json`.
 
     Attributes:
-        kind: Which search.
+        kind: Kind of the search.
         outcomes: All networks of a search of architectures, best first; empty for hyperparameters.
         frontier: Names on the Pareto frontier of `s_acc` against efficiency, from efficient to accurate.
         knee: Name at its knee; empty without a frontier.
-        phases: Of a search of hyperparameters, in order.
+        phases: Phases of a search of hyperparameters, in order.
         best: The recipe to go on with.
         circumstances: Where and how.
     """

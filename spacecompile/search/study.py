@@ -42,7 +42,7 @@ class SearchJob:
         charged_size_px: (height, width) that multiply-adds are counted at; the input's when None. Phases scale it with
             a candidate's input.
         force: Begin anew where the folder holds an earlier search.
-        command: That the user typed.
+        command: Command that the user typed.
     """
 
     output: Path
@@ -60,7 +60,7 @@ def search_architectures(
 
     Args:
         candidates: With different names. Those that smp refuses take no part and are listed with the reason.
-        job: Of the search.
+        job: Settings of the search.
         progress: Told the steps.
 
     Raises:
@@ -93,9 +93,9 @@ def prepare(job: SearchJob, candidates: Sequence[NamedRecipe], *, phases: Sequen
     """Refuse what can't work before minutes of work, and make the folder.
 
     Args:
-        job: Of the search.
+        job: Settings of the search.
         candidates: To begin with.
-        phases: That follow from them.
+        phases: Phases that follow from the candidates.
 
     Raises:
         OutputError: If the folder holds an earlier search, another search is to be resumed, or it can't be written.

@@ -49,7 +49,7 @@ def device_for(device: str, gpus: float) -> str:
 
     Args:
         device: `auto`, `cpu` or `cuda`.
-        gpus: That Ray reserves for it.
+        gpus: Number of GPUs that Ray reserves for it.
 
     Raises:
         UsageError: If the name is another, or CUDA is wanted and no GPU is reserved.
@@ -68,12 +68,12 @@ class Told(Record):
     """What a candidate tells after each epoch and at its end.
 
     Attributes:
-        epoch: That is done.
+        epoch: Number of the epoch that is done.
         finished: Whether the training is over, with the network rounded, its box calibrated and all frames scored.
         s_final: At the rewritten network's cost; what is compared. 0 after a divergence.
-        scores: Likewise; None after a divergence in the first epoch.
-        elapsed_s: Of training so far.
-        frames_per_s: Of the epoch.
+        scores: Scores after the epoch; None after a divergence in the first epoch.
+        elapsed_s: Seconds of training so far.
+        frames_per_s: Frames per second in the epoch.
         history: `s_acc` after each epoch so far.
         diverged, failed: The sentence, where it ended so.
     """
@@ -103,7 +103,7 @@ def run_candidate(
     Args:
         candidate: What to train.
         setup: On what.
-        cost: Of its rewritten network, for the scores.
+        cost: Cost of its rewritten network, for the scores.
         output: Folder of the run; holds the state to go on from where `before` is given.
         before: What an earlier attempt told last.
         tell: Called after every epoch and at the end.

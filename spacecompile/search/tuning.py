@@ -33,13 +33,13 @@ class TuneOptions:
     """How candidates are run.
 
     Attributes:
-        folder: Of Tune's state and checkpoints; on a cluster one that all machines see at this path.
-        ray_address: Of a cluster; None for this machine alone.
+        folder: Folder of Tune's state and checkpoints; on a cluster one that all machines see at this path.
+        ray_address: Address of a cluster; None for this machine alone.
         at_once: Candidates at the same time on this machine; on a cluster as many as its processors and GPUs allow.
         threads: Processors that one candidate takes.
-        gpus: That one candidate takes; fractions share a GPU.
+        gpus: Number of GPUs that one candidate takes; fractions share a GPU.
         early_stopping: Whether ASHA stops candidates that are behind.
-        grace_epochs: That each candidate gets before ASHA judges it.
+        grace_epochs: Number of epochs that each candidate gets before ASHA judges it.
         resume: Go on with what the folder holds.
         retry_failed: Whether resuming tries failed candidates again. Not where other candidates came of the outcome.
     """
@@ -203,9 +203,9 @@ def run_all(
     Args:
         candidates: With different names.
         costs: By name.
-        setup: That all share.
+        setup: Settings that all candidates share.
         options: How to run them.
-        name: Of this run below `options.folder`; with `options.resume` it goes on where it stopped.
+        name: Name of this run below `options.folder`; with `options.resume` it goes on where it stopped.
         progress: Told epochs done of all.
 
     Returns:

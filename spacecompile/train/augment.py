@@ -33,7 +33,7 @@ class AugmentSettings:
         scale: Smallest and largest magnification.
         shift: Largest shift either way, as a share of the input's size.
         gain: Smallest and largest exposure factor, drawn on a logarithmic scale.
-        tint: Likewise of each colour channel, beside the exposure: white balance and coloured light.
+        tint: Largest change of each colour channel, beside the exposure: white balance and coloured light.
         noise: Largest standard deviation of Gaussian noise, in grey levels of 255.
         blurred_share: Share of frames that are out of focus.
         blur_px: Largest standard deviation of that blur, in pixels of the input.

@@ -18,7 +18,7 @@ class DevicePlan:
 
     Attributes:
         device: Where network and batches live.
-        autocast_dtype: Of mixed precision; None for float32.
+        autocast_dtype: Data type of mixed precision; None for float32.
         name: For people and for the records, for example `cpu (avx512_bf16)`.
     """
 

@@ -83,7 +83,7 @@ def answers(
         frames: To answer.
         plan: Device and precision.
         batch_size: Inputs per forward pass.
-        supports_px: That box rules may ask for, beside one pixel.
+        supports_px: Supports in pixels that box rules may ask for, beside one pixel.
         step: Name for the progress.
         progress: Told after every batch.
     """
@@ -151,7 +151,7 @@ def scores_from_answers(
     Args:
         found: With their truths.
         rules: To compare.
-        spec: Of the network that answered.
+        spec: Spec of the network that answered.
         cost: For the efficiency scores.
 
     Returns:

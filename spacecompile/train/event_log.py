@@ -22,8 +22,8 @@ def event_log(folder: Path | None, steps_done: int) -> Iterator[Callable[[Callba
     """What adds an event log to callbacks, as long as the block lasts.
 
     Args:
-        folder: Of the event files; None to write none.
-        steps_done: Of the run so far: later events of an interrupted run no longer count.
+        folder: Folder of the event files; None to write none.
+        steps_done: Steps of the run so far: later events of an interrupted run no longer count.
     """
     if folder is None:
         yield lambda callbacks: callbacks

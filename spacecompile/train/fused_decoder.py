@@ -51,8 +51,8 @@ def fused_decoder(decoder: SegformerDecoder, features: list[Tensor]) -> Tensor:
     """What `SegformerDecoder.forward` computes.
 
     Args:
-        decoder: Whose parameters and running statistics are used.
-        features: Of the encoder: the input itself first, then from large to small.
+        decoder: Decoder whose parameters and running statistics are used.
+        features: Features of the encoder: the input itself first, then from large to small.
 
     Returns:
         [N, C, H, W] at a quarter of the input's size.

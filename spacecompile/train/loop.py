@@ -50,7 +50,7 @@ class StepReport:
         epoch, epochs: From 1.
         step, steps: Within the epoch, from 1.
         losses: Means over the epoch so far: `loss`, then its terms.
-        lr: Of decoder and heads.
+        lr: Learning rate of decoder and heads.
         frames_per_s: Over the epoch so far.
         waiting_share: Part of that time in which the step waited for decoded frames, 0 to 1.
         run_share: Part of the whole run that is done, 0 to 1.

@@ -55,7 +55,7 @@ class BoxTargets:
     """What the boxes of one batch are judged by.
 
     Attributes:
-        weight: Of their loss.
+        weight: Weight of their loss.
         labelled_N4: Labelled boxes, half-open xyxy in pixels of the targets, on any device; they are learned where
             parts are not labelled.
     """
@@ -78,15 +78,15 @@ def multi_task_losses(
     """Losses of one batch, in float32 whatever the network computed in.
 
     Args:
-        class_logits_NL: Of the network.
-        part_logits_NKhw: Of the network; upsampled here to the targets' size with half-pixel centres, as the sealed
-            graph does on its way to the frame.
+        class_logits_NL: Class logits of the network.
+        part_logits_NKhw: Part logits of the network; upsampled here to the targets' size with half-pixel centres, as
+            the sealed graph does on its way to the frame.
         class_N: True class indices.
         coverage_NKHW: True share of each pixel that each part covers, 0 to 1.
         recipe: Weights and label smoothing.
-        box: Of the loss on the mask's box, if there is one at this moment of the run.
+        box: Weight of the loss on the mask's box, if there is one at this moment of the run.
         has_parts_N: Frames whose parts are labelled, on any device; the others are left out of every loss on parts.
-        soft: Of a teacher, if there is one.
+        soft: Soft targets of a teacher, if there is one.
     """
     size_px = (coverage_NKHW.shape[2], coverage_NKHW.shape[3])
     class_logits_NL = class_logits_NL.float()

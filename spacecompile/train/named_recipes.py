@@ -39,7 +39,7 @@ class NamedRecipe(Record):
         name: For people and folders.
         note: What it is for, in one clause.
         spec: Fields of `ModelSpec` that differ from the post's network, as JSON holds them.
-        recipe: Of the training.
+        recipe: Settings of the training.
     """
 
     name: str
@@ -105,7 +105,7 @@ def cut_at_stride_16(word: str, *, side_px: int, shuffled: bool) -> NamedRecipe:
 
     Args:
         word: Key of `ENCODERS`.
-        side_px: Of the square input.
+        side_px: Side of the square input in pixels.
         shuffled: Whether part logits are at stride 2 instead of 4.
     """
     spec: dict[str, Any] = {

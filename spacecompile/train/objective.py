@@ -26,7 +26,7 @@ class Objective:
     """What a batch is judged by.
 
     Attributes:
-        spec, recipe: Of the run.
+        spec, recipe: Spec and recipe of the run.
         plan: Device and precision.
         forward: From normalised input to class and part logits, with gradients; see `fused.TrainingForward`.
         teacher: To imitate, if there is one.
@@ -44,9 +44,9 @@ def batch_losses(objective: Objective, batch: Batch, generator: torch.Generator,
 
     Args:
         objective: How to.
-        batch: Of frames at input size, on any device.
-        generator: Of the augmentation.
-        box_weight: Of the loss on the box that the parts' logits make, at this moment of the run.
+        batch: Batch of frames at input size, on any device.
+        generator: Random generator of the augmentation.
+        box_weight: Weight of the loss on the box that the parts' logits make, at this moment of the run.
     """
     spec, recipe, plan = objective.spec, objective.recipe, objective.plan
     pixels_NCHW, boxes_N4 = batch.pixels_NCHW.to(plan.device).float(), batch.boxes_N4.to(plan.device)

@@ -64,7 +64,7 @@ class AveragedWeights:
         """Move towards the network's current weights.
 
         Args:
-            network: That is trained.
+            network: Network that is trained.
             steps_done: Optimizer steps so far, this one included.
         """
         decay = min(self.decay, (1 + steps_done) / (10 + steps_done))

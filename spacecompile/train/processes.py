@@ -46,9 +46,9 @@ class World(ABC):
     """All processes of a run, seen from one of them.
 
     Attributes:
-        rank: Of this process, from 0.
+        rank: Number of this process, from 0.
         size: Number of processes.
-        local_rank: Of this process on its node: the GPU that it uses.
+        local_rank: Number of this process on its node: the GPU that it uses.
     """
 
     rank: int = 0

@@ -26,7 +26,7 @@ class DecodeRate(Record):
     """How fast batches come.
 
     Attributes:
-        processes: That decode; 0 for threads of the calling process.
+        processes: Number of processes that decode; 0 for threads of the calling process.
         frames_per_s: After the first batch.
         frames: Counted for that.
         first_batch_s: Until the first batch, which starting the processes is part of.
@@ -43,7 +43,7 @@ class AugmentRate(Record):
 
     Attributes:
         augment: Level.
-        device: That the batch was on.
+        device: Device that the batch was on.
         frames_per_s: Over all repetitions but the first.
         frames: Counted for that.
     """
@@ -69,10 +69,10 @@ def decode_rate(
 
     Args:
         frames: To draw from.
-        classes: Of a network that would learn from them.
+        classes: Class names of a network that would learn from them.
         input_size_px: (height, width).
         batch_size: Frames per batch.
-        processes: That decode; 0 for threads.
+        processes: Number of processes that decode; 0 for threads.
         duration_s: To measure, after the first batch.
         progress: Told after every batch, in tenths of a second.
 
@@ -112,7 +112,7 @@ def augment_rate(batch: Batch, augment: Augmentation, *, device: str, duration_s
     """Augment one batch again and again.
 
     Args:
-        batch: Of frames at input size.
+        batch: Batch of frames at input size.
         augment: Level.
         device: For torch.
         duration_s: To measure.

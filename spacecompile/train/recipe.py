@@ -19,7 +19,7 @@ class Recipe(Record):
         batch_size: Frames per step. An incomplete last batch of an epoch is left out.
         lr: Peak learning rate of decoder and heads.
         encoder_lr_scale: Encoder's share of `lr`: 0.1 protects pretrained features, 1.0 suits training from scratch.
-        weight_decay: Of AdamW, on weights with two or more axes; norms and biases are left alone.
+        weight_decay: Weight decay of AdamW, on weights with two or more axes; norms and biases are left alone.
         warmup_epochs: Linear ramp from zero, before the cosine.
         clip_norm: Largest gradient norm.
         augment: `light` is flips, quarter turns and small rotations; `medium` adds scale, shift, exposure and noise;
@@ -27,19 +27,20 @@ class Recipe(Record):
         zoom: Share of the frames that are shown as a view cut around the craft when training starts; it falls linearly.
             From scratch 1.0 teaches shapes and classes several times faster; 0 for none.
         zoom_until: Part of the run after which only whole frames are shown.
-        dice_weight, bce_weight, class_weight: Of the three losses.
-        box_loss_weight: Of the loss on the mask's box. Where parts are labelled it helps them and is reached after half
+        dice_weight, bce_weight, class_weight: Weights of the three losses.
+        box_loss_weight: Weight of the loss on the mask's box. Where parts are labelled it helps them and is reached
+            after half
             of the run; where they are not, it alone teaches the box, from the start. 0 for none; None is 1 for data
             without masks and 0 for other data.
-        lovasz_weight: Of the Lovasz hinge on the parts, beside Dice and cross-entropy; 0 for none.
-        teacher_weight: Of the distance to a teacher's answers, where the run has a teacher.
-        label_smoothing: Of the classifier's targets.
+        lovasz_weight: Weight of the Lovasz hinge on the parts, beside Dice and cross-entropy; 0 for none.
+        teacher_weight: Weight of the distance to a teacher's answers, where the run has a teacher.
+        label_smoothing: Smoothing of the classifier's targets.
         ema: Decay per step of the averaged weights that are validated and kept; 0 for none.
         freeze_stages: Number of encoder stages, the stem included, that keep the weights they begin with; 0 trains all.
         freeze_norm: Whether batch norms keep the running statistics that they begin with, which small batches need.
         sync_batchnorm: Whether batch norm takes its statistics over all processes; None does on GPUs, where it costs
             little, and leaves each CPU process its own.
-        seed: Of the weights, the order of the frames and the augmentation.
+        seed: Seed of the weights, the order of the frames and the augmentation.
         amp: Mixed precision where the device has it.
         time_limit_min: Minutes of training; the learning rate then follows the clock. 0 for none.
     """

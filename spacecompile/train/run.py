@@ -71,7 +71,7 @@ class TrainJob:
         workers: Processes that decode training frames; 0 for threads of this one.
         val_frames: Frames to validate on after each epoch, spread over the split; 0 for all.
         limit_frames: Training frames to use, spread over the split; 0 for all.
-        command: That the user typed, for the records.
+        command: Command that the user typed, for the records.
         teacher: Checkpoint to imitate. When resuming, the run's own is used.
         launch: How torchrun started this process; None when it trains alone.
         tensorboard: Write event files into the run's folder.
@@ -103,8 +103,8 @@ class TrainReport:
 
     Attributes:
         checkpoint: Path of `model.pt`.
-        checkpoint_bytes: Its size.
-        scores: Of exactly these bytes, on the whole validation split.
+        checkpoint_bytes: Size of the checkpoint in bytes.
+        scores: Scores of exactly these bytes, on the whole validation split.
         s_det_before: With the plain box rule instead of the calibrated one.
         elapsed_s: Time spent in training, over all resumptions.
     """

@@ -30,20 +30,21 @@ class TrainingState:
     """A run between two epochs. Random numbers need no state: every epoch seeds its own.
 
     Attributes:
-        recipe: Of the whole run.
+        recipe: Recipe of the whole run.
         network: Being trained.
-        optimizer: Of the network.
-        scaler: Of float16 gradients; disabled otherwise.
+        optimizer: Optimizer of the network.
+        scaler: Scaler of float16 gradients; disabled otherwise.
         averaged: Averaged weights, if the recipe wants them.
         epochs_done, steps_done: So far.
         elapsed_s: Time spent in training so far, over all resumptions.
         best_s_acc: Highest validation score so far, -1 before the first.
         history: One JSON object per epoch.
-        command: That the run was started with.
-        limit_frames, val_frames: Of the job that started the run; 0 for all.
+        command: Command that the run was started with.
+        limit_frames, val_frames: Limits of the job that started the run; 0 for all.
         teacher, teacher_sha256: Path and content of the teacher's checkpoint; empty without.
         start: What the encoder began with, in a sentence; empty for random weights and for those of `init`.
-        rows_sha256: Of the labels of both splits, see `data.labels.Split`; empty where an earlier version did not say.
+        rows_sha256: SHA-256 of the labels of both splits, see `data.labels.Split`; empty where an earlier version did
+            not say.
         broken_files: Frames that could not be used, as far as they were met: what is wrong, by path.
     """
 

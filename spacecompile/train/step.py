@@ -31,9 +31,9 @@ def train_step(
         state: Moves on by one step.
         objective: How to judge.
         batch: This process's frames.
-        world: Of all processes; their gradients are averaged.
-        generator: Of the augmentation.
-        box_weight: Of the loss on the mask's box, at this moment of the run.
+        world: Group of all processes; their gradients are averaged.
+        generator: Random generator of the augmentation.
+        box_weight: Weight of the loss on the mask's box, at this moment of the run.
 
     Returns:
         The losses over all processes' frames: `loss` first, then its terms.

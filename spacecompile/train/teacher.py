@@ -83,11 +83,11 @@ def load_teacher(
     """Read a checkpoint as a teacher.
 
     Args:
-        path: Of the checkpoint.
-        classes: Of the student.
+        path: Path of the checkpoint.
+        classes: Class names of the student.
         input_size_px: (height, width) of the student.
         plan: Device and precision.
-        sha256: That the file must have, when a run is resumed.
+        sha256: SHA-256 that the file must have, when a run is resumed.
 
     Returns:
         The teacher, and its file's SHA-256.

@@ -31,7 +31,7 @@ def ratio_interval(
         old_ms: Samples of the reference.
         new_ms: Samples to judge.
         confidence: Share of the resampled ratios inside.
-        seed: Of the resampling.
+        seed: Seed of the resampling.
     """
     return _inside(_resampled_ratios(old_ms, new_ms, np.random.default_rng(seed)), confidence)
 

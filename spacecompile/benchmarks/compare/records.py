@@ -18,13 +18,13 @@ class Change(Record):
     Attributes:
         what: The number.
         group: `latency`, `score`, `cost`, `size` or `roofline`.
-        unit: Of both; empty for a score or a share.
-        old, new: Its values.
+        unit: Unit of both values; empty for a score or a share.
+        old, new: Value in the old and in the new file.
         change: New over old minus 1, so that 0.05 is 5 % more.
         over_peers: The same over the change of the peers that did the same work in both files; None where there is
             none. It is what is judged where it is there.
-        interval: Of what is judged, at `CONFIDENCE`; None where there is no noise or too few samples.
-        lower_is_better: Which way is worse.
+        interval: Interval of what is judged, at `CONFIDENCE`; None where there is no noise or too few samples.
+        lower_is_better: Whether a higher value is worse.
         verdict: Beyond noise.
         note: Why it is not judged; empty otherwise.
     """

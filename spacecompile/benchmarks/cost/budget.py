@@ -32,7 +32,7 @@ class Measured:
     """What was measured of every variant; a name that is not there was not.
 
     Attributes:
-        file_bytes: Of the graph files.
+        file_bytes: Sizes of the graph files in bytes.
         process_start, app, drops: By variant; see `records`.
         why: Why there is no start, latency or drop at all, by those three names.
         left_out: Why a variant that was asked for takes no part, by its name.
@@ -59,8 +59,8 @@ class _Limit:
     Attributes:
         key: In the file.
         label: For people.
-        unit: Of value and limit.
-        value: Of one variant.
+        unit: Unit of value and limit.
+        value: Value of one variant.
     """
 
     key: str
@@ -146,10 +146,10 @@ def check_budget(
     """Judge the rewritten network, the one that ships, and what was measured of its variants, against every limit.
 
     Args:
-        manifest: Of the bundle.
+        manifest: Manifest of the bundle.
         budget: Limits.
-        measured: Of the variants; without it only the network's cost is judged.
-        names: Of the variants that were to be measured.
+        measured: Measurements of the variants; without it only the network's cost is judged.
+        names: Names of the variants that were to be measured.
     """
     cost = manifest.cost
     lines = [

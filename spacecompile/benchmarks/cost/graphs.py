@@ -24,7 +24,7 @@ def graph_costs(
 
     Args:
         bundle: Verified.
-        variants: Of it; two may share a file.
+        variants: Variants of the bundle; two may share a file.
         progress: Told the variants done.
 
     Raises:
@@ -45,10 +45,10 @@ def cost_from_facts(facts: GraphFacts, tta: Tta, file_bytes: int, *, precision: 
     """The cost of one graph.
 
     Args:
-        facts: Of its file.
+        facts: Facts of the variant's file.
         tta: Inside the graph.
-        file_bytes: Of its file.
-        precision: Of the variant.
+        file_bytes: Size of the variant's file in bytes.
+        precision: Precision of the variant.
     """
     by_op: Counter[str] = Counter()
     by_type: Counter[str] = Counter()

@@ -15,7 +15,7 @@ class BudgetLine(Record):
         key: In `budgets.toml`.
         label: For people.
         value, limit, margin: In `unit`; the margin is what is left.
-        unit: Of the numbers.
+        unit: Unit of the numbers.
         passed: Whether the value is at most the limit.
     """
 
@@ -48,12 +48,12 @@ class GraphCost(Record):
     Attributes:
         params: Elements of its weights.
         macs: Multiply-adds of one frame, one counted once, all views of test-time augmentation included.
-        views: Of test-time augmentation: how often the network runs in it.
+        views: Number of views of test-time augmentation: how often the network runs in it.
         macs_by_op: Per operator.
         macs_by_type: Per type that they are done in.
-        file_bytes, weight_bytes: Of the file, and of the weights in it.
+        file_bytes, weight_bytes: Sizes of the file and of the weights in it, in bytes.
         uncounted: Nodes that multiply and add but whose shapes are unknown.
-        precision: Of the variant; a file in fp32 may be run in bf16. Empty in older files.
+        precision: Precision of the variant; a file in fp32 may be run in bf16. Empty in older files.
     """
 
     params: int
@@ -73,12 +73,12 @@ class BudgetReport(Record):
     Attributes:
         passed: Whether every line is, and every limit could be judged.
         lines: One per limit.
-        counter: That the limit on multiply-adds is judged by.
+        counter: Counter whose number the limit on multiply-adds is judged by.
         cost_source, cost: Before and after.
         rewrites: What each pass changed.
         counters: What counted each number, by name of the number.
         unjudged: Why a limit could not be judged, by its key.
-        stages: Of the network; empty without the checkpoint.
+        stages: Cost of the network's stages; empty without the checkpoint.
         graphs: By variant; empty without the `onnx` package.
         notes: Why `stages` or `graphs` are empty or lack a variant, and what adds them, by that name.
     """

@@ -36,8 +36,8 @@ def stage_costs(checkpoint: Path, spec: ModelSpec, *, progress: Progress = no_pr
     """Count a checkpoint's network as it was trained and as it ships.
 
     Args:
-        checkpoint: Of the bundle.
-        spec: Of the bundle.
+        checkpoint: Checkpoint of the bundle.
+        spec: Spec of the bundle.
         progress: Told the rewrite passes.
 
     Returns:

@@ -36,7 +36,7 @@ class RaplCounter:
         """Read the first value.
 
         Args:
-            folder: Of one zone, `intel-rapl:0` for example.
+            folder: Folder of one zone, `intel-rapl:0` for example.
 
         Raises:
             OSError: If this user may not read it.
@@ -70,7 +70,7 @@ class NvmlCounter:
 
         Args:
             nvml: The module `pynvml`, initialised.
-            index: Of the GPU.
+            index: Number of the GPU.
         """
         self._nvml = nvml
         self._handle = nvml.nvmlDeviceGetHandleByIndex(index)
@@ -98,8 +98,8 @@ class Counters:
     """The counters of this machine.
 
     Attributes:
-        cpu: Of the processor's packages.
-        gpu: Of the GPUs.
+        cpu: Counters of the processor's packages.
+        gpu: Counters of the GPUs.
         why_no_cpu: Why there is none of the processor; empty where there is.
     """
 

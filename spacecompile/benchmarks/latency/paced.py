@@ -92,7 +92,7 @@ def summarise_paced(handled: Sequence[Handled], rate_hz: float, percentiles: Seq
 
     Args:
         handled: In order, at least one.
-        rate_hz: Of the frames.
+        rate_hz: Frames per second.
         percentiles: Beside the usual ones.
     """
     period_s = 1 / rate_hz

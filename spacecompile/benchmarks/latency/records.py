@@ -73,8 +73,8 @@ class Paced(Record):
     """A variant that is handed frames at a camera's rate, with idle gaps, instead of back to back.
 
     Attributes:
-        rate_hz: Of the frames.
-        frames: That were due.
+        rate_hz: Frames per second.
+        frames: Number of frames that were due.
         deadline_misses: Answers that came after the next frame was due.
         late_starts: Frames that had to wait for the one before them.
         busy_share: Share of the time in which a frame was worked on, 0 to 1.
@@ -94,9 +94,9 @@ class Throughput(Record):
 
     Attributes:
         sessions: Side by side, one in each of so many threads of the program.
-        threads: That share one operator in each session.
+        threads: Number of threads per operator in each session.
         frames: Answered.
-        seconds: That they took.
+        seconds: Seconds that the frames took.
         frames_per_s: Their ratio.
     """
 
@@ -111,7 +111,7 @@ class Energy(Record):
     """What one frame takes, by a counter of the machine.
 
     Attributes:
-        counter: That was read, for example `RAPL package-0`.
+        counter: Counter that was read, for example `RAPL package-0`.
         frames: Answered back to back.
         joules_per_frame: Everything that the counter covers, over the frames.
         watts: Mean power meanwhile.
@@ -143,8 +143,8 @@ class VariantEngine(Record):
     """What ran one variant.
 
     Attributes:
-        name: Of the backend.
-        version: Of its engine.
+        name: Name of the backend.
+        version: Version of the backend's engine.
         reason: Why this one.
     """
 

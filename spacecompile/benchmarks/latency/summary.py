@@ -108,7 +108,7 @@ def paired_ratio(ours_ms: Mapping[int, float], theirs_ms: Mapping[int, float]) -
 
     Args:
         ours_ms: Latency by round.
-        theirs_ms: Likewise.
+        theirs_ms: Samples of the other contestant, by the same keys.
 
     Returns:
         Median and quartiles of the per-round ratios; None when no round is common.

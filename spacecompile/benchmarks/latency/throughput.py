@@ -48,7 +48,7 @@ def measure_throughput(
 
     Args:
         bundle: Verified.
-        variant: Of it.
+        variant: Variant of the bundle.
         frames_HWC: Different ones, in a circle.
         how: To load; its threads are shared out, at least one each.
         sessions: Side by side.

@@ -83,9 +83,9 @@ class FileContestant:
         """Share a variant's session; `VariantContestant.from_files` makes one.
 
         Args:
-            variant: Whose session it is.
+            variant: Contestant whose session it is.
             session: Closed by its variant.
-            paths: Of the frames' files, at least one.
+            paths: Paths of the frames' files, at least one.
         """
         self.variant = variant.name
         self.name = f"{variant.name} from file"
@@ -107,7 +107,7 @@ class LoadSettings:
 
     Attributes:
         backend: Name of the engine, or `auto`.
-        threads: That share one operator.
+        threads: Number of threads per operator.
         spinning: Whether idle threads wait busily.
     """
 
@@ -126,7 +126,7 @@ class Entrant:
 
     Attributes:
         name: In the results: the variant's, and `@` and the backend's when several were asked for.
-        variant: Of the bundle.
+        variant: Variant of the bundle.
         how: To load it.
     """
 
@@ -141,7 +141,7 @@ def entrants(
     """Every variant on every engine that was asked for, and what keeps engines away.
 
     Args:
-        variants: Of the bundle.
+        variants: Variants of the bundle.
         backends: Names; `auto` is the best for each variant, `all` every one that is certified for it and present.
         how: For all; its backend is that of a single name.
 

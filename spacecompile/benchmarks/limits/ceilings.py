@@ -43,7 +43,7 @@ class CeilingSettings:
     """How to measure.
 
     Attributes:
-        threads: That share one product or one copy.
+        threads: Number of threads that share one product or one copy.
         spinning: Whether idle threads wait busily.
         seconds: Per engine and precision, and per working set, after a least number of runs.
         matrix_side: Rows and columns of both factors.
@@ -61,7 +61,8 @@ def matrix_product(precision: Precision, side: int = MATRIX_SIDE) -> bytes:
     """An ONNX file of one matrix product with a constant second factor, as the layers of a network have one.
 
     Args:
-        precision: Of the file; bf16 is the fp32 one. int8 lies in quantisation around both factors and the product.
+        precision: Precision of the file; bf16 takes the fp32 one, int8 lies in quantisation around both factors and the
+            product.
         side: Rows and columns of every matrix.
     """
     dtype = np.float16 if precision == "fp16" else np.float32

@@ -46,13 +46,13 @@ class LimitSettings:
     """How to measure limits.
 
     Attributes:
-        threads: Of every engine.
+        threads: Number of threads per operator.
         spinning: Whether idle threads wait busily.
         profile: Measure layers too.
         ceiling_s: Per engine and precision, and per working set.
-        runs_min: Of each variant, whole and profiled, after two to warm up.
+        runs_min: Least number of runs of each variant, whole and profiled, after two to warm up.
         variant_s: Go on with runs until this long.
-        matrix_side, working_sets_bytes: Of the ceilings; see `ceilings.CeilingSettings`.
+        matrix_side, working_sets_bytes: Sizes for the ceilings; see `ceilings.CeilingSettings`.
     """
 
     threads: int
@@ -69,10 +69,10 @@ def limit_settings(*, threads: int, spinning: bool, profile: bool, duration_s: f
     """Settings in proportion to those of the latency run: a quick bench stays quick.
 
     Args:
-        threads: Of every engine.
+        threads: Number of threads per operator.
         spinning: Whether idle threads wait busily.
         profile: Measure layers too.
-        duration_s: Of the latency run.
+        duration_s: Duration of the latency run in seconds.
     """
     share = min(1.0, duration_s / 30)
     return LimitSettings(

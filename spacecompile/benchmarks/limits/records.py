@@ -19,9 +19,9 @@ class Ceiling(Record):
 
     Attributes:
         backend: The engine.
-        precision: That it was asked to multiply in.
+        precision: Precision that the engine was asked to multiply in.
         gmacs_per_s: 1e9 multiply-adds per second, of the best run.
-        runs: Of which it is the best.
+        runs: Number of runs of which it is the best.
     """
 
     backend: str
@@ -46,16 +46,16 @@ class VariantLimit(Record):
     """How near a variant comes to what the machine allows.
 
     Attributes:
-        backend: That runs it.
+        backend: Backend that runs the variant.
         macs: Multiply-adds per type that they are done in, all views of test-time augmentation included.
         boundary_bytes: Frame, answers and weights, each once: what must move however much is fused.
         compute_ms: All multiply-adds at the ceiling of their type.
         memory_ms: `boundary_bytes` at the bandwidth of the main memory.
         limit_ms: The larger of the two; no schedule on this machine is faster.
-        bound: Which one that is.
+        bound: Kind of the lower limit, compute or memory.
         measured_ms: Median of the engine alone.
         measured_spread_ms: First and third quartile of it.
-        runs: Of which it is the median.
+        runs: Number of runs of which it is the median.
         share: `limit_ms` over `measured_ms`, 0 to 1.
     """
 
@@ -78,11 +78,11 @@ class LayerLimit(Record):
     Attributes:
         name, op, kernel, precision: As the engine calls them; empty where it does not tell.
         nodes: Number of nodes of the file that are known to have gone into it.
-        macs: Of these nodes.
+        macs: Multiply-adds of these nodes.
         moved_bytes: Into and out of these nodes; 0 where none is known.
         ms: Median over the profiled runs.
         limit_ms: The larger of its multiply-adds at their ceiling and its bytes at the bandwidth of their working set.
-        bound: Which one that is; None where no node is known.
+        bound: Kind of the lower limit, compute or memory; None where no node is known.
     """
 
     name: str
@@ -102,7 +102,7 @@ class VariantProfile(Record):
 
     Attributes:
         backend: The engine.
-        runs: That were profiled.
+        runs: Number of runs that were profiled.
         profiled_ms: A whole run while its layers are timed, which costs time itself: the sum of `where_ms`.
         macs_matched: Share of the graph's multiply-adds whose layer is known, 0 to 1.
         where_ms: By part, see `WHERE`; medians over the runs.
@@ -137,8 +137,8 @@ class LimitReport(Record):
     """Limits of the machine and of every variant on it.
 
     Attributes:
-        threads: Of every measurement.
-        ceilings: Of every engine and precision that could be measured.
+        threads: Number of threads in every measurement.
+        ceilings: Ceilings of every engine and precision that could be measured.
         bandwidths: By rising working set.
         variants: By name.
         profiles: By variant; empty without `--profile`.

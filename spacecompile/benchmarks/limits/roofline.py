@@ -84,11 +84,11 @@ def variant_limit(
     """The share of its limit that a variant reaches.
 
     Args:
-        backend: That ran it.
-        traffic: Of its graph.
+        backend: Backend that ran the variant.
+        traffic: Traffic of the variant's graph.
         machine: With a ceiling for every type of the graph.
-        runs_ms: Of the engine alone, unprofiled.
-        precision: Of the variant.
+        runs_ms: Times of the engine alone, unprofiled, in milliseconds.
+        precision: Precision of the variant.
     """
     macs = macs_as_computed(traffic, precision)
     compute_ms, memory_ms = machine.compute_ms(macs), machine.main_memory_ms(traffic.boundary_bytes)
@@ -121,12 +121,12 @@ def variant_profile(
     """Where the time of a variant goes.
 
     Args:
-        backend: That ran it.
-        traffic: Of its graph.
+        backend: Backend that ran the variant.
+        traffic: Traffic of the variant's graph.
         machine: With a ceiling for every type of the graph.
         runs: Layers of every profiled run.
         walls_ms: Whole time of each of them.
-        precision: Of the variant.
+        precision: Precision of the variant.
     """
     layers = [_layer(times, traffic, machine, precision) for times in _by_name(runs).values()]
     # A median of each part: a program that interrupts one run lengthens one of its layers, not all.

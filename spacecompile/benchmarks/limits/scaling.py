@@ -41,10 +41,10 @@ class ScalingSettings:
     """Which points to measure, and how long.
 
     Attributes:
-        threads: Of every point but those of the threads' own curve.
+        threads: Number of threads at every point but those of the threads' own curve.
         spinning: Whether idle threads wait busily.
         input_sides_px: Heights of the input; the width follows by the network's own ratio.
-        frame_multiples: Of the input's sides.
+        frame_multiples: Frame sides as multiples of the input's sides.
         batches: Inputs that go through the network at once.
         rounds: Recorded runs of each point.
     """
@@ -107,10 +107,11 @@ def measure_scaling(
 
     Args:
         checkpoint: The bundle's source weights.
-        spec: Of the bundle.
-        variant: Whose precision to take; fp16 and int8, which need a calibration per size, are measured in fp32.
+        spec: Spec of the bundle.
+        variant: Variant whose precision is taken; fp16 and int8, which need a calibration per size, are measured in
+            fp32.
         backend: Engine of all curves.
-        settings: Which points.
+        settings: Points to measure.
         progress: Told each graph that is built and measured.
 
     Raises:

@@ -25,8 +25,8 @@ def variable_of(axis: Axis, value: float, aspect: float) -> float:
     """What a point's value means to the line: pixels grow with the square of a side.
 
     Args:
-        axis: Of the curve.
-        value: Of the point.
+        axis: Axis of the curve.
+        value: Value of the point.
         aspect: Width over height of the network's input.
     """
     if axis in ("input", "frame"):
@@ -38,7 +38,7 @@ def fitted(axis: Axis, points: Sequence[ScalingPoint], aspect: float) -> Fit | N
     """The line and the power law of one curve by least squares; None with fewer than three points.
 
     Args:
-        axis: Of the curve.
+        axis: Axis of the curve.
         points: Measured.
         aspect: Width over height of the network's input.
     """

@@ -18,7 +18,7 @@ class ScalingPoint(Record):
         value: On the axis: side of the input or the frame in pixels, frames per batch, threads, or views.
         ms: Median of one run.
         spread_ms: First and third quartile.
-        runs: Of which it is the median.
+        runs: Number of runs of which it is the median.
         macs: Multiply-adds of the graph, all its frames and views included.
     """
 
@@ -35,9 +35,9 @@ class Fit(Record):
     Attributes:
         variable: What the line runs over, for people: `megapixels`, `frames`, `1/threads`, `views`.
         fixed_ms: Where it starts, whatever the value.
-        slope_ms: That each unit of the variable adds.
+        slope_ms: Milliseconds that each unit of the variable adds.
         r_squared: Share of the variance that the line explains, 0 to 1.
-        exponent: Of the power law through the same points: 1 where the cost doubles with the variable.
+        exponent: Exponent of the power law through the same points: 1 where the cost doubles with the variable.
     """
 
     variable: str
@@ -68,7 +68,7 @@ class ScalingReport(Record):
 
     Attributes:
         backend: Engine of all of them.
-        precision: That it was asked to compute in.
+        precision: Precision that the engine was asked to compute in.
         curves: In the order in which they were measured.
         skipped: What could not be measured, and why.
     """

@@ -21,10 +21,11 @@ def box_of_parts(
     """The box around part pixels, in whatever array library the peer computes in.
 
     Args:
-        probs_KHW: Of the parts, an array of NumPy or a tensor of torch: both have the few methods used here.
-        parts_KHW: Likewise, above their own thresholds.
-        spec: Of the bundle.
-        tta: Of the peer.
+        probs_KHW: Probabilities of the parts, an array of NumPy or a tensor of torch: both have the few methods used
+            here.
+        parts_KHW: Pixels above the parts' own thresholds.
+        spec: Spec of the bundle.
+        tta: Test-time augmentation of the peer.
         to_numpy: From its library, on its device.
 
     Returns:
@@ -51,7 +52,7 @@ def with_margins(
     """A box grown by a rule's margins and shares of its own size, and clipped to the frame.
 
     Args:
-        edges_xyxy: Of the pixels, half-open.
+        edges_xyxy: Edges of the pixels, half-open.
         rule: With the margins.
         frame_size_px: (height, width).
 
@@ -73,8 +74,8 @@ def left_out(spec: ModelSpec, tta: Tta) -> str:
     """What a peer does otherwise than the variants, in one sentence; empty where it does all of it.
 
     Args:
-        spec: Of the bundle.
-        tta: Of the peer.
+        spec: Spec of the bundle.
+        tta: Test-time augmentation of the peer.
     """
     rule = spec.box_of(tta)
     missing = [

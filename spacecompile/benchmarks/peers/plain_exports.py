@@ -56,7 +56,7 @@ class OrtEngine:
         Args:
             model: Bytes of an ONNX file.
             threads: Everything else keeps its default.
-            providers: Of execution, the first that is meant.
+            providers: Execution providers; the first is the one that is meant.
 
         Raises:
             MissingPartError: If this ONNX Runtime lacks the first provider, or falls back from it.
@@ -125,8 +125,8 @@ class PlainExportPeer:
 
         Args:
             checkpoint: Weights and spec.
-            engine: That holds the exported network.
-            name: Of its row in the table.
+            engine: Engine that holds the exported network.
+            name: Name of the peer's row in the table.
             on_gpu: Whether the engine copies what it is given to a GPU.
         """
         self._scope: Scope = "device" if on_gpu else "engine"

@@ -18,8 +18,8 @@ class Peer(Record):
         ratios: By variant.
         agreement: With the first variant without test-time augmentation; absent when the peer did not run.
         missing: Why it did not run and what adds it, or why it left the race; None when it ran to the end.
-        tta: Its test-time augmentation; its answers are compared with a variant of the same.
-        versions: Of the engine that runs its network; empty in older files.
+        tta: Test-time augmentation of the peer; its answers are compared with a variant of the same.
+        versions: Version of the engine that runs its network; empty in older files.
         note: What it does otherwise than the variants, such as a plain box; empty where it does the same.
     """
 

@@ -66,9 +66,9 @@ class PeerEntry:
         name: Key in the results.
         label: What it does, in one line.
         module, factory: Where its factory lies; imported only to open it.
-        tta: Its test-time augmentation: it takes part when a variant with the same does.
+        tta: Test-time augmentation of the peer: it takes part when a variant with the same does.
         cuda: Whether it needs a GPU; without one it is only spoken of when it is asked for by name.
-        extra: Whose packages it needs.
+        extra: Extra whose packages the peer needs.
     """
 
     name: str
@@ -174,7 +174,7 @@ def chosen_peers(names: Sequence[str], ttas: Iterable[Tta], *, gpu: bool | None 
 
     Args:
         names: Asked for; all that fit when empty.
-        ttas: Of the variants that take part.
+        ttas: Test-time augmentations of the variants that take part.
         gpu: Whether there is one; looked for if not given.
 
     Raises:
@@ -210,8 +210,8 @@ def open_peers(
 
     Args:
         checkpoint: With the weights; a text says why there is none, and what to do.
-        spec: Of the bundle, whose task the peers do.
-        threads: Of each.
+        spec: Spec of the bundle, whose task the peers do.
+        threads: Number of threads of each peer.
         entries: Rows to open.
         progress: Told the peers done.
 

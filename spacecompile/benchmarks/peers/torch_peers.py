@@ -87,7 +87,7 @@ class _Stopwatch:
     """Times a block: by the clock on a CPU, by events in the GPU's own queue there, where calls return early.
 
     Attributes:
-        elapsed_ms: Of the last block; None before the first.
+        elapsed_ms: Milliseconds of the last block; None before the first.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -128,7 +128,7 @@ class EagerPeer:
             checkpoint: Weights and spec.
             threads: For torch, which keeps one number per process, until `close`.
             device: Where the network and everything around it runs.
-            dtype: Of the network.
+            dtype: Data type of the network.
         """
         self._device = torch.device(device)
         self._dtype = dtype
@@ -207,7 +207,7 @@ class CompiledPeer(EagerPeer):
             threads: As `EagerPeer`.
             device: As `EagerPeer`.
             dtype: As `EagerPeer`.
-            mode: Of `torch.compile`.
+            mode: Mode of `torch.compile`.
 
         Raises:
             MissingPartError: If the C++ compiler that it needs on a CPU is not there.

@@ -79,7 +79,7 @@ class DeviceContestant:
 
         Args:
             proven: Session, which stays its owner's.
-            device: Of it.
+            device: GPU that the session runs on.
             frames_HWC: Exactly the arrays that `run` is called with.
 
         Raises:

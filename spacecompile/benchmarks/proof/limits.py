@@ -64,10 +64,10 @@ def proof_limits(
     """Measure the GPU's ceilings, and how near each variant of a race came to them.
 
     Args:
-        bundle: That holds the graphs.
-        proven: Whose limits are wanted.
+        bundle: Bundle that holds the graphs.
+        proven: Sessions whose limits are wanted.
         app_ms: Samples of each contestant of the race, by round.
-        device: Of PyTorch.
+        device: Device of PyTorch.
         settings: How to measure.
         gap_for: Around each variant; an error in it is a gap.
         progress: Told each precision and working set.

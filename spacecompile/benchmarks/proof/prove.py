@@ -50,10 +50,10 @@ class ProofSettings:
     """How long and with what.
 
     Attributes:
-        latency: Of the race.
+        latency: Length of the race.
         soak_frames: Answered by each variant on each backend.
-        threads: Of the peers and references on the CPU.
-        torch_device: Of the reference and the peers on the GPU; `cpu` in a rehearsal.
+        threads: Number of threads of the peers and references on the CPU.
+        torch_device: Device of the reference and the peers on the GPU; `cpu` in a rehearsal.
         ceilings: What the latencies are compared with.
     """
 
@@ -70,12 +70,12 @@ class ProofInput:
 
     Attributes:
         bundle: To prove.
-        checkpoint: That it was built from.
+        checkpoint: Checkpoint that the bundle was built from.
         frames: To compare and to time on, real or rendered and adversarial.
         peers: To race against, open; the caller closes them.
         missing_peers: Why others are not there.
         device: The GPU.
-        gpu: Its facts; None in a rehearsal.
+        gpu: Facts of the GPU; None in a rehearsal.
     """
 
     bundle: Bundle

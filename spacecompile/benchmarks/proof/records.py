@@ -16,7 +16,7 @@ class ProvenParity(Record):
 
     Attributes:
         against: `pytorch-cpu` or `pytorch-gpu`, each in float32, before any rewrite.
-        verdict: On it, by the variant's own tolerance.
+        verdict: Verdict on the file, by the variant's own tolerance.
     """
 
     against: str
@@ -42,7 +42,7 @@ class Soak(Record):
 
     Attributes:
         frames: Answered.
-        differing: Whose answer is not, bit for bit, that of the same frame the first time.
+        differing: Number of frames whose answer is not, bit for bit, that of the same frame the first time.
         graphs: How the runs were queued, in words.
     """
 
@@ -55,8 +55,8 @@ class ProofLimits(Record):
     """What the GPU allows, and how near each latency comes to it; see `limits.records`.
 
     Attributes:
-        ceilings: Of PyTorch's matrix product, without TF32.
-        bandwidths: Of PyTorch's copies on the GPU, by rising working set.
+        ceilings: Ceilings of PyTorch's matrix product, without TF32.
+        bandwidths: Bandwidths of PyTorch's copies on the GPU, by rising working set.
         scopes: By scope (`app`, `device`), then by `variant@backend`. What is measured there is the latency of that
             scope; the limit is the GPU's alone, and holds nothing of what the host and the way from it take.
     """
@@ -93,8 +93,8 @@ class Proof(Record):
         parity: Every variant on every backend of the GPU, against both references.
         latency: By scope (`app`: host to answer; `device`: frame on the GPU to answer on it; `engine`: of the peers,
             the engine alone), then by contestant.
-        ratios: Of each `variant@backend` to each peer, in scope `app`.
-        agreement: Of each peer with the first variant, on the same frames.
+        ratios: Ratios of each `variant@backend` to each peer, in scope `app`.
+        agreement: Agreement of each peer with the first variant, on the same frames.
         missing_peers: Why a peer did not run.
         memory, soak: By `variant@backend`.
         limits: How near the latencies come to what the GPU allows; None where that was not measured.

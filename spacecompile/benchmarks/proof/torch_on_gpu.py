@@ -45,7 +45,7 @@ def answers_on_gpu(
         checkpoint: Weights and spec; its network stays where it is.
         tta: Test-time augmentation.
         on_cpu: The CPU's answers; the box band around the threshold is theirs.
-        device: Of PyTorch.
+        device: Device of PyTorch.
 
     Raises:
         DeviceError: If PyTorch fails on the GPU.

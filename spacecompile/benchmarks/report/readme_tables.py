@@ -1,7 +1,7 @@
-"""The README's tables, written from a results file so that no number there is typed by hand.
+"""Tables of README and docs, written from a results file so that no number there is typed by hand.
 
-`python -m spacecompile.benchmarks.report.readme_tables README.md RESULTS.json` writes
-the block between the two markers anew.
+`python -m spacecompile.benchmarks.report.readme_tables README.md docs/results.md RESULTS.json` writes the blocks
+between the two markers of each anew: a summary into the README, everything into the other.
 """
 
 from __future__ import annotations
@@ -57,6 +57,28 @@ def results_block(result: BenchResult) -> str:
         _markdown(score_table(result), "variant on rendered frames never trained on", _SCORES),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def summary_block(result: BenchResult) -> str:
+    """Markdown of one small table: each variant without augmentation beside its strongest peer, by medians.
+
+    Args:
+        result: Result of a run with latencies and peers.
+    """
+    if result.latency is UNSET:
+        return ""
+    app, peers = result.latency["app"], {} if result.peers is UNSET else result.peers
+    lines = [("frame in memory to answer", "median", "strongest peer", "its median", "time over the peer's")]
+    lines.append(("---", "---:", "---", "---:", "---:"))
+    for name in [variant for variant in result.subject.variant_bytes if variant in app and "-" not in variant]:
+        over = [(ratio.ratio, peer) for variant, peer, ratio in ratios_of(result) if variant == name]
+        ratio, peer = max(over, default=(0.0, ""))
+        if peer:
+            label = peers[peer].label.partition(":")[0]
+            ours, theirs = (f"{app[one].p50_ms:.0f} ms" for one in (name, peer))
+            lines.append((_variant_label(result, name), ours, f"`{peer}` ({label})", theirs, f"{ratio:.2f} x"))
+    cost = _cost_table(result)
+    return "\n\n".join(("\n".join("| " + " | ".join(line) + " |" for line in lines), cost))
 
 
 def _markdown(table: Table | None, first: str, heads: Mapping[str, str], rows: Sequence[Row] | None = None) -> str:
@@ -127,10 +149,11 @@ def with_results(readme: str, block: str) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Write the block of one README from one results file."""
-    readme_path, results_path = map(Path, arguments)
-    block = results_block(read_result(results_path.read_bytes()))
-    readme_path.write_text(with_results(readme_path.read_text(encoding="utf-8"), block), encoding="utf-8")
+    """Write the blocks of README and results page from one results file."""
+    readme_path, page_path, results_path = map(Path, arguments)
+    result = read_result(results_path.read_bytes())
+    for path, block in ((readme_path, summary_block(result)), (page_path, results_block(result))):
+        path.write_text(with_results(path.read_text(encoding="utf-8"), block), encoding="utf-8")
 
 
 if __name__ == "__main__":

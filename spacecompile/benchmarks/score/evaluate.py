@@ -24,9 +24,9 @@ def charged_score(scores: Scores, cost: Cost, tta: Tta) -> float:
     """`s_final` with every view of test-time augmentation charged; the benchmark itself charges one.
 
     Args:
-        scores: Of a variant.
-        cost: Of one forward pass.
-        tta: Of the variant.
+        scores: Scores of a variant.
+        cost: Cost of one forward pass.
+        tta: Test-time augmentation of the variant.
     """
     return with_cost(scores, cost, passes=FORWARD_PASSES[tta]).s_final
 
@@ -86,7 +86,7 @@ def evaluate(
         answer: From an RGB frame of the spec's size.
         frames: With their labels.
         spec: For class order and frame size.
-        cost: That the efficiency scores charge: one forward pass, test-time augmentation not charged.
+        cost: Cost that the efficiency scores charge: one forward pass, test-time augmentation not charged.
         step: Name in the progress.
         progress: Told the frames done.
 

@@ -16,7 +16,7 @@ class ScoreReport(Record):
 
     Attributes:
         data: Where the labelled frames came from.
-        split: Of that data set.
+        split: Split of the data set.
         variants: Scores by variant; test-time augmentation is not charged, as the benchmark has it.
         s_final_charged: `s_final` by variant with every view of test-time augmentation charged.
         torch: PyTorch's own scores of the same checkpoint on the same frames, neither rewritten nor exported, by

@@ -27,8 +27,8 @@ def torch_scores(
     """Score the network as it was trained, neither rewritten nor exported; yields the scores with each augmentation.
 
     Args:
-        checkpoint: Of the bundle.
-        spec: Of the bundle.
+        checkpoint: Checkpoint of the bundle.
+        spec: Spec of the bundle.
         ttas: Test-time augmentations.
         frames: With their labels.
         progress: Told the frames done.

@@ -50,7 +50,7 @@ class Estimate(Record):
     """One way to a box.
 
     Attributes:
-        name: Of the estimator.
+        name: Name of the estimator.
         tta: Augmentation of the graph that it is for.
         rule: Fitted on all training frames.
         s_det_train: On training frames, each judged by what frames of other trajectories taught.
@@ -70,7 +70,7 @@ class CalibrationReport(Record):
     """What a calibration found.
 
     Attributes:
-        checkpoint: That was written.
+        checkpoint: Path of the checkpoint that was written.
         train_frames, val_frames: How many could be used.
         estimates: In the order in which they were tried.
     """

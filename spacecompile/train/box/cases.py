@@ -26,8 +26,8 @@ class Cases:
     """What boxes are made of, for every usable frame in order.
 
     Attributes:
-        plain: Of each usable frame as it is.
-        d4: Of its eight views, merged and each by itself; empty where they were not asked for.
+        plain: One case of each usable frame as it is.
+        d4: One case of each frame's eight views, merged and each by itself; empty where they were not asked for.
     """
 
     plain: list[BoxCase] = field(default_factory=list)

@@ -40,13 +40,13 @@ class HeadSettings:
     """How the head is trained.
 
     Attributes:
-        shape: Of the head.
+        shape: Channels and kernel sizes of the head.
         shifts: Shifted copies per frame, beside the frame itself.
-        lr, weight_decay: Of AdamW.
+        lr, weight_decay: Learning rate and weight decay of AdamW.
         batch_size: Samples per step.
         epochs: At most.
         patience: Epochs without a better loss on the frames it stops by, after which it stops.
-        seed: Of weights, order and shifts.
+        seed: Seed of weights, order and shifts.
     """
 
     shape: BoxHead = field(default_factory=BoxHead)
@@ -105,10 +105,10 @@ def head_samples(
     Args:
         network: On the plan's device, in evaluation mode.
         frames: With their true boxes.
-        rule: Whose bare boxes the head corrects.
+        rule: Rule whose bare boxes the head corrects.
         plan: Device and precision.
         shifts: Shifted copies per frame; the craft stays as far inside the frame as it is.
-        seed: Of the shifts.
+        seed: Seed of the shifts.
         step: Name for the progress.
         progress: Told after every frame.
     """
@@ -226,8 +226,9 @@ def trained_head(
 
     Args:
         fit: To learn from.
-        stop: Of other trajectories: learning ends when their loss no longer falls, and the best weights are kept.
-        rule: Whose margins the residuals add to.
+        stop: Frames of other trajectories: learning ends when their loss no longer falls, and the best weights are
+            kept.
+        rule: Rule whose margins the residuals add to.
         size_px: (height, width) of the spec's frame.
         settings: See there.
         step: Name for the progress.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torchvision.ops import generalized_box_iou_loss
 
 _EXPONENT_MAX = 30.0
 _LEAST_AREA = 1e-7
@@ -15,35 +16,19 @@ LEAST_SIDE_PX = 1.0
 """Of a labelled box that teaches anything: a covered pixel's."""
 
 
-def giou(boxes_N4: Tensor, true_N4: Tensor) -> Tensor:
-    """Generalised intersection over union of pairs of boxes [N], -1 to 1.
-
-    Rezatofighi et al., Generalized Intersection over Union, CVPR 2019. Boxes that do not meet still have a gradient.
-
-    Args:
-        boxes_N4: xyxy; the first corner not behind the second.
-        true_N4: Likewise.
-    """
-    low_N2, high_N2 = torch.maximum(boxes_N4[:, :2], true_N4[:, :2]), torch.minimum(boxes_N4[:, 2:], true_N4[:, 2:])
-    common_N = (high_N2 - low_N2).clamp(min=0).prod(dim=1)
-    areas_N, true_areas_N = ((box[:, 2:] - box[:, :2]).prod(dim=1) for box in (boxes_N4, true_N4))
-    union_N = areas_N + true_areas_N - common_N
-    hull_low_N2 = torch.minimum(boxes_N4[:, :2], true_N4[:, :2])
-    hull_high_N2 = torch.maximum(boxes_N4[:, 2:], true_N4[:, 2:])
-    hull_N = (hull_high_N2 - hull_low_N2).prod(dim=1)
-    return common_N / (union_N + _LEAST_AREA) - (hull_N - union_N) / (hull_N + _LEAST_AREA)
-
-
 def box_losses(boxes_N4: Tensor, true_N4: Tensor) -> Tensor:
     """1 - GIoU plus the mean distance of the sides as a share of the true box, of each frame [N].
 
+    Boxes that do not meet still have a gradient.
+
     Args:
-        boxes_N4: xyxy in any unit.
-        true_N4: In the same; none empty.
+        boxes_N4: Boxes xyxy in any unit, the first corner not behind the second.
+        true_N4: Labelled boxes in the same unit; none empty.
     """
     size_N2 = (true_N4[:, 2:] - true_N4[:, :2]).clamp(min=_LEAST_AREA)
     distance_N = ((boxes_N4 - true_N4).abs() / size_N2.repeat(1, 2)).mean(dim=1)
-    return 1 - giou(boxes_N4, true_N4) + distance_N
+    overlap_N: Tensor = generalized_box_iou_loss(boxes_N4, true_N4, eps=_LEAST_AREA)
+    return overlap_N + distance_N
 
 
 def soft_box(logits_NKHW: Tensor) -> Tensor:
@@ -82,9 +67,9 @@ def mask_box_loss(
 
     Args:
         logits_NKHW: At the coverage's size.
-        coverage_NKHW: As for `true_box`, like the others.
-        labelled_N4: Likewise.
-        has_parts_N: Likewise.
+        coverage_NKHW: Labelled coverage of each part, see `true_box`.
+        labelled_N4: Labelled boxes, see `true_box`.
+        has_parts_N: Whether the parts of a frame are labelled, see `true_box`.
     """
     true_N4, is_there_N = true_box(coverage_NKHW, labelled_N4, has_parts_N)
     boxes_N4 = soft_box(logits_NKHW)[is_there_N]
@@ -105,7 +90,7 @@ def projection_loss(logits_NKHW: Tensor, true_N4: Tensor) -> Tensor:
     Every row and column of a box touches the craft, and none outside does (Tian et al., BoxInst, CVPR 2021).
 
     Args:
-        logits_NKHW: Of the parts.
+        logits_NKHW: Logits of the parts.
         true_N4: xyxy in pixels of the logits.
     """
     strongest_NHW = logits_NKHW.amax(dim=1)

@@ -31,10 +31,10 @@ class BoxProfile:
 
     Attributes:
         rows_H: Largest part logit of each frame row.
-        columns_W: Likewise of each column.
+        columns_W: The same of each column.
         supported: By a number of pixels: the logit that so many of each row, and of each column, reach.
-        residuals_4: Of the box head.
-        views: Of each D4 view by itself, where there are any; the rest is of the merged ones.
+        residuals_4: Residuals of the box head.
+        views: Profile of each D4 view by itself, where there are any; the rest is of the merged ones.
     """
 
     rows_H: NDArray[np.float32]
@@ -73,10 +73,10 @@ def profile_of(
     """Profile of part logits at frame size.
 
     Args:
-        logits_KHW: Of the frame.
+        logits_KHW: Part logits of the frame.
         supports_px: Numbers of pixels, above one, that a rule may ask for.
-        residuals_4: Of the box head.
-        views: Of each D4 view.
+        residuals_4: Residuals of the box head.
+        views: Profiles of the D4 views.
     """
     strongest_HW = logits_KHW.amax(0)
     supported = {}
@@ -104,7 +104,7 @@ def box_from_profile(profile: BoxProfile, rule: BoxRule, frame_size_px: tuple[in
     """The box that a rule makes of a frame.
 
     Args:
-        profile: Of a frame of any size.
+        profile: Profile of a frame of any size.
         rule: In pixels of a frame of `frame_size_px`; they are scaled to the profile's frame.
         frame_size_px: (height, width) that the rule is for.
 
@@ -152,7 +152,7 @@ def tight_box(profile: BoxProfile, rule: BoxRule) -> NDArray[np.float64]:
     """The box of what counts, without margins; all zero when nothing does.
 
     Args:
-        profile: Of a frame.
+        profile: Profile of a frame.
         rule: In its pixels.
     """
     threshold = logit(rule.threshold)

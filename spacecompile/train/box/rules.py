@@ -45,7 +45,7 @@ class BoxCase:
     """One frame to calibrate on.
 
     Attributes:
-        profile: Of the network's answer.
+        profile: Profile of the network's answer.
         true_box_xyxy: Half-open, in pixels of the same frame.
         class_index: True class; frames of one class follow each other along trajectories, see `folds_of`.
     """
@@ -61,7 +61,7 @@ class CalibratedRule:
 
     Attributes:
         rule: With margins fitted on all cases.
-        ious_N: Of each case, with margins that were fitted on others.
+        ious_N: IoU of each case, with margins that were fitted on others.
     """
 
     rule: BoxRule
@@ -92,7 +92,7 @@ def simplest_of_equals(ious: Sequence[NDArray[np.float64]]) -> int:
     Breiman et al., Classification and Regression Trees, 1984).
 
     Args:
-        ious: Of the same frames by each estimator, the simplest first.
+        ious: IoUs of the same frames by each estimator, the simplest first.
     """
     scores = [(np.asarray(ious_N)[:, None] >= np.asarray(IOU_THRESHOLDS)).mean(axis=1) for ious_N in ious]
     best = max(range(len(scores)), key=lambda index: (scores[index].mean(), -index))
@@ -167,7 +167,7 @@ def calibrated(
     """Find the rule and the margins that give the best `s_det` on frames that the margins were not fitted on.
 
     Args:
-        cases: Of training frames; none from the validation split.
+        cases: Cases of training frames; none from the validation split.
         frame_size_px: (height, width) of the spec's frame, in whose pixels margins are given.
         start: Kept unless another rule is better on the cases.
         rules: To try, each with every kind of margins.

@@ -64,8 +64,8 @@ def silenced(part_logits_NKhw: Tensor, has_parts_N: Tensor) -> Tensor:
     the batch then weighs every frame the same, however many of its neighbours have masks.
 
     Args:
-        part_logits_NKhw: Of the network.
-        has_parts_N: Of the batch, on any device.
+        part_logits_NKhw: Part logits of the network.
+        has_parts_N: Whether the parts of each frame of the batch are labelled, on any device.
     """
     if bool(has_parts_N.all()):
         return part_logits_NKhw
@@ -136,7 +136,7 @@ class TrainingFrames:
 
         Args:
             frames: With files on disk.
-            classes: Of the network, in order.
+            classes: Class names of the network, in order.
             input_size_px: (height, width).
             craft_views: Whether views cut around the craft are wanted beside whole frames.
             cache: Where decoded frames stay.
@@ -270,7 +270,7 @@ class ValidationFrames:
 
         Args:
             frames: With files on disk.
-            classes: Of the network, in order.
+            classes: Class names of the network, in order.
             input_size_px: (height, width).
             frame_size_px: Expected size of the files, only to judge the memory.
             cache: Where decoded frames stay.

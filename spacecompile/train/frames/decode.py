@@ -107,7 +107,7 @@ def views_of(
 
     Args:
         decoded: The frame's pixels, at full or at half size.
-        frame: Its labels.
+        frame: Labels of the frame.
         input_size_px: (height, width) of each view.
         growths: One entry per view: side of a craft view over the craft's extent; None for the whole frame.
     """
@@ -231,7 +231,7 @@ class ViewDecoder:
     train together rely on, and which frame is shown does not depend on the moment.
 
     Attributes:
-        frames: Of the split.
+        frames: Frames of the split.
         input_size_px: (height, width).
         has_craft_views: Whether each frame is also shown as a view cut around the craft.
         store: Where decoded frames are kept; None to decode them each time.

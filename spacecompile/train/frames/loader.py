@@ -37,8 +37,8 @@ class DecodedGroup:
 
     Attributes:
         requests: What was asked for.
-        shown: Whose views are there; another index than asked for where that frame is broken.
-        pixels_NVCHW, boxes_NV4: Of the shown frames, see `decode.Views`; None for an empty group.
+        shown: Indices of the frames whose views are there; another index than asked for where that frame is broken.
+        pixels_NVCHW, boxes_NV4: Views and boxes of the shown frames, see `decode.Views`; None for an empty group.
         broken: Frames that could not be decoded.
     """
 
