@@ -8,6 +8,9 @@ from typing import Literal
 LACKING = " more"
 """End of a cell that tells how many samples its number lacks."""
 
+Kind = Literal["number", "text", "percent", "meter", "verdict"]
+_KINDS: tuple[Kind, ...] = ("text", "percent", "meter", "verdict")
+
 
 @dataclass(frozen=True)
 class Column:
@@ -22,7 +25,7 @@ class Column:
     """
 
     head: str
-    kind: Literal["number", "text", "percent", "meter", "verdict"] = "number"
+    kind: Kind = "number"
     bold: bool = False
     is_detail: bool = False
 
@@ -65,6 +68,21 @@ class Table:
     def cell(self, row: Row, head: str) -> str:
         """The cell of a whole row under a heading."""
         return (row.name, *row.cells)[[column.head for column in self.columns].index(head)]
+
+
+def columns_of(heads: str) -> tuple[Column, ...]:
+    """Columns written as a row of headings: `variant | of the limit: meter bold | runs: detail`.
+
+    Args:
+        heads: Headings between bars; after a colon the kind where it is not a number, `bold`, and `detail`.
+    """
+    found = []
+    for part in heads.split("|"):
+        head, _, rest = part.partition(":")
+        words = rest.split()
+        kind: Kind = next((kind for kind in _KINDS if kind in words), "number")
+        found.append(Column(head.strip(), kind, "bold" in words, "detail" in words))
+    return tuple(found)
 
 
 def giga(value: float, digits: int = 4) -> str:

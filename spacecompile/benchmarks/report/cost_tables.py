@@ -5,7 +5,7 @@ from __future__ import annotations
 from spacecompile.benchmarks.cost.records import BudgetLine, GraphCost
 from spacecompile.benchmarks.result_records import BenchResult
 from spacecompile.contract import Cost
-from spacecompile.page.table import Column, Row, Table, giga, mega
+from spacecompile.page.table import Row, Table, columns_of, giga, mega
 
 # Operators below this share of a graph's multiply-adds are not named.
 _NAMED_SHARE_MIN = 0.005
@@ -13,14 +13,7 @@ _NAMED_SHARE_MIN = 0.005
 
 def budget_table(result: BenchResult) -> Table:
     """Every limit with its value, and every limit that could not be judged."""
-    columns = (
-        Column(""),
-        Column("value"),
-        Column("limit"),
-        Column("margin"),
-        Column("used", "meter", is_detail=True),
-        Column("", "verdict"),
-    )
+    columns = columns_of(" | value | limit | margin | used: meter detail | : verdict")
     rows = [
         Row(
             line.label,
@@ -50,7 +43,7 @@ def _used(line: BudgetLine) -> str:
 def rewrites_table(result: BenchResult) -> Table:
     """The network's cost in the checkpoint, after each pass, and as shipped."""
     budget = result.budget
-    columns = tuple(map(Column, ("after", "GMAC, fvcore", "GMAC, torch", "parameters", "relative error")))
+    columns = columns_of("after | GMAC, fvcore | GMAC, torch | parameters | relative error")
     rows = [Row("checkpoint", (*_costs(budget.cost_source), ""))]
     for step in budget.rewrites:
         error = (f"{step.relative_error:.1e}" if step.relative_error else "none") if step.changed else "nothing to do"
@@ -70,15 +63,9 @@ def stages_table(result: BenchResult) -> Table | None:
     if not budget.stages:
         return _explained(title, f"No stages: {budget.notes['stages']}") if "stages" in budget.notes else None
     whole = budget.cost.macs_fvcore
-    columns = (
-        Column("before and after the rewrites"),
-        Column("GMAC, fvcore"),
-        Column("after"),
-        Column("of all", "percent", is_detail=True),
-        Column("GMAC, torch"),
-        Column("after"),
-        Column("M parameters"),
-        Column("after"),
+    columns = columns_of(
+        "before and after the rewrites | GMAC, fvcore | after | of all: percent detail | GMAC, torch | "
+        "after | M parameters | after"
     )
     rows = tuple(
         Row(
@@ -104,15 +91,9 @@ def graphs_table(result: BenchResult) -> Table | None:
     note = result.budget.notes.get("graphs")
     if not graphs:
         return None if note is None else _explained(title, f"No graphs: {note}")
-    columns = (
-        Column("variant"),
-        Column("GMAC per frame"),
-        Column("views"),
-        Column("M weights"),
-        Column("file, MB"),
-        Column("weights, MB", is_detail=True),
-        Column("done in", "text"),
-        Column("most of it", "text", is_detail=True),
+    columns = columns_of(
+        "variant | GMAC per frame | views | M weights | file, MB | weights, MB: detail | done in: text | "
+        "most of it: text detail"
     )
     rows = []
     for name, graph in graphs.items():

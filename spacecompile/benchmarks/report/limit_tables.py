@@ -7,7 +7,7 @@ from msgspec import UNSET
 from spacecompile.benchmarks.limits.records import WHERE, LayerLimit, VariantProfile
 from spacecompile.benchmarks.limits.scaling_records import ScalingCurve
 from spacecompile.benchmarks.result_records import BenchResult
-from spacecompile.page.table import Column, Row, Table, giga, mega
+from spacecompile.page.table import Row, Table, columns_of, giga, mega
 
 LAYERS_SHOWN = 12
 """Number of the slowest layers of a variant that are shown; the results file holds all of them."""
@@ -18,17 +18,9 @@ def limits_table(result: BenchResult) -> Table | None:
     title, report = "Roofline: engine alone", result.roofline
     if report is UNSET:
         return None if result.roofline_note is UNSET else Table(title=title, notes=(result.roofline_note,))
-    columns = (
-        Column("variant"),
-        Column("limit, ms"),
-        Column("bound by", "text"),
-        Column("measured, ms"),
-        Column("quartiles", is_detail=True),
-        Column("of the limit", "meter", bold=True),
-        Column("GMAC", is_detail=True),
-        Column("MB moved", is_detail=True),
-        Column("runs", is_detail=True),
-        Column("backend", "text"),
+    columns = columns_of(
+        "variant | limit, ms | bound by: text | measured, ms | quartiles: detail | of the limit: meter bold | "
+        "GMAC: detail | MB moved: detail | runs: detail | backend: text"
     )
     rows = tuple(
         Row(
@@ -55,7 +47,7 @@ def ceilings_table(result: BenchResult) -> Table | None:
     """The fastest matrix product of each engine and precision."""
     if result.roofline is UNSET:
         return None
-    columns = (Column("best matrix product"), Column("precision", "text"), Column("GMAC/s"), Column("runs"))
+    columns = columns_of("best matrix product | precision: text | GMAC/s | runs")
     rows = tuple(
         Row(ceiling.backend, (ceiling.precision, f"{ceiling.gmacs_per_s:,.0f}", str(ceiling.runs)))
         for ceiling in result.roofline.ceilings
@@ -68,7 +60,8 @@ def bandwidths_table(result: BenchResult) -> Table | None:
     if result.roofline is UNSET:
         return None
     rungs = result.roofline.bandwidths
-    columns = (Column("best copy"), *(Column(f"{rung.working_set_bytes / 2**20:,.0f} MiB") for rung in rungs))
+    sizes = (f"{rung.working_set_bytes / 2**20:,.0f} MiB" for rung in rungs)
+    columns = columns_of(" | ".join(("best copy", *sizes)))
     rows = (Row("GB/s, read and written", tuple(f"{rung.gb_per_s:,.1f}" for rung in rungs)),)
     return Table(title="What the machine can do at most: copies", columns=columns, rows=rows)
 
@@ -90,22 +83,14 @@ def _where_table(name: str, profile: VariantProfile) -> Table:
         for key, label in WHERE.items()
         for part_ms in (profile.where_ms[key],)
     )
-    columns = (Column(""), Column("ms"), Column("share", "percent"))
+    columns = columns_of(" | ms | share: percent")
     return Table(title=f"Where {name}'s time goes, {profile.backend}", columns=columns, rows=rows)
 
 
 def _layers_table(name: str, profile: VariantProfile) -> Table:
-    columns = (
-        Column("slowest layers"),
-        Column("operator", "text"),
-        Column("in", "text", is_detail=True),
-        Column("ms"),
-        Column("of the run", "percent", is_detail=True),
-        Column("limit, ms"),
-        Column("bound by", "text", is_detail=True),
-        Column("of the limit", "percent"),
-        Column("MMAC", is_detail=True),
-        Column("MB", is_detail=True),
+    columns = columns_of(
+        "slowest layers | operator: text | in: text detail | ms | of the run: percent detail | limit, ms | "
+        "bound by: text detail | of the limit: percent | MMAC: detail | MB: detail"
     )
     rows = tuple(_layer_row(layer, profile.profiled_ms) for layer in profile.layers[:LAYERS_SHOWN])
     notes = [
@@ -144,7 +129,7 @@ def scaling_table(result: BenchResult) -> Table | None:
     if result.scaling is UNSET:
         return None
     report = result.scaling
-    columns = (Column("against"), Column("line", "text"), Column("R²"), Column("power"), Column("at", "text"))
+    columns = columns_of("against | line: text | R² | power | at: text")
     notes = tuple(f"{what} was not measured: {reason}" for what, reason in report.skipped.items())
     rows = tuple(map(_curve_row, (curve for curve in report.curves if curve.fit or curve.points)))
     title = f"Scaling, {report.backend}, {report.precision}"
@@ -164,7 +149,7 @@ def scaling_points_table(result: BenchResult) -> Table | None:
     """Every measured point of every curve."""
     if result.scaling is UNSET:
         return None
-    columns = (Column(""), Column("ms"), Column("quartiles"), Column("GMAC"))
+    columns = columns_of(" | ms | quartiles | GMAC")
     rows = tuple(
         Row(f"{curve.axis} {point.value:g}", (f"{point.ms:,.1f}", _from_to(point.spread_ms), giga(point.macs, 2)))
         for curve in result.scaling.curves

@@ -6,18 +6,12 @@ from msgspec import UNSET
 
 from spacecompile.benchmarks.report.wording import ratios_of
 from spacecompile.benchmarks.result_records import BenchResult
-from spacecompile.page.table import Column, Row, Table
+from spacecompile.page.table import Row, Table, columns_of
 
 
 def ratios_table(result: BenchResult) -> Table | None:
     """Time of each variant over each peer's."""
-    columns = (
-        Column("variant"),
-        Column("peer", "text"),
-        Column("ratio", bold=True),
-        Column("quartiles"),
-        Column("pairs"),
-    )
+    columns = columns_of("variant | peer: text | ratio: bold | quartiles | pairs")
     rows = tuple(
         Row(variant, (peer, f"{it.ratio:.3f}", f"{it.spread[0]:.3f} to {it.spread[1]:.3f}", str(it.rounds)))
         for variant, peer, it in ratios_of(result)
@@ -30,17 +24,9 @@ def agreement_table(result: BenchResult) -> Table | None:
     """Whether each peer answers as the variants do, or why it did not run."""
     if result.peers is UNSET:
         return None
-    columns = (
-        Column("peer"),
-        Column("same class", "percent"),
-        Column("class probability, max", is_detail=True),
-        Column("parts IoU, mean"),
-        Column("min", is_detail=True),
-        Column("pixels near", is_detail=True),
-        Column("box, median px"),
-        Column("max px"),
-        Column("frames", is_detail=True),
-        Column("", "verdict"),
+    columns = columns_of(
+        "peer | same class: percent | class probability, max: detail | parts IoU, mean | min: detail | "
+        "pixels near: detail | box, median px | max px | frames: detail | : verdict"
     )
     rows = []
     for name, peer in result.peers.items():
@@ -67,7 +53,7 @@ def peers_table(result: BenchResult) -> Table | None:
     """What each peer does."""
     if result.peers is UNSET:
         return None
-    columns = (Column("peer"), Column("what it does", "text"), Column("runs in", "text"), Column("TTA", "text"))
+    columns = columns_of("peer | what it does: text | runs in: text | TTA: text")
     rows = tuple(
         Row(
             name,

@@ -25,7 +25,7 @@ from spacecompile.benchmarks.report.peer_tables import agreement_table, peers_ta
 from spacecompile.benchmarks.report.wording import certificate_of
 from spacecompile.benchmarks.result_records import BenchResult
 from spacecompile.metrics import Scores
-from spacecompile.page.table import LACKING, Column, Row, Table, mega
+from spacecompile.page.table import LACKING, Row, Table, columns_of, mega
 
 SCOPES = ("engine", "device", "app", "file")
 """From the inside out."""
@@ -42,14 +42,9 @@ def score_table(result: BenchResult) -> Table | None:
     title, report = "Score", result.score
     if report is UNSET:
         return None if result.score_note is UNSET else Table(title=title, notes=(result.score_note,))
-    columns = (
-        Column("variant"),
-        *map(Column, ("S_cls", "S_det", "S_seg", "S_acc")),
-        *(Column(head, is_detail=True) for head in ("S_flops", "S_params")),
-        Column("S_final", bold=True),
-        Column("views charged"),
-        Column("drop"),
-        Column("frames", is_detail=True),
+    columns = columns_of(
+        "variant | S_cls | S_det | S_seg | S_acc | S_flops: detail | S_params: detail | S_final: bold | "
+        "views charged | drop | frames: detail"
     )
     rows = []
     for name, scores in report.variants.items():
@@ -86,14 +81,8 @@ def latency_table(result: BenchResult) -> Table | None:
     app, peers = result.latency["app"], result.peer_names
     engines = {} if result.configuration is UNSET else result.configuration.engines
     keys = _percentile_keys(app.values())
-    columns = (
-        Column("ms"),
-        *(Column(key.removesuffix("_ms")) for key in keys),
-        Column("max"),
-        Column("mean", is_detail=True),
-        Column("variation", "percent"),
-        Column("samples"),
-        Column("backend", "text", is_detail=True),
+    columns = columns_of(
+        f"ms | {_heads(keys)} | max | mean: detail | variation: percent | samples | backend: text detail"
     )
     rows = tuple(
         Row(
@@ -122,6 +111,10 @@ def _percentile_keys(latencies: Iterable[Latency]) -> list[str]:
     return sorted(keys, key=lambda key: float(re.sub(r"[^0-9.]", "", key)))
 
 
+def _heads(keys: Iterable[str]) -> str:
+    return " | ".join(key.removesuffix("_ms") for key in keys)
+
+
 def _percentile(latency: Latency, key: str) -> str:
     """A percentile, or how many samples it lacks; empty where it was not asked for."""
     value = percentile_of(latency, key)
@@ -147,21 +140,16 @@ def scopes_table(result: BenchResult) -> Table | None:
         )
         for name in latency["app"]
     )
-    return Table(title="Median by scope", columns=tuple(map(Column, ("ms", *scopes))), rows=rows)
+    return Table(title="Median by scope", columns=columns_of(" | ".join(("ms", *scopes))), rows=rows)
 
 
 def starts_table(result: BenchResult) -> Table | None:
     """How long a variant takes to start in a process of its own, and what memory it needs."""
     if result.process_start is UNSET:
         return None
-    columns = (
-        Column("variant"),
-        *map(Column, ("import, ms", "load, ms", "first answer, ms")),
-        Column("in all, ms", bold=True),
-        Column("next answer, ms"),
-        Column("memory after import, MB", is_detail=True),
-        Column("peak memory, MB", bold=True),
-        Column("starts"),
+    columns = columns_of(
+        "variant | import, ms | load, ms | first answer, ms | in all, ms: bold | next answer, ms | "
+        "memory after import, MB: detail | peak memory, MB: bold | starts"
     )
     rows = []
     for name, start in result.process_start.items():
@@ -184,15 +172,11 @@ def cold_starts_table(result: BenchResult) -> Table | None:
     """How long a variant takes to load in a process that runs already."""
     if result.cold_start is UNSET:
         return None
-    columns = tuple(map(Column, ("variant", "load, ms", "load to first answer, ms", "graph file, MB")))
+    columns = columns_of("variant | load, ms | load to first answer, ms | graph file, MB")
     rows = tuple(
         Row(
             name,
-            (
-                f"{start.load_ms:,.0f}",
-                f"{start.first_answer_ms:,.0f}",
-                mega(result.subject.variant_bytes[name], 2),
-            ),
+            (f"{start.load_ms:,.0f}", f"{start.first_answer_ms:,.0f}", mega(result.subject.variant_bytes[name], 2)),
         )
         for name, start in result.cold_start.items()
     )
@@ -204,14 +188,8 @@ def paced_table(result: BenchResult) -> Table | None:
     if result.paced is UNSET:
         return None
     keys = _percentile_keys(paced.latency for paced in result.paced.values())
-    columns = (
-        Column("ms"),
-        *(Column(key.removesuffix("_ms")) for key in keys),
-        Column("max"),
-        Column("deadline", is_detail=True),
-        Column("missed", "verdict"),
-        Column("late starts"),
-        Column("busy", "percent"),
+    columns = columns_of(
+        f"ms | {_heads(keys)} | max | deadline: detail | missed: verdict | late starts | busy: percent"
     )
     rows = tuple(
         Row(
@@ -236,13 +214,8 @@ def throughput_table(result: BenchResult) -> Table | None:
     """Frames per second with sessions side by side."""
     if result.throughput is UNSET:
         return None
-    columns = (
-        Column("variant"),
-        Column("sessions"),
-        Column("threads of each"),
-        Column("frames", is_detail=True),
-        Column("seconds", is_detail=True),
-        Column("frames per second", bold=True),
+    columns = columns_of(
+        "variant | sessions | threads of each | frames: detail | seconds: detail | frames per second: bold"
     )
     rows = tuple(
         Row(
@@ -261,14 +234,7 @@ def energy_table(result: BenchResult) -> Table | None:
     notes = () if result.energy_note is UNSET else (result.energy_note,)
     if not measured and not notes:
         return None
-    columns = (
-        Column("variant"),
-        Column("J per frame", bold=True),
-        Column("W"),
-        Column("W idle"),
-        Column("frames", is_detail=True),
-        Column("counter", "text"),
-    )
+    columns = columns_of("variant | J per frame: bold | W | W idle | frames: detail | counter: text")
     rows = tuple(
         Row(
             name,
@@ -290,15 +256,9 @@ def parity_table(result: BenchResult) -> Table | None:
     certificate = certificate_of(result)
     if certificate is None:
         return None
-    columns = (
-        Column("variant"),
-        Column("backend", "text"),
-        Column("same class", "percent"),
-        Column("class probability, max error"),
-        Column("parts IoU, min"),
-        Column("box, max px"),
-        Column("frames"),
-        Column("", "verdict"),
+    columns = columns_of(
+        "variant | backend: text | same class: percent | class probability, max error | parts IoU, min | "
+        "box, max px | frames | : verdict"
     )
     rows = []
     for it in certificate.variants:
