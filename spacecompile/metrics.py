@@ -173,8 +173,8 @@ def parts_iou(parts_HW: NDArray[np.uint8], true_parts_HW: NDArray[np.uint8]) -> 
     ious = []
     for part in range(len(PARTS)):
         bit = np.uint8(1 << part)
-        either_px = np.count_nonzero(either_HW & bit)
-        ious.append(np.count_nonzero(common_HW & bit) / either_px if either_px else 1.0)
+        either_px = int(np.count_nonzero(either_HW & bit))
+        ious.append(int(np.count_nonzero(common_HW & bit)) / either_px if either_px else 1.0)
     return tuple(ious)
 
 
