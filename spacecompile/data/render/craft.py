@@ -52,7 +52,7 @@ class Craft:
     """A whole craft, flattened to arrays for ray casting and shading.
 
     Attributes:
-        class_name: Its SPARK class.
+        class_name: SPARK class of the craft.
         vertices_VX: Vertex positions, centred on the middle of the bounding box.
         faces_F3: Vertex indices per face.
         normals_F3X: Shading normal per face corner, unit length.

@@ -25,8 +25,8 @@ def write_selftest(writer: BundleWriter, expected: Mapping[Tta, Sequence[Expecte
     """Choose frames that every augmentation has an answer to, real ones first, and write them with their answers.
 
     Args:
-        writer: Of the bundle.
-        expected: By test-time augmentation; at least one.
+        writer: Writer of the bundle.
+        expected: PyTorch's answers by test-time augmentation, at least one.
     """
     by_name = {tta: {case.frame.name: case for case in cases} for tta, cases in expected.items()}
     shared = [

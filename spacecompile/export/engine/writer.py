@@ -20,7 +20,7 @@ def check_engine_folder(folder: Path, *, force: bool) -> None:
     """Refuse a folder before anything is built.
 
     Args:
-        folder: Of one plan.
+        folder: Folder of one plan.
         force: Whether a plan that is there may be replaced.
 
     Raises:

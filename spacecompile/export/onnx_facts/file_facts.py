@@ -33,9 +33,9 @@ class TensorFacts(Record):
     """One input or output of a graph.
 
     Attributes:
-        name: Of the tensor.
-        type: `fp32`, `fp16`, `uint8`, ...
-        shape: One entry per axis; None where it is not fixed.
+        name: Name of the tensor.
+        type: Element type, for example `fp32` or `uint8`.
+        shape: Extent of each axis; None where it is not fixed.
     """
 
     name: str
@@ -47,10 +47,10 @@ class MacNode(Record):
     """One node that multiplies and adds.
 
     Attributes:
-        name: Of the node.
-        op: Its operator.
-        type: That it multiplies in; `int8` too where both factors come from a DequantizeLinear.
-        macs: Its multiply-adds.
+        name: Name of the node.
+        op: Operator of the node.
+        type: Type that the node multiplies in; `int8` too where both factors come from a DequantizeLinear.
+        macs: Multiply-adds of the node.
     """
 
     name: str
@@ -77,8 +77,8 @@ class GraphFacts(Record):
     """What one ONNX file is.
 
     Attributes:
-        inputs, outputs: Its interface.
-        opset: Of the standard operators.
+        inputs, outputs: Inputs and outputs of the graph.
+        opset: Version of the standard operators.
         ops: Nodes per operator, the most frequent first; operators of other domains as `domain.operator`.
         weight_bytes: Bytes of the weights per stored type. Weights are the constants of a float or an eight-bit type
             and quantised biases; scales and zero points of quantisation, indices and shapes are none.
@@ -107,7 +107,7 @@ def graph_facts(model_bytes: bytes) -> GraphFacts:
     """Read the facts of one file.
 
     Args:
-        model_bytes: A whole ONNX file.
+        model_bytes: Content of a whole ONNX file.
 
     Raises:
         IntegrityError: If it is no valid ONNX file.

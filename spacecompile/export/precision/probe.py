@@ -16,9 +16,9 @@ def session_giving(model: ModelProto, tensors: Sequence[str], *, threads: int) -
     """A session of a graph whose outputs are some of its float32 tensors.
 
     Args:
-        model: Left as it is.
-        tensors: Names.
-        threads: That share one operator.
+        model: Graph to look into; left as it is.
+        tensors: Names of the tensors to give.
+        threads: Number of threads per operator.
     """
     probe = ModelProto()
     probe.CopyFrom(model)

@@ -24,8 +24,8 @@ class Identified:
     """A network that has exactly the weights of a file.
 
     Attributes:
-        spec: Of it, with what the caller gave.
-        options: Those of its decoder options that no weight tells and nobody gave.
+        spec: Spec of the network, with what the caller gave.
+        options: Decoder options that no weight tells and nobody gave.
     """
 
     spec: ModelSpec
@@ -64,9 +64,9 @@ def matches_of(
     """Every network of an architecture that has exactly these weights.
 
     Args:
-        shapes: Of the weights, by smp's names.
-        base: The spec without the fields that say which network it is.
-        architecture: To build.
+        shapes: Shapes of the weights by smp's names.
+        base: Spec without the fields that say which network it is.
+        architecture: Architecture to build.
         given: Fields of the spec that are known.
 
     Raises:
