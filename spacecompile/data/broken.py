@@ -26,7 +26,7 @@ class BrokenFile:
     """A frame that can't be used.
 
     Attributes:
-        path: The file at fault.
+        path: File at fault.
         reason: What is wrong, naming the file.
     """
 
@@ -41,7 +41,7 @@ class BrokenFiles:
         """Start with none.
 
         Args:
-            total: Frames in the set, broken ones included.
+            total: Number of frames in the set, broken ones included.
             name: Name of the set, for messages.
         """
         self._total, self._name = total, name
@@ -76,11 +76,11 @@ def refuse_too_many(reasons: Sequence[str], total: int, *, name: str) -> None:
 
     Args:
         reasons: What is wrong with each broken frame found so far.
-        total: Frames in the set, broken ones included.
+        total: Number of frames in the set, broken ones included.
         name: Name of the set.
 
     Raises:
-        DataError: Naming the first few.
+        DataError: If too many are broken; names the first few.
     """
     if not reasons or len(reasons) < _FATAL_SHARE * total:
         return

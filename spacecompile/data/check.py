@@ -36,11 +36,11 @@ class Spread(Record):
 
 
 class PartFacts(Record):
-    """Of one part.
+    """How often one part is seen, and how large.
 
     Attributes:
         frames: Number of frames that show the part.
-        share: Share of the frame's pixels that it covers, over the frames that show it; None where none does.
+        share: Share of the frame's pixels over the frames that show the part; None where none does.
     """
 
     frames: int
@@ -51,21 +51,21 @@ class SplitFacts(Record):
     """What a split holds.
 
     Attributes:
-        format: Format of the csv.
+        format: Name of the format of the csv.
         frames: Number of frames that could be read.
-        broken: What is wrong with the others.
-        classes: Frames per class, in the order of the format.
-        sizes: Frames per size, as HEIGHTxWIDTH.
-        mean, std: Mean and deviation of all pixels per RGB channel, scaled to 0..1: what `train --mean --std` takes.
+        broken: Reason for each frame that could not be read.
+        classes: Number of frames per class, in the order of the format.
+        sizes: Number of frames per size, as HEIGHTxWIDTH.
+        mean, std: Mean and standard deviation of all pixels per RGB channel, scaled to 0..1, for `train --mean --std`.
         brightness: Mean grey level of a frame, 0 to 255.
         saturated_share: Share of a frame's pixels with a channel at 255.
         craft_size: Square root of the labelled box's share of the frame, 0 to 1.
-        parts: By part; empty where no frame has a mask.
-        margins_px: By side: how far the labelled box reaches beyond the mask's, in pixels; negative where it cuts.
+        parts: Facts by part; empty where no frame has a mask.
+        margins_px: Pixels by side that the labelled box reaches beyond the mask's; negative where it cuts.
         box_iou: IoU of the labelled and the mask's box: what a perfect mask scores without a margin.
-        without_parts: Frames whose mask is empty.
+        without_parts: Number of frames whose mask is empty.
         outside_box_share: Share of frames with mask pixels outside the labelled box.
-        box_outside: Frames whose labelled box leaves the frame.
+        box_outside: Number of frames whose labelled box leaves the frame.
     """
 
     format: str
@@ -88,7 +88,7 @@ class SplitFacts(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class _FrameFacts:
-    """Of one frame; sums are of grey levels 0 to 255 per channel."""
+    """Facts of one frame; sums are of grey levels 0 to 255 per channel."""
 
     size_px: tuple[int, int]
     sum_C: NDArray[np.float64]
@@ -104,10 +104,10 @@ def check_split(
     """Decode frames and masks and describe them. Every broken one is listed, however many they are.
 
     Args:
-        split: For its format and the files that are missing.
-        frames: To decode, of the split.
-        threads: Decoding at once.
-        progress: Told after every frame.
+        split: Split, for its format and its missing files.
+        frames: Frames of the split to decode.
+        threads: Number of threads that decode.
+        progress: Callback for progress.
 
     Raises:
         DataError: If no frame can be read.

@@ -27,7 +27,7 @@ from spacecompile.rle import rle_from_mask
 
 @dataclass(frozen=True, kw_only=True)
 class _Facts:
-    """Of one frame: size, and the masks as run lengths with their areas and boxes."""
+    """Facts of one frame: size, and the masks as run lengths with their areas and boxes."""
 
     size_px: tuple[int, int]
     craft: dict[str, Any] | None
@@ -46,12 +46,12 @@ def coco_document(
     """Describe frames in COCO's words; masks are run lengths, boxes x, y, width, height.
 
     Args:
-        frames: With files on disk.
+        frames: Frames with files on disk.
         classes: Category names, numbered from 1 in this order; the parts follow them.
         root: Folder that file names in the document are relative to.
         description: Description of the document.
-        threads: Reading at once.
-        progress: Told after every frame.
+        threads: Number of threads that read.
+        progress: Callback for progress.
 
     Returns:
         The document, and the frames that were left out.

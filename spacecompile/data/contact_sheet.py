@@ -42,10 +42,10 @@ def contact_sheet(
     """Draw a sheet with one row per class: whole frames, parts tinted, labelled box and mask's box outlined.
 
     Args:
-        frames: To choose from; those that can't be read leave their place empty.
-        classes: One row each, in this order; classes without a frame are left out.
-        per_class: Frames per row, spread over the class.
-        progress: Told after every frame.
+        frames: Frames to choose from; those that can't be read leave their place empty.
+        classes: Classes, one row each, in this order; classes without a frame are left out.
+        per_class: Number of frames per row, spread over the class.
+        progress: Callback for progress.
 
     Returns:
         A PNG file.

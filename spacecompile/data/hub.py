@@ -44,9 +44,9 @@ class FetchedSplit:
     Attributes:
         root: Folder for `--data`.
         split: `train` or `val`.
-        format: Format of the split's csv.
+        format: Name of the format of its csv.
         frames: Number of frames whose files are there.
-        missing: Rows whose files are not.
+        missing: Number of rows whose files are missing.
     """
 
     root: Path
@@ -62,8 +62,8 @@ class Fetched:
 
     Attributes:
         repo: Name of the data set.
-        revision: The commit.
-        splits: Splits that were found in the set.
+        revision: Commit that was fetched.
+        splits: Splits that were found in the data set.
     """
 
     repo: str
@@ -87,8 +87,8 @@ def fetch(
         output: Folder for the files.
         revision: Branch, tag or commit; the main branch if not given.
         endpoint: Address of another hub than the public one.
-        bars: Let the hub's client draw its progress bars on stderr.
-        progress: Told after every archive.
+        bars: Whether the hub's client draws its progress bars on stderr.
+        progress: Callback for progress.
 
     Raises:
         DataError: If the hub refuses, can't be reached, or what it holds is in no known format.
@@ -160,12 +160,7 @@ def _unreachable(repo: str, error: BaseException) -> DataError:
 
 
 def _unpack(archive: Path) -> None:
-    """Unpack an archive beside itself, once.
-
-    Raises:
-        DataError: If it is damaged.
-        OutputError: If its files can't be written.
-    """
+    """Unpack an archive beside itself, once."""
     mark = archive.with_name(archive.name + _UNPACKED_SUFFIX)
     if mark.exists() and mark.stat().st_mtime_ns >= archive.stat().st_mtime_ns:
         return

@@ -47,7 +47,7 @@ SPARK_2022_CLASSES: Final = (
     "xmm_newton",
     "double_star",
 )
-"""In the order of most participants' code; the published archive gives none."""
+"""Classes in the order of most participants' code; the published archive gives no order."""
 
 _IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg")
 
@@ -59,9 +59,9 @@ class LabelledFrame:
     """One row of a split.
 
     Attributes:
-        image_path: The frame.
+        image_path: File of the frame.
         mask_path: Parts mask of the frame; None where the format has none, so that it teaches class and box only.
-        class_name: One of its format's classes.
+        class_name: Class of the craft, one of the format's.
         box_xyxy: Half-open box in frame pixels.
     """
 
@@ -94,13 +94,13 @@ class LabelFormat:
     """One way of writing a split down.
 
     Attributes:
-        name: For people.
+        name: Name for people.
         columns: Columns that the header must have; others are ignored.
-        classes: In their usual order.
+        classes: Classes in their usual order.
         has_parts: Whether every frame has a parts mask.
-        box_example: How a box is written, for messages.
+        box_example: Spelling of a box, for messages.
         is_row_first: Whether a box names rows before columns.
-        paths: Root, split and row to the frame and its mask.
+        paths: Function from root, split and row to the frame and its mask.
     """
 
     name: str
@@ -118,10 +118,10 @@ class Split:
 
     Attributes:
         rows: Every row, in the order of the csv, whether its files are there or not.
-        frames: Rows whose files are there.
+        frames: Frames whose files are there.
         broken: Rows whose files are missing.
         format: Format of the csv.
-        rows_sha256: SHA-256 of names, classes and boxes of all rows in order, whether their files are there or not:
+        rows_sha256: SHA-256 of names, classes and boxes of all rows in order, whether their files are there or not: it
             tells data sets apart, wherever their folders are.
     """
 
@@ -135,7 +135,7 @@ class Split:
         """Frames spread over all rows, so that a lost file changes no other choice; the next free one stands in for it.
 
         Args:
-            limit: At most so many; 0 for all.
+            limit: Largest number of frames; 0 for all.
         """
         there = {frame.image_path for frame in self.frames}
         usable = [row.image_path in there for row in self.rows]
@@ -204,8 +204,8 @@ def spread(items: Sequence[T], limit: int | None) -> list[T]:
     """At most `limit` items, evenly spread and the first included: a split sorted by class keeps its classes.
 
     Args:
-        items: In order.
-        limit: None for all.
+        items: Items in order.
+        limit: Largest number of items; None for all.
     """
     count = len(items) if limit is None else min(limit, len(items))
     return [items[index * len(items) // count] for index in range(count)]
@@ -341,11 +341,7 @@ def _rows(root: Path, split: str) -> Iterator[csv.DictReader[str]]:
 
 
 def _format_of(csv_path: Path, columns: Sequence[str] | None) -> LabelFormat:
-    """The format whose columns the header has.
-
-    Raises:
-        DataError: If there is none; names what lacks for the nearest one.
-    """
+    """The format whose columns the header has; without one an error names what the nearest one lacks."""
     given = set(columns or ())
     nearest = max(_FORMATS, key=lambda entry: len(given & set(entry.columns)))
     missing = [column for column in nearest.columns if column not in given]
@@ -359,11 +355,7 @@ def _format_of(csv_path: Path, columns: Sequence[str] | None) -> LabelFormat:
 
 
 def _checked(row: Mapping[str, str | None], label_format: LabelFormat, where: str) -> dict[str, str]:
-    """The row's known fields, all filled, with plain file names and a class that the format has.
-
-    Raises:
-        DataError: If one is not.
-    """
+    """The row's known fields, checked: all filled, with plain file names and a class that the format has."""
     fields = {column: row[column] or "" for column in label_format.columns}
     if not all(fields.values()):
         raise DataError(f"{where}: a field is empty. Every row needs {', '.join(label_format.columns)}.")

@@ -116,8 +116,8 @@ def read_parts_HW(frame: LabelledFrame, size_px: tuple[int, ...]) -> NDArray[np.
     """Part bits of a labelled frame; None where its format has no masks.
 
     Args:
-        frame: With its mask on disk.
-        size_px: (height, width) of the frame.
+        frame: Labelled frame with its mask on disk.
+        size_px: Size of the frame as (height, width).
 
     Raises:
         DataError: If the mask is missing or has another size.

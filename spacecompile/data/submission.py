@@ -48,7 +48,7 @@ def check_names(image_names: Iterable[str]) -> None:
     """Refuse images that the table could not tell apart.
 
     Args:
-        image_names: With or without folders.
+        image_names: File names, with or without folders.
 
     Raises:
         UsageError: If two have the same file name, or the same name for their array.
@@ -68,7 +68,7 @@ class SubmissionWriter:
         """Begin a zip file.
 
         Args:
-            path: Path of the zip file, in a folder that is there.
+            path: Zip file to write, in a folder that is there.
             order: Order of a box's numbers.
 
         Raises:
@@ -90,7 +90,7 @@ class SubmissionWriter:
         """Add one frame's answer.
 
         Args:
-            image_name: Name of the frame's image; its folders are left out.
+            image_name: File name of the frame; its folders are left out.
             class_name: Likeliest class.
             parts_HW: Bit 0 body, bit 1 panel.
             box_xyxy: Half-open, in frame pixels.

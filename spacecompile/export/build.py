@@ -90,9 +90,9 @@ def build(
         precision: Precisions of the variants: `fp32`, `fp16`, `bf16`, `int8`.
         tta: Test-time augmentations inside the variants: `none`, `d4`, `d4-median`.
         data: Real frames for the parity check: a SPARK-format folder or any folder of images of the frame size.
-        force: Replace a bundle that is there.
-        options: What few builds change.
-        progress: Called with the name of the long step that runs.
+        force: Whether to replace a bundle that is already there.
+        options: Settings that few builds change.
+        progress: Callback for progress.
 
     Raises:
         CheckpointError, UsageError, DataError, OutputError: Before any work, if an argument can't be used.
@@ -110,12 +110,12 @@ def run_build(
     """Carry out a plan.
 
     Args:
-        plan: Plan that `plan_build` made.
-        progress: As in `build`.
-        on_step: Called after each step.
+        plan: Checked plan from `plan_build`.
+        progress: Callback for progress.
+        on_step: Callback for each finished step.
 
     Raises:
-        SpacecompileError: As `build`.
+        SpacecompileError: Same errors as `build`.
     """
     clock = Clock(on_step=on_step)
     rewritten, rewrites, cost_source, cost = _rewritten(plan, clock, progress)
@@ -202,13 +202,13 @@ def _frames(plan: BuildPlan, clock: Clock, progress: Progress) -> tuple[ParityFr
 
 
 def augmentations_to_export(plan: BuildPlan) -> list[Tta]:
-    """Every augmentation that the bundle has, and none, which ranges are measured on."""
+    """Every augmentation of the bundle, after the plain graph where ranges have to be measured on it."""
     measured: list[Tta] = ["none"] if any(variant.precision in MEASURED for variant in plan.variants) else []
     return list(dict.fromkeys([*measured, *(variant.tta for variant in plan.variants)]))
 
 
 def _exported(plan: BuildPlan, network: MultiTaskNetwork, clock: Clock) -> dict[Tta, ModelProto]:
-    """The float32 graph of every augmentation, and the plain one, which ranges are measured on."""
+    """The float32 graph of each of `augmentations_to_export`."""
     models: dict[Tta, ModelProto] = {}
     for tta in augmentations_to_export(plan):
         with clock.step("export" if tta == "none" else f"export {tta}") as step:
@@ -272,11 +272,7 @@ def _certificate(
     clock: Clock,
     progress: Progress,
 ) -> tuple[tuple[Variant, ...], ParityReport, dict[str, float]]:
-    """Judge every file as it lies on the disk, and write the report.
-
-    Returns:
-        The variants with the backends that they are certified on, the report, and `BuildReport.medians_ms`.
-    """
+    """Judge every file as it lies on the disk: the certified variants, the report, and the median times."""
     verdicts: list[VariantParity] = []
     medians_ms: dict[str, float] = {}
     certified: dict[str, list[str]] = {}
@@ -306,11 +302,7 @@ def _certificate(
 
 
 def _require(judged: Judgement, plan: BuildPlan, writer: BundleWriter) -> None:
-    """Put the picture of the worst frame into the bundle, or beside its place where the variant fails.
-
-    Raises:
-        ParityError: If it fails.
-    """
+    """Put the picture of the worst frame into the bundle, or refuse a variant that fails, its picture beside it."""
     verdict, picture = judged.verdict, judged.worst_png or b""
     if verdict.passed:
         writer.write(worst_frame_path(verdict.variant), picture)

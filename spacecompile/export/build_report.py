@@ -18,9 +18,9 @@ class BuildStep(Record):
 
     Attributes:
         name: Name of the step.
-        seconds: Seconds that the step took.
-        bytes: Size of what it read or wrote; None when that says nothing.
-        note: What came out, in a few words; may be empty.
+        seconds: Duration of the step.
+        bytes: Size of what the step read or wrote; None for a step without a telling size.
+        note: Outcome in a few words; may be empty.
     """
 
     name: str
@@ -34,16 +34,16 @@ class BuildReport(Record):
 
     Attributes:
         path: Folder of the bundle.
-        bytes: Size of all its files.
-        seconds: Seconds of the whole build.
-        steps: In order.
-        variants: In the bundle.
+        bytes: Size of all files of the bundle.
+        seconds: Duration of the whole build.
+        steps: Finished steps in order.
+        variants: Variants in the bundle.
         rewrites: One report per pass.
-        cost_source, cost: Before and after the rewrites.
-        precision: What was measured for the precisions, and what each file really holds.
-        parity: The certificate.
+        cost_source, cost: Cost of the network before and after the rewrites.
+        precision: Measurements behind fp16 and int8, and the types that each file really holds.
+        parity: Parity certificate of every file.
         medians_ms: Median time per frame in the parity check, by `<variant>, <backend>`: an impression, no benchmark.
-        licences: What the user must know.
+        licences: Licence notes for the user.
     """
 
     path: str
@@ -77,9 +77,9 @@ class Clock:
     """Times the steps of one build.
 
     Attributes:
-        on_step: Called after each step.
-        start_s: When the build began.
-        steps: So far.
+        on_step: Callback for each finished step.
+        start_s: Reading of the clock when the build began.
+        steps: Steps finished so far.
     """
 
     on_step: Callable[[BuildStep], None]
@@ -97,5 +97,5 @@ class Clock:
         self.on_step(finished)
 
     def elapsed_s(self) -> float:
-        """Since the build began."""
+        """Seconds since the build began."""
         return time.perf_counter() - self.start_s

@@ -40,10 +40,10 @@ def planned_precisions(
 
     Args:
         plan: Plan of the build.
-        models: float32 by augmentation, the plain one among them where a precision is measured.
-        expected: PyTorch's answers.
-        scoring: For the parity gate of int8.
-        clock: Times the steps.
+        models: float32 graph of each augmentation, the plain one among them where a precision is measured.
+        expected: PyTorch's answers by augmentation.
+        scoring: Classes and cost for the score in the parity gate of int8.
+        clock: Clock that times the steps.
         progress: Callback for progress.
 
     Returns:

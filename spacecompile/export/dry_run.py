@@ -25,8 +25,8 @@ class PlannedStep(Record):
     """One step that would run.
 
     Attributes:
-        name: As the build reports it when it ends.
-        does: What it does, in a few words.
+        name: Name that the build reports when the step ends.
+        does: Work of the step in a few words.
     """
 
     name: str
@@ -37,8 +37,8 @@ class PlannedFile(Record):
     """One file that would be written.
 
     Attributes:
-        path: Relative to the bundle, with forward slashes.
-        kind: What it is.
+        path: Path relative to the bundle, with forward slashes.
+        kind: Content of the file in a few words.
     """
 
     path: str
@@ -50,12 +50,12 @@ class DryRun(Record):
 
     Attributes:
         checkpoint: File to compile.
-        format: What kind of checkpoint it is.
-        assumed: What a foreign one does not say and was taken from the defaults.
+        format: Kind of the checkpoint.
+        assumed: Facts that a foreign checkpoint does not tell and that were taken from the defaults.
         output: Folder of the bundle.
         variants, spec: Variants and spec of the bundle.
-        steps: In order.
-        files: Files of the bundle, in the order in which they are written.
+        steps: Steps in order.
+        files: Files of the bundle in the order in which they are written.
     """
 
     checkpoint: str
@@ -72,7 +72,7 @@ def dry_run(plan: BuildPlan) -> DryRun:
     """Say what `run_build` would do with a plan. Reads the names of the frames in `plan.data`; writes nothing.
 
     Args:
-        plan: Plan of `plan_build`, which has checked it already.
+        plan: Plan from `plan_build`, which has checked it already.
     """
     return DryRun(
         checkpoint=str(plan.checkpoint_path),

@@ -28,10 +28,10 @@ _BYTES_PER_WEIGHT = 4
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """What few builds change.
+    """Settings that few builds change.
 
     Attributes:
-        rewrite: Run the exact rewrites.
+        rewrite: Whether to run the exact rewrites.
         spec_changes: Fields of the spec to use instead of the checkpoint's, such as `input_size_px` or `mean`. Those
             that say which network it is (`architecture`, `encoder`, `encoder_depth`, `decoder_options`) are for foreign
             checkpoints.
@@ -52,12 +52,12 @@ class BuildPlan:
     Attributes:
         checkpoint_path: Path of the checkpoint's file.
         checkpoint_bytes: Size of the checkpoint's file.
-        checkpoint: In memory, its network carrying `spec`.
-        spec: The checkpoint's, with the changes that were asked for.
+        checkpoint: Loaded checkpoint, whose network carries `spec`.
+        spec: Spec of the checkpoint with the changes that were asked for.
         output: Folder of the bundle.
-        variants: To build, in order.
-        data: Folder of real frames.
-        options: See there.
+        variants: Variants to build, in order.
+        data: Folder of real frames; None for rendered ones.
+        options: Settings that few builds change.
     """
 
     checkpoint_path: Path
@@ -89,7 +89,7 @@ def plan_build(
 
     Raises:
         CheckpointError: If the checkpoint can't be used.
-        UsageError: If an argument can't.
+        UsageError: If an argument can't be used.
         MissingPartError: If no installed backend computes in a precision, so that it can't be certified.
         DataError: If the data folder holds no image.
         OutputError: If something is in the way at the output.

@@ -32,7 +32,7 @@ from spacecompile.network.model import MultiTaskNetwork
 from spacecompile.network.run import run_once
 
 CHECKPOINT_FORMAT_PREFIX = CHECKPOINT_FORMAT.rsplit("-", 1)[0]
-"""Begins the format of every checkpoint of ours, whatever its version."""
+"""Beginning of the format of every checkpoint of ours, whatever its version."""
 
 # torch's restricted unpickler raises whatever the bytes lead it to, when they are no pickle at all.
 _FOREIGN_FILE_ERRORS = (
@@ -46,11 +46,11 @@ class LoadedCheckpoint:
     """A checkpoint in memory.
 
     Attributes:
-        network: In float32 on the CPU, in evaluation mode.
+        network: Network in float32 on the CPU, in evaluation mode.
         spec: Spec of the network.
-        training: JSON facts about the training, such as validation scores; empty when unknown.
+        training: Facts about the training as JSON values, such as validation scores; empty when unknown.
         sha256: SHA-256 of the file.
-        format: What kind of file it was.
+        format: Kind of the file.
         assumed: Facts about a foreign network that neither its weights nor the caller told, one clause each.
     """
 
@@ -66,10 +66,10 @@ def save_checkpoint(path: Path, network: MultiTaskNetwork, *, training: dict[str
     """Write a checkpoint atomically: an earlier file stays whole until the new one is complete.
 
     Args:
-        path: Ends in `.pt` or `.safetensors`.
-        network: To store.
-        training: JSON-able facts.
-        half: Store floating weights as float16, half the size; loading gives float32 again.
+        path: File to write; ends in `.pt` or `.safetensors`.
+        network: Network to store.
+        training: Facts about the training as JSON values.
+        half: Whether to store floating weights as float16, at half the size; loading gives float32 again.
 
     Raises:
         OutputError: If the file can't be written.
@@ -110,7 +110,7 @@ def load_checkpoint(path: Path, *, given: Mapping[str, Any] | None = None) -> Lo
     """Read a checkpoint of ours, or any file with the weights of an smp network.
 
     Args:
-        path: Path of the file: `.safetensors`, or whatever `torch.save` wrote.
+        path: File to read: `.safetensors`, or whatever `torch.save` wrote.
         given: Fields of the spec that are known. A foreign network takes them all; ours has its own spec, and the
             fields that say which network it is may not contradict it.
 
@@ -147,11 +147,11 @@ def load_source(path: Path, spec: ModelSpec) -> LoadedCheckpoint:
     do the bundle's task, not the one that the checkpoint was trained for.
 
     Args:
-        path: Path of the file that the bundle was built from, as its hash says.
-        spec: From the bundle's manifest.
+        path: File that the bundle was built from, as its hash says.
+        spec: Spec from the bundle's manifest.
 
     Raises:
-        CheckpointError: As `load_checkpoint`.
+        CheckpointError: Same as `load_checkpoint`.
         UsageError: If it is another network than the spec says.
         IntegrityError: If it has another number of classes.
     """
@@ -188,7 +188,7 @@ def _ours(content: Mapping[str, Any], path: Path, given: Mapping[str, Any]) -> t
 
 
 def _spec_of(content: Mapping[str, Any], path: Path) -> ModelSpec:
-    """Of a checkpoint of ours."""
+    """The spec of a checkpoint of ours."""
     try:
         if not isinstance(content["state_dict"], Mapping) or not isinstance(content.get("training", {}), Mapping):
             raise TypeError("state_dict and training must be dicts")
@@ -213,8 +213,8 @@ def without_cut_layers(network: MultiTaskNetwork, state_dict: Mapping[str, Tenso
     """The weights without those of layers that reach no feature of the encoder: other versions and smp store them.
 
     Args:
-        network: To load into; it may have been built without these layers.
-        state_dict: By the network's names.
+        network: Network to load into; it may have been built without these layers.
+        state_dict: Weights by the network's names.
     """
     beyond = state_dict.keys() - network.state_dict().keys()
     if beyond:
@@ -249,7 +249,7 @@ def tensors_of_file(path: Path) -> tuple[dict[str, Tensor], ModelSpec | None]:
     """The tensors of a file by name, whatever network they are of: those of its largest state dict.
 
     Args:
-        path: `.safetensors`, or whatever `torch.save` wrote.
+        path: File to read: `.safetensors`, or whatever `torch.save` wrote.
 
     Returns:
         The tensors, and the spec of a checkpoint of ours; None for any other file.

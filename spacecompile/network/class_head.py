@@ -77,11 +77,11 @@ def pooled_under(weights_NKHW: Tensor, features_NChw: Tensor) -> Tensor:
     a few pixels vanishes.
 
     Args:
-        weights_NKHW: 0 to 1, on a grid whose sides are whole multiples of the features' sides.
+        weights_NKHW: Weights, 0 to 1, on a grid whose sides are whole multiples of the features' sides.
         features_NChw: Features to average.
 
     Returns:
-        [N, K * C], the channels of a part beside each other; zero where the part has no weight.
+        Means [N, K * C], the channels of a part beside each other; zero where the part has no weight.
 
     Raises:
         CheckpointError: If the sides are no whole multiples.

@@ -19,11 +19,10 @@ with warnings.catch_warnings():
 
 
 class _WithInputSizedMasks(nn.Module):
-    """The network followed by the upsampling of its part logits to the input's size.
+    """The network followed by the upsampling of its part logits to the input's size."""
 
-    The benchmark's count of the reference network (4.4827 G) includes that upsampling, so ours does too, before and
-    after a rewrite.
-    """
+    # The benchmark's count of the reference network (4.4827 G) includes that upsampling, so ours does too, before and
+    # after a rewrite.
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -42,8 +41,8 @@ def cost_of(network: nn.Module, input_size_px: tuple[int, int]) -> Cost:
     GFLOPs. torch's counter counts a multiply-add twice and only matrix products and convolutions.
 
     Args:
-        network: Takes a float32 tensor [1, 3, height, width].
-        input_size_px: (height, width).
+        network: Network that takes a float32 tensor [1, 3, height, width].
+        input_size_px: Size of the input as (height, width).
     """
     training = network.training
     network.eval()

@@ -31,7 +31,7 @@ def shuffle_head(in_channels: int) -> nn.Sequential:
     one resize to the frame is as right as with smp's head.
 
     Args:
-        in_channels: Channels of the decoder's output.
+        in_channels: Number of channels of the decoder's output.
 
     Returns:
         A module from [N, C, h, w] to [N, K, 2 h, 2 w].

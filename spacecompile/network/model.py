@@ -49,7 +49,7 @@ class BoxResidualHead(nn.Module):
         """Look at the deepest features.
 
         Returns:
-            [N, 4], growth to the left, top, right and bottom as a share of the box's width or height, within the bound.
+            Growth [N, 4] to the left, top, right and bottom as a share of the box's width or height, within the bound.
         """
         reduced_NChw = torch.relu(self.reduce(features_NChw))
         weights_N4S = torch.softmax(self.where(reduced_NChw).flatten(2), dim=2)
@@ -69,7 +69,7 @@ class MultiTaskNetwork(nn.Module):
         """Build the untrained network that a spec describes; nothing is downloaded.
 
         Args:
-            spec: What to build.
+            spec: Description of the network.
             whole_encoder: Whether to keep the layers of smp's encoder that no feature depends on, as a file that smp
                 wrote has them. Only such a file needs them: they cost parameters, and in timm's encoders time.
 
@@ -193,10 +193,8 @@ def _shuffle_head(model: Any, spec: ModelSpec, upsampling: int) -> nn.Module:
 
 
 def _check_options(architecture: type, spec: ModelSpec) -> None:
-    """Refuse decoder options that smp's class would swallow without a word.
-
-    What a class does not know it hands to the encoder: smp's own ignore it, timm's (`tu-`) refuse what they don't know.
-    """
+    """Refuse decoder options that smp's class would swallow without a word."""
+    # What a class does not know it hands to the encoder: smp's own ignore it, timm's (`tu-`) refuse it.
     known = sorted(inspect.signature(architecture).parameters.keys() - _OURS)
     # The older name of the same option, which smp still takes.
     unknown = [name for name in spec.decoder_options if name.replace("use_batchnorm", "use_norm") not in known]

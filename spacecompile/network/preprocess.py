@@ -23,8 +23,8 @@ def input_from_frame(frames_NCHW: Tensor, input_size_px: tuple[int, int]) -> Ten
     shift the picture against the mask, and an antialiased resize has no TensorRT counterpart.
 
     Args:
-        frames_NCHW: Float, any value range; it is kept.
-        input_size_px: (height, width) of the result.
+        frames_NCHW: Frames as floats of any value range, which is kept.
+        input_size_px: Size of the result as (height, width).
 
     Returns:
         Float [N, C, height, width]; the frames themselves when they already have that size.
@@ -46,9 +46,9 @@ def normalised(input_NCHW: Tensor, mean: tuple[float, ...], std: tuple[float, ..
     """Centre and scale an input for the network.
 
     Args:
-        input_NCHW: Float, 0 to 255.
-        mean: Per channel, of values scaled to 0..1.
-        std: Per channel, of values scaled to 0..1.
+        input_NCHW: Input as floats, 0 to 255.
+        mean: Mean per channel of values scaled to 0..1.
+        std: Standard deviation per channel of values scaled to 0..1.
 
     Returns:
         (input / 255 - mean) / std, computed as one multiply and one add.

@@ -15,8 +15,8 @@ def run_once(network: MultiTaskNetwork, input_size_px: tuple[int, int], *, seed:
     """Run a network on one random input in float32.
 
     Args:
-        network: In float32 and evaluation mode.
-        input_size_px: (height, width).
+        network: Network in float32 and evaluation mode.
+        input_size_px: Size of the input as (height, width).
         seed: Seed of the input's standard normal values.
 
     Returns:

@@ -27,8 +27,8 @@ def without_unused_layers(module: nn.Module, input_NCHW: Tensor) -> nn.Module:
     """Put an identity in the place of every layer whose parameters reach no output.
 
     Args:
-        module: Gives a sequence of tensors; changed in place.
-        input_NCHW: What `unused_layers` may run a copy on.
+        module: Module that gives a sequence of tensors; changed in place.
+        input_NCHW: Input that a copy is run on, see `unused_layers`.
 
     Returns:
         The module itself.
@@ -42,8 +42,8 @@ def unused_layers(module: nn.Module, input_NCHW: Tensor) -> list[str]:
     """Paths of the outermost layers whose parameters all reach no output.
 
     Args:
-        module: Gives a sequence of tensors; left as it is.
-        input_NCHW: What a copy is run on, on its own device: without values on `meta`, which is quick.
+        module: Module that gives a sequence of tensors; left as it is.
+        input_NCHW: Input that a copy is run on, on the input's device: on `meta` without values, which is quick.
     """
     parameters = {name for name, _ in module.named_parameters()}
     unused = parameters - reaching_parameters(module, input_NCHW)
@@ -54,8 +54,8 @@ def reaching_parameters(module: nn.Module, input_NCHW: Tensor, outputs: slice = 
     """Names of the parameters that an output has a gradient for, be it zero.
 
     Args:
-        module: Gives a sequence of tensors; left as it is.
-        input_NCHW: What a copy is run on, on its own device.
+        module: Module that gives a sequence of tensors; left as it is.
+        input_NCHW: Input that a copy is run on, on the input's device.
         outputs: Slice of the tensors to consider.
     """
     probe = copy.deepcopy(module).to(input_NCHW.device).requires_grad_(True).eval()
@@ -82,10 +82,8 @@ def _outermost(module: nn.Module, path: str, unused: set[str]) -> list[str]:
 
 
 def _blocks(module: nn.Module, path: str) -> list[str]:
-    """An unused module, or what lies in it where it is a container.
-
-    Activations and pools in a container go too: one that works in place would change the tensor that now passes by.
-    """
+    """An unused module, or what lies in it where it is a container."""
+    # Activations and pools in a container go too: one that works in place would change the tensor that now passes by.
     if type(module) not in _CONTAINERS:
         return [path]
     return [block for name, child in module.named_children() for block in _blocks(child, f"{path}.{name}")]

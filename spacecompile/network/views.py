@@ -69,8 +69,9 @@ def merged_part_logits(part_logits_NKhw: Tensor, tta: Tta, *, offset: float = 0.
 
     Args:
         part_logits_NKhw: Part logits of all views, in the picture's own pose.
-        tta: How to merge.
-        offset: To add to given logits for true ones, which a mean of probabilities needs; the result is shifted back.
+        tta: Augmentation, which says how to merge.
+        offset: Number that makes given logits true ones, which a mean of probabilities needs; the result is shifted
+            back.
     """
     if tta == "d4-median":
         return median(part_logits_NKhw)

@@ -31,15 +31,15 @@ class Exposure:
     """One exposure of one camera.
 
     Attributes:
-        gain: Radiance to sensor level.
+        gain: Factor from radiance to sensor level.
         blur_px: Standard deviation of the point spread.
-        full_well_electrons: Electrons at saturation; sets the shot noise.
-        read_noise: Standard deviation, in sensor level.
+        full_well_electrons: Number of electrons at saturation; sets the shot noise.
+        read_noise: Standard deviation of the read noise, in sensor level.
         glare: Share of light beyond saturation that is spread around.
         haze: Veiling light, in sensor level.
-        hot_pixels: How many pixels are stuck.
+        hot_pixels: Number of stuck pixels.
         gamma: Exponent of the tone curve.
-        balance_rgb: White balance error.
+        balance_rgb: White balance error per channel.
     """
 
     gain: float
@@ -81,10 +81,10 @@ def expose(rng: np.random.Generator, radiance_HW3: Floats, region: Region, expos
     """Turns radiance into the frame's 8-bit RGB.
 
     Args:
-        rng: Noise.
+        rng: Source of the noise.
         radiance_HW3: Radiance; changed in place.
-        region: Where the craft is; only there is the picture sharp enough to need a blur.
-        exposure: The camera.
+        region: Part of the frame with the craft; only there is the picture sharp enough to need a blur.
+        exposure: Exposure of the camera.
 
     Returns:
         uint8 [H, W, 3].

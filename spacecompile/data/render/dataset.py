@@ -35,12 +35,12 @@ class RenderSummary:
     Attributes:
         output: Data folder.
         split: Name of the split.
-        frames: Frames in the split now.
-        rendered: Frames that this run made; the others were there.
+        frames: Number of frames in the split now.
+        rendered: Number of frames that this run made; the others were there.
         seconds: Wall time of the run.
         frames_per_second: Rate of the frames that this run made; 0 when there were none.
-        workers: Processes used.
-        csv_path: The label table.
+        workers: Number of processes.
+        csv_path: Path of the label table.
     """
 
     output: str
@@ -65,10 +65,10 @@ def render_dataset(
 
     Args:
         output: Data folder; made if it isn't there.
-        settings: What to render.
-        workers: Processes; 1 renders in this one.
-        progress: Called with (step, frames done, frames in all).
-        force: Remove the split that is there first, whatever its settings.
+        settings: Settings of the split.
+        workers: Number of processes; 1 renders in this one.
+        progress: Callback for progress.
+        force: Whether to remove the split that is there first, whatever its settings.
 
     Raises:
         OutputError: If the folder can't be written, or holds a split of other settings or more frames without `force`.

@@ -37,7 +37,7 @@ class RenderedFrame:
         parts_HW: uint8 [H, W]; bit 0 body, bit 1 panel.
         class_name: One of `SPARK_CLASSES`.
         box_xyxy: Tight half-open box around every craft pixel.
-        facts: How the frame came about, for plots and tests.
+        facts: Facts on how the frame came about, for plots and tests.
     """
 
     frame_HWC: NDArray[np.uint8]

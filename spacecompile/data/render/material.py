@@ -20,7 +20,7 @@ class Material:
     """How a surface reflects sunlight.
 
     Attributes:
-        name: What the fleet calls it.
+        name: Name that the fleet uses.
         diffuse_rgb: Lambert albedo, linear.
         specular_rgb: Reflectance at normal incidence, linear.
         gloss: Blinn-Phong exponent; higher is sharper.

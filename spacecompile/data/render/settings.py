@@ -21,11 +21,11 @@ class RenderSettings:
     """One split of synthetic frames.
 
     Attributes:
-        num_frames: How many frames; frame i doesn't depend on it.
-        seed: Chooses all frames; different seeds and splits share none.
-        split: `train` or `val`.
+        num_frames: Number of frames; frame i doesn't depend on it.
+        seed: Seed that chooses all frames; different seeds and splits share none.
+        split: Name of the split, `train` or `val`.
         frame_size_px: Height and width of the frames.
-        samples_per_pixel: Rays per pixel for colour; labels always come from the pixel's centre.
+        samples_per_pixel: Number of rays per pixel for colour; labels always come from the pixel's centre.
         jpeg_quality: JPEG quality of the frames; masks have their own, in `spark`.
     """
 

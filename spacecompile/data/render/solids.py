@@ -84,10 +84,10 @@ def wing(
     """A deployed wing: a V-shaped yoke, then panels in a row with hinges between.
 
     Args:
-        root: Where the drive mechanism meets the body.
+        root: Point where the drive mechanism meets the body.
         out: Unit direction away from the body.
         normal: Unit direction that the cells face.
-        num_panels: How many panels.
+        num_panels: Number of panels.
         panel_xy_m: Panel length along `out` and width across.
         yoke_m: Gap from the root to the first panel.
         cells: Material of the cell side.

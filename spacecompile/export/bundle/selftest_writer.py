@@ -26,7 +26,7 @@ def write_selftest(writer: BundleWriter, expected: Mapping[Tta, Sequence[Expecte
 
     Args:
         writer: Writer of the bundle.
-        expected: By test-time augmentation; at least one.
+        expected: PyTorch's answers by test-time augmentation, at least one.
     """
     by_name = {tta: {case.frame.name: case for case in cases} for tta, cases in expected.items()}
     shared = [

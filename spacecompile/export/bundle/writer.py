@@ -1,9 +1,9 @@
 """Writing a bundle so that the place where it belongs holds a whole one or none, at any moment.
 
-The files go to a hidden sibling folder, which is renamed at the end. With a bundle that is there it changes names in
-one step where the platform can do that; elsewhere two renames do it, between which there is none, and who is killed
-just then gets the old one back from the next build. The folder is locked while its build lives, so that the next build
-can tell a killed one's remains, which it removes, from a build that runs beside it.
+The files go to a hidden sibling folder, which takes the bundle's name at the end. It is exchanged with an earlier
+bundle in one step where the platform can do that. Elsewhere two renames do it; after a kill between them the next build
+brings the earlier bundle back. The folder is locked while its build lives: so the next build can tell the remains of a
+killed one, which it removes, from a build that runs beside it.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class BundleWriter:
     """A bundle that is being written.
 
     Attributes:
-        output: Where the bundle will be.
-        folder: Where its files lie until the end.
+        output: Folder that becomes the bundle.
+        folder: Hidden folder that holds the files until the end.
         remedy: Sentence that ends the message when something can't be written.
         facts: Size and hash of every file so far, by relative path.
     """
@@ -75,7 +75,7 @@ def check_output(output: Path, *, force: bool, needed_bytes: int) -> None:
     Args:
         output: Folder of the bundle.
         force: Whether a bundle that is there may be replaced.
-        needed_bytes: Estimated size.
+        needed_bytes: Estimated size of the bundle.
 
     Raises:
         OutputError: If something is in the way, or the disk is too full.

@@ -34,7 +34,7 @@ class Layers(Record):
 
     Attributes:
         network: Layers of the parsed network.
-        engine: What the library's inspector says of the engine; None where no GPU could load it.
+        engine: Report of the library's inspector on the engine; None where no GPU could load it.
     """
 
     network: tuple[LayerFact, ...]
@@ -47,9 +47,9 @@ class EngineBuild:
 
     Attributes:
         plan: The library's own bytes, nothing added.
-        facts: For the sidecar.
-        layers: For `layers.json`.
-        timing_cache: To hand to the next build; None when the library has none.
+        facts: Facts for the sidecar.
+        layers: Content of `layers.json`.
+        timing_cache: Timings for the next build; None when the library keeps none.
     """
 
     plan: bytes
@@ -93,11 +93,11 @@ def build_engine(
 
     Args:
         model_bytes: A whole ONNX file with fixed shapes.
-        api: Interface of the library.
-        options: See there.
-        timing_cache: Timing cache of an earlier build; empty to start one; None for none.
+        api: Library that builds.
+        options: Build options; the defaults if None.
+        timing_cache: Timings of an earlier build; empty to start a cache; None for no cache.
         step: Name of the step for `progress`.
-        progress: Called with percents.
+        progress: Callback for progress.
 
     Raises:
         UsageError: If the library has no such option.
@@ -158,11 +158,7 @@ def _empty_network(api: EngineApi) -> _Parsed:
 
 
 def _parsed(model_bytes: bytes, api: EngineApi) -> _Parsed:
-    """A graph in the library's own terms.
-
-    Raises:
-        BuildError: If the parser refuses it, or a shape is not fixed.
-    """
+    """A graph in the library's own terms; refused where the parser refuses it or a shape is not fixed."""
     parsed = _empty_network(api)
     parser, network = parsed.parser, parsed.network
     if not parser.parse(model_bytes):
@@ -204,13 +200,7 @@ def _add_profile(parsed: _Parsed, config: Any) -> None:
 
 
 def _inspected(plan: bytes, api: EngineApi) -> Any:
-    """What the inspector says of the engine; None where no GPU can load it: there is none, or it is built for others.
-
-    Not yet run on a GPU.
-
-    Raises:
-        BuildError: If full TensorRT, which builds for the GPU of this machine, can't load its own plan on it.
-    """
+    """What the inspector says of the engine; None where no GPU here can load it."""
     if api.device is None:
         return None
     trt = api.trt
@@ -218,6 +208,7 @@ def _inspected(plan: bytes, api: EngineApi) -> Any:
     # A version-compatible plan brings code of its own; this one was built a moment ago.
     runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan)
+    # Full TensorRT builds for the GPU of this machine; TensorRT-RTX may have built for others, which is no fault.
     if engine is None and api.kind == "tensorrt":
         raise BuildError(
             f"{api.title} built a plan that it can't load again on {api.device.gpu}, for which it was built. "

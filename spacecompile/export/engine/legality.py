@@ -1,7 +1,7 @@
 """Which nodes of a graph TensorRT would refuse, and why: known before any engine is built.
 
-The rules are those of DESIGN section 5, each checked against TensorRT's parser. Where a TensorRT module is installed,
-its own parser can be asked as well (`to_engine.refused_nodes`).
+Each rule was checked against TensorRT's parser. Where a TensorRT module is installed, its own parser can be asked as
+well (`build_plan.refused_nodes`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from spacecompile.errors import BuildError
 from spacecompile.export.engine.legality_records import IllegalNode, LegalityReport
 
 _OPSET_MAX = 23
-"""Of TensorRT's parser."""
+"""Newest version of the ONNX operators that TensorRT's parser reads."""
 
-# Not in TensorRT, or of a shape that depends on the data (DESIGN section 5).
+# Not in TensorRT, or of a shape that depends on the data.
 _ILLEGAL_OPS = frozenset(
     (
         *("BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Compress", "If", "Loop"),
@@ -36,9 +36,9 @@ def legality_of(
     """Judge a graph by the rules, and join what a parser said of it.
 
     Args:
-        model_bytes: A whole ONNX file.
+        model_bytes: Content of a whole ONNX file.
         parser_name: Library and version of the parser that was asked, if any.
-        refused: What that parser refuses.
+        refused: Nodes that the parser refuses.
 
     Raises:
         BuildError: If the file is no ONNX model, or its shapes can't be inferred.
@@ -63,7 +63,7 @@ def illegal_nodes(model: ModelProto) -> tuple[IllegalNode, ...]:
     Equal dtypes at every operator are the ONNX checker's to judge.
 
     Args:
-        model: With the shapes of all tensors inferred.
+        model: Graph with inferred types and shapes.
     """
     graph = model.graph
     tensors = {info.name: info.type.tensor_type for info in (*graph.value_info, *graph.input, *graph.output)}

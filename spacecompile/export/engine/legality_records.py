@@ -9,9 +9,9 @@ class IllegalNode(Record):
     """One node, tensor or graph that TensorRT would refuse.
 
     Attributes:
-        op: Operator; empty when the trouble is no node's.
+        op: Operator of the node; empty when the trouble is not that of a node.
         node: Name of the node; may be empty, as ONNX allows.
-        reason: What is wrong, as the end of a sentence that begins with the node.
+        reason: End of the sentence that begins with the node and says what is wrong.
     """
 
     op: str
@@ -27,10 +27,10 @@ class LegalityReport(Record):
     """Whether TensorRT takes one graph.
 
     Attributes:
-        checked_by: What judged: `rules`, and the parser of each library that was asked.
-        nodes: Number of nodes.
+        checked_by: Judges: `rules`, and the parser of each library that was asked.
+        nodes: Number of nodes in the graph.
         ops: Number of nodes per operator, the most frequent first.
-        illegal: What would be refused; empty for a legal graph.
+        illegal: Nodes and facts of the graph that would be refused; empty for a legal graph.
     """
 
     checked_by: tuple[str, ...]

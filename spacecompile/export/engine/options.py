@@ -14,7 +14,7 @@ def check_options(api: EngineApi, options: EngineOptions, *, timing_cache: bool)
     """Refuse an option that the library does not have, before anything is parsed.
 
     Raises:
-        UsageError: Naming the option.
+        UsageError: If an option is not there; names it.
     """
     unsupported = {
         "tensorrt": {
@@ -93,11 +93,7 @@ def _set_capabilities_rtx(config: Any, api: EngineApi, options: EngineOptions) -
 
 
 def _capabilities_rtx(api: EngineApi, options: EngineOptions) -> dict[str, Any]:
-    """TensorRT-RTX only: the library's constant for each compute capability.
-
-    Raises:
-        UsageError: If one is malformed, or the library does not know it.
-    """
+    """TensorRT-RTX only: the library's constant for each compute capability; one that it does not know is refused."""
     if not options.compute_capabilities:
         return {}
     trt = api.trt

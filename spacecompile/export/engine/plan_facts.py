@@ -31,9 +31,9 @@ class EngineOptions(Record):
     Attributes:
         workspace_bytes: Most scratch memory that a layer may use; None for the library's default, all of the GPU's.
         optimization_level: 0 to 5, more is slower to build and may be faster to run; None for the library's default.
-        version_compatible: The plan also runs on later versions of the same major version.
+        version_compatible: Whether the plan also runs on later versions of the same major version.
         hardware_compatibility: Other GPUs that the plan also runs on.
-        compute_capabilities: To build for, as `major.minor`; empty for the library's default.
+        compute_capabilities: Compute capabilities to build for, as `major.minor`; empty for the library's default.
     """
 
     workspace_bytes: int | None = None
@@ -86,7 +86,7 @@ class RealisedTypes(Record):
     Attributes:
         layers: Number of layers by the type of their first output.
         compute_layers: Number of convolutions and matrix products by the type that they multiply in.
-        compute_shares: The same as shares of 1.
+        compute_shares: Share of convolutions and matrix products by the type that they multiply in, 0 to 1.
         engine_formats: Number of outputs of the engine's own layers by format and type in the inspector's words; None
             where no GPU could load the engine.
     """
@@ -102,25 +102,25 @@ class EngineFacts(Record):
 
     Attributes:
         engine: Library that built the plan.
-        library_version: Version of the library; a plan runs on no other, unless it is version-compatible.
+        library_version: Version of that library; a plan runs on no other, unless it is version-compatible.
         library_cuda: Major version of the CUDA toolkit that the library was made with; None when unknown.
-        cuda: Newest CUDA version that the driver runs; None without a driver, like the next three.
-        driver: Version of the driver.
-        gpu: Name of the GPU that the plan was built on.
-        compute_capability: Compute capability of that GPU.
-        target: What the plan runs on, in a word.
+        cuda: Newest CUDA version that the driver runs; None without a driver.
+        driver: Version of the driver; None without one.
+        gpu: Name of the GPU that the plan was built on; None without a driver.
+        compute_capability: Compute capability of the GPU that the plan was built on; None without a driver.
+        target: Machines that the plan runs on, in a word.
         options: Options that the plan was built with.
         timing_cache: Whether the timings came from a cache.
-        strongly_typed: The graph's own types were kept.
+        strongly_typed: Whether the graph's own types were kept.
         tf32: Whether float32 may be computed in TF32.
         profile: The one optimisation profile: every input at its one shape.
         static_shapes: Whether all shapes are fixed.
         inputs, outputs: Inputs and outputs of the graph.
-        types: Types that were realised.
+        types: Types that were read back after parsing.
         onnx_sha256: SHA-256 of the ONNX file.
         plan_sha256, plan_bytes: SHA-256 and size of the plan.
-        certified: Backends that answered like PyTorch with this plan. Empty: nothing has run it.
-        spacecompile: Version that built it.
+        certified: Backends that answered like PyTorch with this plan; empty where nothing has run it.
+        spacecompile: Version of spacecompile that built the plan.
     """
 
     engine: EngineKind
@@ -178,10 +178,8 @@ def _outputs(layer: Any) -> Iterator[Any]:
 
 
 def _compute_type(layer: Any, producers: dict[str, Any]) -> str:
-    """int8 when both factors come out of a DequantizeLinear, which the builder fuses; the first factor's type if not.
-
-    A convolution whose weights are not given by a tensor holds them itself, in its own type.
-    """
+    """int8 when both factors come out of a DequantizeLinear, which the builder fuses, else the first factor's type."""
+    # A convolution whose weights are not given by a tensor holds them itself, in its own type: it has one factor here.
     factors = [layer.get_input(index) for index in range(min(layer.num_inputs, 2))]
     sources = [_source(tensor, producers) for tensor in factors if tensor is not None]
     quantised = [layer for layer in sources if layer is not None and layer.type.name == "DEQUANTIZE"]

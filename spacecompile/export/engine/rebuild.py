@@ -31,19 +31,16 @@ _PLAN_SUFFIX: Final = ".plan"
 
 _REMEDY: Final = "Free some space, or check the permissions of the folder that the bundle lies in."
 
-BuildStep = Callable[..., EngineBuild]
-"""As `to_engine.build_engine`."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Rebuilt:
     """What a rebuild did.
 
     Attributes:
-        manifest_sha256: SHA-256 of the bundle's manifest now. It holds more than before, so it is another.
+        manifest_sha256: SHA-256 of the new manifest.
         plans: Facts of every new plan by its variant's name.
-        removed: Plans that these replaced.
-        selftest: How far the new plans' answers are from PyTorch's.
+        removed: Names of the plans that were replaced.
+        selftest: Distances of the new plans' answers from PyTorch's.
     """
 
     manifest_sha256: str
@@ -57,7 +54,7 @@ def buildable(bundle: Bundle, names: Sequence[str] = ()) -> tuple[Variant, ...]:
 
     Args:
         bundle: Bundle that holds the variants.
-        names: Only these; all if empty.
+        names: Names of the variants to take; all if empty.
 
     Raises:
         UsageError: If one is unknown or has no ONNX file of its own, or there is none.
@@ -82,19 +79,19 @@ def rebuild(
     variants: Sequence[Variant],
     options: EngineOptions | None = None,
     threads: int | None = None,
-    build: BuildStep = build_engine,
+    build: Callable[..., EngineBuild] = build_engine,
     progress: Progress = no_progress,
 ) -> Rebuilt:
     """Make plans of variants for this machine and put them into the bundle.
 
     Args:
-        bundle: To change; its other files stay the same bytes.
+        bundle: Bundle to change; its other files stay the same bytes.
         api: Library that builds and runs them.
-        variants: Variants that `buildable` gave.
-        options: How they are built.
-        threads: As in `session.load`.
-        build: Makes a plan of ONNX bytes.
-        progress: Counts what the library builds, then answered frames.
+        variants: Variants from `buildable`.
+        options: Build options; the defaults if None.
+        threads: Number of threads per operator in the self-test; None for the physical cores that this process may use.
+        build: Function with the signature of `build_engine`, which makes a plan of ONNX bytes.
+        progress: Callback for progress.
 
     Raises:
         BuildError: If the library can't build one, or it computes in other types than the variant says.

@@ -31,7 +31,7 @@ class BuildWatch:
     """What a build reports to, and what it asks whether to go on.
 
     Attributes:
-        cancelled: Set to end the build at its next step.
+        cancelled: Event that ends the build at its next step.
         percents: Whole percents of the build that are done, rising; None ends them.
     """
 
@@ -104,9 +104,9 @@ def run_watched(work: Callable[[], _Result], watch: BuildWatch, *, progress: Pro
     An interrupt here, or any error in `progress`, cancels the build, waits until it has ended, and is raised.
 
     Args:
-        work: The build; it reports to `watch`.
-        watch: See there.
-        progress: Called in this thread with percents.
+        work: Function that builds and reports to `watch`.
+        watch: Watch that the build reports to.
+        progress: Callback for progress.
         step: Name of the step for `progress`.
     """
     outcome: Future[_Result] = Future()

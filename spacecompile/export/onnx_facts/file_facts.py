@@ -34,8 +34,8 @@ class TensorFacts(Record):
 
     Attributes:
         name: Name of the tensor.
-        type: `fp32`, `fp16`, `uint8`, ...
-        shape: One entry per axis; None where it is not fixed.
+        type: Element type, for example `fp32` or `uint8`.
+        shape: Extent of each axis; None where it is not fixed.
     """
 
     name: str
@@ -78,7 +78,7 @@ class GraphFacts(Record):
 
     Attributes:
         inputs, outputs: Inputs and outputs of the graph.
-        opset: Opset of the standard operators.
+        opset: Version of the standard operators.
         ops: Nodes per operator, the most frequent first; operators of other domains as `domain.operator`.
         weight_bytes: Bytes of the weights per stored type. Weights are the constants of a float or an eight-bit type
             and quantised biases; scales and zero points of quantisation, indices and shapes are none.
@@ -107,7 +107,7 @@ def graph_facts(model_bytes: bytes) -> GraphFacts:
     """Read the facts of one file.
 
     Args:
-        model_bytes: A whole ONNX file.
+        model_bytes: Content of a whole ONNX file.
 
     Raises:
         IntegrityError: If it is no valid ONNX file.

@@ -25,14 +25,14 @@ from spacecompile.export.onnx_facts.file_facts import (
 
 @dataclass(frozen=True, kw_only=True)
 class NodeWork:
-    """One node.
+    """The work of one node.
 
     Attributes:
         name, op: Name and operator of the node.
         macs: Multiply-adds of the node; 0 where a shape is unknown.
-        type: Type that the node multiplies in; empty for one that does not.
-        reads, writes: Names of the tensors that it takes and gives; weights behind a DequantizeLinear by the name of
-            the quantised one.
+        type: Type that the node multiplies in; empty for one that does not multiply.
+        reads, writes: Names of the tensors that the node takes and gives; weights behind a DequantizeLinear by the name
+            of the quantised tensor.
     """
 
     name: str
@@ -48,9 +48,9 @@ class GraphTraffic:
     """The work of a whole graph.
 
     Attributes:
-        nodes: By name, in graph order.
-        tensor_bytes: By name; tensors of unknown size are absent.
-        boundary: Inputs, outputs and weights: what must pass however much is fused.
+        nodes: Work of each node by its name, in graph order.
+        tensor_bytes: Size of each tensor by its name; tensors of unknown size are absent.
+        boundary: Names of inputs, outputs and weights, which must pass however much is fused.
     """
 
     nodes: Mapping[str, NodeWork]
@@ -91,7 +91,7 @@ def graph_traffic(model_bytes: bytes) -> GraphTraffic:
     """Read the work of one file.
 
     Args:
-        model_bytes: A whole ONNX file.
+        model_bytes: Content of a whole ONNX file.
 
     Raises:
         IntegrityError: If it is no valid ONNX file.

@@ -32,9 +32,8 @@ class Judgement:
     """One variant on one backend.
 
     Attributes:
-        verdict: Verdict on the file.
-        median_ms: Median of its runs over the frames, one after the other, cold caches included: an impression, no
-            benchmark.
+        verdict: Verdict on the variant.
+        median_ms: Median time of the runs over the frames, cold caches included: an impression, no benchmark.
         worst_png: Picture of the worst frame; None where none was asked for.
     """
 
@@ -47,7 +46,7 @@ def backends_of(variant: Variant) -> list[BackendEntry]:
     """Backends that this machine has and that can run a variant, the one that it ships by first.
 
     Raises:
-        MissingPartError: If there is none.
+        MissingPartError: If this machine has no such backend.
     """
     able = [entry for entry in BACKENDS if entry.runs(variant)]
     present = [entry for entry in able if entry.missing() is None]
@@ -79,14 +78,14 @@ def judge(
     """Run one file on one backend and judge it.
 
     Args:
-        variant: With its tolerance.
+        variant: Variant to judge, with its tolerance.
         content: Content of the variant's file, as read from the disk.
-        expected: Answers with the variant's test-time augmentation.
-        entry: The backend.
-        scoring: For the drop of the score.
+        expected: PyTorch's answers with the variant's test-time augmentation.
+        entry: Backend that runs the file.
+        scoring: Classes and cost for the drop of the score.
         threads: Number of threads of the backend.
-        picture: Draw the worst frame.
-        progress: Callback for progress, see `check_parity`.
+        picture: Whether to draw the worst frame.
+        progress: Callback for progress.
 
     Raises:
         IntegrityError: If the engine refuses the file or fails on it.

@@ -31,7 +31,7 @@ _NOISE_SEED = 20240
 _CALIBRATION_SEED = 20241
 _THUMBNAIL_PX = 64
 _LIT_LEVEL = 40
-"""Of 255: above it a pixel shows something other than the sky."""
+"""Grey level, of 255, above which a pixel shows something other than the sky."""
 _CHECKER_CELLS = 8
 
 
@@ -41,8 +41,8 @@ class Truth:
 
     Attributes:
         class_name: Class of the spacecraft.
-        parts_HW: uint8, bit 0 body, bit 1 panel.
-        box_xyxy: Half-open, in frame pixels.
+        parts_HW: Parts as uint8, bit 0 body, bit 1 panel.
+        box_xyxy: Half-open box in frame pixels.
     """
 
     class_name: str
@@ -55,10 +55,10 @@ class ParityFrame:
     """One frame to compare answers on.
 
     Attributes:
-        name: Unique within a build; for a file, its path below the data folder.
-        kind: Where it comes from.
-        frame_HWC: uint8 RGB.
-        truth: What is in it, where that is known.
+        name: Name, unique within a build; for a file, its path below the data folder.
+        kind: Origin of the frame.
+        frame_HWC: Pixels, uint8 RGB.
+        truth: Labels of the frame, where they are known.
     """
 
     name: str
@@ -73,15 +73,14 @@ def parity_frames(
     """Collect the frames of one build: `count` real or rendered ones, evenly spread, then the adversarial ones.
 
     Args:
-        frame_size_px: (height, width).
+        frame_size_px: Size of the frames as (height, width).
         data: A SPARK-format folder or any folder of images of that size. Without one, frames are rendered where the
             `render` extra is installed, and only adversarial ones are used where it is not.
         count: Largest number of frames that are not adversarial.
-        progress: Called with step `frames`.
+        progress: Callback for progress.
 
     Raises:
-        UsageError: If the folder holds no image.
-        DataError: If an image has another size or can't be read.
+        DataError: If the folder holds no image, or an image has another size or can't be read.
     """
     if data is not None:
         chosen = _real_frames(frame_size_px, data=data, count=count, progress=progress)
@@ -113,14 +112,14 @@ def calibration_frames(
     again nearly black and saturated, so that no camera setting finds a range that was never seen.
 
     Args:
-        frame_size_px: (height, width).
-        data: Real frames, as `parity_frames` takes them.
-        parity_count: Number of frames that `parity_frames` took.
+        frame_size_px: Size of the frames as (height, width).
+        data: Folder of frames as for `parity_frames`; None for rendered ones.
+        parity_count: Number of frames that parity is judged on, which are left out.
         count: Largest number of frames before the two that are made.
-        progress: Called with step `calibration frames`.
+        progress: Callback for progress.
 
     Raises:
-        UsageError, DataError: As `parity_frames`.
+        DataError: Same as `parity_frames`.
     """
     step = "calibration frames"
     if data is None:

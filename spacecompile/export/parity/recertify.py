@@ -32,7 +32,7 @@ class RecertifyOptions:
 
     Attributes:
         data: Real frames: a SPARK-format folder or any folder of images; rendered ones without it.
-        parity_frames: Largest number of them. The adversarial frames always run too.
+        parity_frames: Largest number of real or rendered frames; the adversarial frames always run too.
         backend: Name of the only backend to judge; `auto` for every certified one that this machine has.
         threads: Number of threads of the backends; the usable cores if None.
     """
@@ -47,8 +47,8 @@ class Recertificate(Record):
     """What `recertify` found.
 
     Attributes:
-        reference: What gave the reference answers.
-        reference_threads, backend_threads: Number of threads per operator.
+        reference: Name of what gave the reference answers.
+        reference_threads, backend_threads: Number of threads per operator of the reference and of the backends.
         verdicts: One per variant and backend, in the order of the manifest.
         not_run: One sentence per variant and backend that this machine lacks or can't use.
     """
@@ -66,10 +66,10 @@ def recertify(
     """Judge every file of a bundle against PyTorch again.
 
     Args:
-        bundle: To judge.
-        checkpoint: File that it was built from.
-        options: See there.
-        progress: Called with the name of the long step that runs.
+        bundle: Bundle to judge.
+        checkpoint: Checkpoint file that the bundle was built from.
+        options: Frames, backend and threads to judge with; the defaults if None.
+        progress: Callback for progress.
 
     Returns:
         The verdicts, failed ones too; `require_recertified` refuses these.
@@ -130,7 +130,7 @@ def require_recertified(certificate: Recertificate) -> None:
     """Refuse a bundle with a file that failed.
 
     Raises:
-        ParityError: With every broken limit.
+        ParityError: If a file failed; names every broken limit.
     """
     failed = [
         f"variant {verdict.variant} on {verdict.backend}: {'; '.join(verdict.failures)}"

@@ -49,10 +49,10 @@ class ExpectedAnswer:
     """One frame and what PyTorch answers to it.
 
     Attributes:
-        frame: The frame.
+        frame: Frame that was answered.
         answer: PyTorch's answer to the frame.
         boxes_B4: Boxes at the threshold and at both ends of its band.
-        undecided_HW: uint8, the bits of parts that the two ends of the band set differently.
+        undecided_HW: Bits as uint8: those of parts that the two ends of the band set differently.
     """
 
     frame: ParityFrame
@@ -121,10 +121,10 @@ def expected_answers(
 
     Args:
         reference: The sealed graph around the original network.
-        frames: To answer.
-        workers: Frames at a time, each on one thread: two frames side by side take 0.75 times the time of two threads
-            on one frame after the other, and the answers don't depend on the number of cores.
-        progress: Called with step `reference` and the graph's test-time augmentation.
+        frames: Frames to answer.
+        workers: Number of frames at a time, each on one thread: two frames side by side take 0.75 times the time of
+            two threads on one frame after the other, and the answers don't depend on the number of cores.
+        progress: Callback for progress.
     """
     step = f"reference, {reference.tta} views" if reference.tta != "none" else "reference"
     threads_before = torch.get_num_threads()

@@ -19,7 +19,7 @@ class Scoring:
 
     Attributes:
         classes: Names in the order of the class probabilities.
-        cost: Cost of one forward pass. It is the same for both sides, so that the drop is that of the accuracy.
+        cost: Cost of one forward pass, the same for both sides, so that the drop is that of the accuracy.
     """
 
     classes: Sequence[str]

@@ -43,11 +43,11 @@ class FrameParity(Record):
     Attributes:
         frame, kind: Name and kind of the frame.
         class_agrees: Whether both name the same class.
-        unsound: What no sound graph puts out on any frame; empty where there is nothing of that kind.
+        unsound: Output that no sound graph gives on any frame, in words; empty for a sound answer.
         class_probs_error: Largest absolute error of a class probability.
-        parts_iou: Per part; two empty masks have IoU 1. Pixels that float32 does not decide, see `LOGIT_BAND`, count as
-            the same.
-        parts_differing_px: Pixels whose part bits differ, undecided ones too.
+        parts_iou: IoU of each part, 1 for two empty masks. Pixels that float32 does not decide, see `LOGIT_BAND`, count
+            as the same.
+        parts_differing_px: Number of pixels whose part bits differ, undecided ones too.
         box_error_px: Largest distance of a box edge from the edges that the threshold's band allows, see `LOGIT_BAND`;
             where no logit lies in the band, that is the plain error.
         box_plain_error_px: Largest absolute error of a box edge.
@@ -69,18 +69,18 @@ class VariantParity(Record):
 
     Attributes:
         variant: Name of the variant.
-        backend: What ran it, with its version.
+        backend: Backend that ran the file, with its version.
         sha256: SHA-256 of the file that was judged.
-        tolerance: Tolerance that the file was judged by.
+        tolerance: Limits that the file was judged by.
         passed: Whether every limit holds.
         failures: One sentence per broken limit, with the frame that breaks it most.
-        num_frames: Per kind of frame.
+        num_frames: Number of frames per kind.
         class_agreement: Share of the judged frames with the same class.
         class_probs_max, parts_iou_min, box_px_max: The worst value of each measure on the judged frames; the box on the
             share of them that the tolerance asks for.
         parts_iou_mean: Mean over the judged frames and parts.
         score_drop: S_final of PyTorch less that of the file, over the frames that have labels; None without any.
-        worst_frames: For each of these measures the judged frame of its worst value.
+        worst_frames: Judged frame with the worst value of each measure, by `class_probs`, `parts_iou` and `box_px`.
         outputs: Error of each output; `parts` counts 1 per differing pixel, health is listed signal by signal.
         frames: Every frame, in the order in which it ran.
     """
@@ -107,8 +107,8 @@ class ParityReport(Record):
     """`reports/parity.json`. It holds no time and no path, so that a repeated build gives the same bytes.
 
     Attributes:
-        reference: What gave the reference answers.
-        backend: What ran the files, with versions.
+        reference: Name of what gave the reference answers.
+        backend: Backends that ran the files, with their versions.
         backend_threads, reference_threads: Number of threads per operator; other counts sum in another order.
         variants: One verdict per file and backend; the first of a variant is the one that it ships by.
     """
@@ -137,9 +137,9 @@ def check_parity(
         backend: Backend that holds the file as read from the disk; the caller closes it.
         expected: At least one answer of `expected_answers` with the variant's test-time augmentation.
         sha256: SHA-256 of the file.
-        tolerance: The limits.
-        scoring: What the score's drop needs; without it none is judged.
-        progress: Called with step `parity <variant>, <backend>`.
+        tolerance: Limits to judge by.
+        scoring: Classes and cost for the drop of the score; None to judge no drop.
+        progress: Callback for progress.
 
     Raises:
         IntegrityError: If the engine fails on the file.
@@ -164,10 +164,10 @@ def require_parity(verdict: VariantParity, *, report: str | None = None) -> None
 
     Args:
         verdict: Verdict on the file.
-        report: Where the verdict was left, for the message.
+        report: Place where the verdict was left, for the message.
 
     Raises:
-        ParityError: With every broken limit and the frame that breaks it most.
+        ParityError: If the file failed; names every broken limit and the frame that breaks it most.
     """
     if not verdict.passed:
         left = f" The verdict and a picture of the worst frame are in {report}." if report else ""
@@ -192,12 +192,12 @@ def verdict_on(
 
     Args:
         variant: Name of the variant.
-        backend: What ran it.
-        sha256: SHA-256 of the variant's file.
-        expected: At least one.
-        given: One per expected answer.
-        tolerance: The limits.
-        scoring: What the score's drop needs, see `check_parity`.
+        backend: Name and version of the backend that ran the file.
+        sha256: SHA-256 of the file.
+        expected: PyTorch's answers, at least one.
+        given: Answers of the file, one per expected answer.
+        tolerance: Limits to judge by.
+        scoring: Classes and cost for the drop of the score; None to judge no drop.
     """
     pairs = list(zip(expected, given, strict=True))
     frames = tuple(_frame_parity(case, answer) for case, answer in pairs)

@@ -50,7 +50,7 @@ def worst_frame(verdict: VariantParity) -> str:
     """Name of the frame to show: unsound, of another class where too many are, else where most of a limit is used up.
 
     Args:
-        verdict: On one file.
+        verdict: Verdict on one file.
     """
     limits = verdict.tolerance
     if broken := [frame.frame for frame in verdict.frames if frame.unsound]:
@@ -83,9 +83,9 @@ def draw_worst_frame(
     """Answer the worst frame of a verdict once more and draw it.
 
     Args:
-        verdict: On one file.
+        verdict: Verdict on one file.
         expected: PyTorch's answers that it was judged by.
-        answer: The file's backend: gives its answer to a frame.
+        answer: Function of the file's backend that answers a frame.
         classes: Names in the order of the class probabilities.
 
     Returns:
@@ -106,7 +106,7 @@ def draw_answers(
     Args:
         frame_HWC: RGB frame that both answered.
         expected: PyTorch's answer.
-        given: The file's. Values that are not numbers, or lie outside the frame, are left out of the drawing.
+        given: The file's answer; values that are no numbers, or lie outside the frame, are left out of the drawing.
         classes: Names in the order of the class probabilities.
         title: First line of the picture.
 
@@ -136,13 +136,7 @@ def draw_answers(
 
 @dataclass(frozen=True, kw_only=True)
 class _Window:
-    """The part of a frame that is shown, and its size on the picture.
-
-    Attributes:
-        left, top, right, bottom: Half-open, in frame pixels.
-        size_px: (width, height) of a panel.
-        frame_size_px: (height, width).
-    """
+    """The part of a frame that is shown, in frame pixels, the panel's (width, height), the frame's (height, width)."""
 
     left: int
     top: int
@@ -278,7 +272,7 @@ def write_failure_report(output: Path, verdict: VariantParity, picture_png: byte
     Args:
         output: Folder that the bundle would have had.
         verdict: Verdict that failed.
-        picture_png: Picture that `draw_worst_frame` made.
+        picture_png: Picture from `draw_worst_frame`.
 
     Returns:
         The folder `<bundle>.parity-failure` with `parity.json` and `worst.png`; an earlier one is replaced.

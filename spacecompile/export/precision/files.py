@@ -43,7 +43,7 @@ class HalfReport(Record):
     Attributes:
         float_nodes: Nodes of the network that stay float32, with the reason.
         magnitude_max: The largest value inside the network over the calibration frames; float16 ends at 65504.
-        calibration_frames: Their names.
+        calibration_frames: Names of the calibration frames.
     """
 
     float_nodes: tuple[FloatNode, ...]
@@ -55,11 +55,11 @@ class Int8Report(Record):
     """How the int8 files were made.
 
     Attributes:
-        int8: Layers that are. They were searched on the very frames that the certificate is judged on; scales come
+        int8: Layers in int8. They were chosen on the very frames that the certificate is judged on; their scales come
             from the calibration frames.
         raised: Layers that went back to float32 for parity, the most sensitive first.
-        gate_runs: How often the parity gate was asked.
-        calibration_frames: Their names.
+        gate_runs: Number of times that the parity gate was asked.
+        calibration_frames: Names of the calibration frames.
     """
 
     int8: tuple[str, ...]
@@ -88,8 +88,8 @@ class PrecisionReport(Record):
     """`reports/precision.json`.
 
     Attributes:
-        fp16, int8: Absent where the bundle has none.
-        files: By path in the bundle.
+        fp16, int8: Report on each of these precisions; None where the bundle lacks it.
+        files: Precision of each file by its path in the bundle.
     """
 
     files: dict[str, FilePrecision]
@@ -101,9 +101,9 @@ def model_in(precision: Precision, model: ModelProto, plans: PrecisionPlans) -> 
     """The graph of one precision.
 
     Args:
-        precision: bf16 is the float32 graph, which an engine rounds.
-        model: float32, with any augmentation.
-        plans: With the one of the precision.
+        precision: Precision of the graph; for bf16 it is the float32 graph, which an engine rounds.
+        model: float32 graph with any augmentation.
+        plans: Plans, the one of this precision among them.
 
     Raises:
         BuildError: If the model holds another network than was planned.

@@ -1,7 +1,7 @@
 """What the precisions need to know of an ONNX graph: who makes and reads each tensor, and which nodes are the network.
 
 Everything before the network (resize, normalise, views) and after it (softmax of the classes, merged views, masks, box)
-stays float32 in every precision; see DESIGN section 5.
+stays float32 in every precision.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 NETWORK_PREFIX = "network."
-"""Of the names of the network's weights: the sealed graph holds the network under this name."""
+"""Beginning of the names of the network's weights: the sealed graph holds the network under this name."""
 
 _WEIGHTED = frozenset(
     {
@@ -31,7 +31,7 @@ class GraphView:
     """A read-only look at a model whose tensor types have been inferred.
 
     Attributes:
-        model: In topological order, as ONNX demands.
+        model: Graph in topological order, as ONNX demands.
     """
 
     model: ModelProto

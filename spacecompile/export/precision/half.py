@@ -22,7 +22,7 @@ HALF_MAX = 65504.0
 """Largest float16, IEEE 754."""
 
 RANGE_SHARE = 0.3
-"""Of it: what calibration frames reach must leave room for frames that were not among them."""
+"""Share of float16's range that calibration frames may reach; the rest is room for frames that were not among them."""
 
 _HALF_NORMAL_MIN = 2.0**-14
 """Smallest float16 with all its digits; a constant below it loses some, or becomes zero."""
@@ -40,8 +40,8 @@ class FloatNode(Record):
     Attributes:
         node: Name of the node in the plain graph.
         op: Operator of the node.
-        magnitude: The largest value that it reads or gives over the calibration frames.
-        reason: Why.
+        magnitude: Largest value that the node reads or gives over the calibration frames.
+        reason: Why the node stays float32.
     """
 
     node: str
@@ -56,7 +56,7 @@ class HalfPlan:
 
     Attributes:
         ops: Operators of the network's nodes, in order.
-        float_nodes: By position.
+        float_nodes: Nodes that stay float32, by position.
         magnitude_max: The largest value inside the network.
     """
 
@@ -69,8 +69,8 @@ def plan_half(model: ModelProto, largest: Mapping[str, float]) -> HalfPlan:
     """Decide what stays float32.
 
     Args:
-        model: The float32 graph, types inferred.
-        largest: Largest magnitude by tensor name, of `largest_magnitudes`.
+        model: float32 graph with inferred types.
+        largest: Largest magnitude by tensor name, from `largest_magnitudes`.
     """
     view = GraphView(model)
     nodes = view.network_nodes

@@ -23,7 +23,7 @@ def halved(model: ModelProto, half_nodes: Collection[str]) -> ModelProto:
     """Give some nodes float16 weights and activations.
 
     Args:
-        model: float32, types inferred; left as it is.
+        model: float32 graph with inferred types; left as it is.
         half_nodes: Names of the nodes to halve. Graph inputs and outputs keep their types all the same.
 
     Returns:

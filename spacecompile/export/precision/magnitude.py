@@ -33,11 +33,11 @@ def largest_magnitudes(
     Each tensor is reduced to one number inside the graph, so that memory stays that of a plain run.
 
     Args:
-        model: float32, types inferred.
+        model: float32 graph with inferred types.
         frames_HWC: At least one frame of the graph's size.
         threads: Number of threads of ONNX Runtime.
-        progress: Called with `step`.
-        step: Name of the step.
+        progress: Callback for progress.
+        step: Name of the step for `progress`.
 
     Returns:
         Largest absolute value by tensor name; `UNBOUNDED` for a tensor that overflowed or was not a number.

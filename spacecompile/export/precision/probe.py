@@ -16,8 +16,8 @@ def session_giving(model: ModelProto, tensors: Sequence[str], *, threads: int) -
     """A session of a graph whose outputs are some of its float32 tensors.
 
     Args:
-        model: Left as it is.
-        tensors: Names.
+        model: Graph to look into; left as it is.
+        tensors: Names of the tensors to give.
         threads: Number of threads per operator.
     """
     probe = ModelProto()

@@ -29,12 +29,12 @@ class Layer:
     """One layer that can be quantised.
 
     Attributes:
-        key: Hash of its weights' content, the same in every export of one network; with a number where contents repeat.
-        node: Name of its node.
-        op_type: Conv, ConvTranspose, Gemm or MatMul.
-        activation: Name of its input tensor.
-        weight: Name of its weights.
-        label: For reports: the network's own name of its weights or bias, where the file still has one.
+        key: Digest of the weights, the same in every export of one network; numbered where weights repeat.
+        node: Name of the layer's node.
+        op_type: Operator: Conv, ConvTranspose, Gemm or MatMul.
+        activation: Name of the input tensor.
+        weight: Name of the weights.
+        label: Name for reports: the network's own for the weights or bias, where the file still has one.
     """
 
     key: str
@@ -73,9 +73,9 @@ def quantised(model: ModelProto, layers: list[Layer], scales: Mapping[str, float
     """Put Q/DQ pairs around the inputs and the weights of some layers.
 
     Args:
-        model: float32, types inferred; left as it is.
+        model: float32 graph with inferred types; left as it is.
         layers: Layers of this very model.
-        scales: Scale of each layer's activation, by layer key.
+        scales: Scale of each layer's activation by layer key.
 
     Returns:
         The graph with int8 weights, its types inferred anew.

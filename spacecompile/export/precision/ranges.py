@@ -20,10 +20,10 @@ from spacecompile.export.precision.quantise import QUANTISED_MAX
 _NUM_BINS = 2048
 _CANDIDATES = np.linspace(0.15, 1.0, 86)
 _VALUES_MAX = 400_000
-"""Per tensor and frame; beyond that every n-th value is counted."""
+"""Largest number of values that are counted per tensor and frame; of more, every n-th is."""
 
 _CHUNK_VALUES_MAX = 1 << 27
-"""Of all tensors that are fetched at once: half a gigabyte."""
+"""Largest number of values in all tensors that are fetched at once: half a gigabyte."""
 
 
 def activation_scales(
@@ -37,11 +37,11 @@ def activation_scales(
     """Choose a scale for each tensor.
 
     Args:
-        model: float32, types inferred.
+        model: float32 graph with inferred types.
         largest: Tensors to choose for, with their largest magnitude over the frames.
         frames_HWC: Calibration frames.
         threads: Number of threads of ONNX Runtime.
-        progress: Called with step `ranges`.
+        progress: Callback for progress.
 
     Returns:
         Scale by tensor name: a code times it is the value.
@@ -79,7 +79,7 @@ def best_scale(counts: NDArray[np.float64], largest: float) -> float:
     """The scale with the least squared error.
 
     Args:
-        counts: Counts of magnitudes, in bins of equal width from 0 to `largest`.
+        counts: Number of magnitudes in bins of equal width from 0 to `largest`.
         largest: Upper end of the last bin.
     """
     centres = (np.arange(len(counts)) + 0.5) * (largest / len(counts))

@@ -40,10 +40,10 @@ class Int8Plan:
     """Which layers are int8, by keys that hold in every export of the network.
 
     Attributes:
-        scales: Scale of the activation of every layer that is int8, by layer key.
-        int8: Labels of these layers, in the network's order.
+        scales: Scale of the activation of every int8 layer by layer key.
+        int8: Labels of the int8 layers in the network's order.
         raised: Layers that went back to float32, the most sensitive first.
-        gate_runs: How often the parity gate was asked.
+        gate_runs: Number of times that the parity gate was asked.
     """
 
     scales: Mapping[str, float]
@@ -69,11 +69,11 @@ def plan_int8(
     The number of layers that go back is found by bisection over the layers in the order of their sensitivity.
 
     Args:
-        model: The float32 graph without test-time augmentation, types inferred.
+        model: float32 graph without test-time augmentation, with inferred types.
         frames_HWC: Calibration frames.
-        gate: Gate of parity; it need not hold for any layer to be int8.
+        gate: Parity gate; it may fail even for a single int8 layer.
         threads: Number of threads of ONNX Runtime.
-        progress: Called with steps `magnitudes`, `ranges`, `sensitivity`.
+        progress: Callback for progress.
 
     Raises:
         ParityError: If the gate fails with one layer int8 already.

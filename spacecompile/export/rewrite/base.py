@@ -22,7 +22,7 @@ class UnprovenError(BuildError):
     """A pass failed, or could not prove itself.
 
     Attributes:
-        reason: Reason for either, without the name of the pass.
+        reason: What went wrong, without the name of the pass.
     """
 
     def __init__(self, pass_name: str, reason: str) -> None:
@@ -37,7 +37,7 @@ class Pass(ABC):
     """
 
     name: str
-    """In reports and errors: lower case with underscores."""
+    """Name in reports and errors, lower case with underscores."""
 
     @abstractmethod
     def requires(self, network: MultiTaskNetwork) -> bool:
@@ -48,7 +48,7 @@ class Pass(ABC):
         """Rewrite the network in place and return it. Only called when `requires` holds.
 
         Args:
-            network: A private copy in float64 and evaluation mode.
+            network: Private copy in float64 and evaluation mode.
         """
 
     @final
@@ -56,9 +56,9 @@ class Pass(ABC):
         """Prove that both networks give the same answers.
 
         Args:
-            before: In float64 and evaluation mode.
-            after: Network after the pass.
-            settings: Settings of the proof.
+            before: Network before the pass, in float64 and evaluation mode.
+            after: Network after the pass, in float64 and evaluation mode.
+            settings: Input and limit of the proof.
 
         Returns:
             The largest relative error of any output.
@@ -83,9 +83,9 @@ class Pass(ABC):
         """Rewrite a copy of the network and prove it.
 
         Args:
-            network: Left as it is.
-            before: Cost of the network before, when known, which saves counting it again.
-            settings: Settings of the proof.
+            network: Network to rewrite; left as it is.
+            before: Cost of the network where it is known, which saves counting it again.
+            settings: Input and limit of the proof.
 
         Returns:
             The rewritten copy, in the dtype of `network` and evaluation mode, or `network` itself where the pass has

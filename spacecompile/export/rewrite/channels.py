@@ -40,9 +40,9 @@ class Call:
     """One operator as it ran, or one whole layer.
 
     Attributes:
-        operator: None for a layer.
-        layer: None for an operator outside of layers.
-        args, kwargs: With the tensors as they were.
+        operator: Operator that ran; None for a layer.
+        layer: Layer that was called; None for an operator outside of layers.
+        args, kwargs: Arguments, their tensors as they were.
         outputs: Tensors that it returned.
     """
 
@@ -58,9 +58,9 @@ class Flow:
     """One forward pass. Every tensor of it stays alive, so that no identity is given out twice.
 
     Attributes:
-        readers: Calls that read a tensor, by its identity.
+        readers: Calls that read a tensor, by the tensor's identity.
         norms: Calls of layer norm.
-        num_calls: How often each layer was called.
+        num_calls: Number of calls of each layer.
         returned: Identities of the network's outputs.
         input: Input of the network.
     """
@@ -109,7 +109,7 @@ def flow_of(network: nn.Module) -> Flow:
     """Watch the network run on the proof's input.
 
     Args:
-        network: In float64 and evaluation mode.
+        network: Network in float64 and evaluation mode.
     """
     flow = Flow(proof_input(network, PassProofSettings(batch=1)))
     operators = _Operators(flow)
@@ -144,8 +144,8 @@ def layers_that_alone_read(flow: Flow, tensor: Tensor) -> list[Layer]:
     """The layers that read a tensor whose channels are its last axis.
 
     Args:
-        flow: Flow that the tensor is part of.
-        tensor: [..., C].
+        flow: Forward pass that the tensor is part of.
+        tensor: Tensor [..., C].
 
     Returns:
         Layers that sum over exactly its channels, each called once; empty if anything else reads the tensor too, or

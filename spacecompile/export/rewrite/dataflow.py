@@ -25,19 +25,13 @@ _CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.conv2d.defau
 
 
 class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Sees every operator below the modules: who reads a tensor, and which weight a convolution used.
-
-    Every tensor that it sees stays alive, so that no identity is given out twice.
-
-    Attributes:
-        reads: Number of operators that read a tensor, by its identity.
-        weight: Weight of the convolution that made a tensor, by the tensor's identity.
-    """
+    """Counts the operators that read each tensor, and notes the weight of the convolution that made it, by identity."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # as above
         self.reads: Counter[int] = Counter()
         self.weight: dict[int, Tensor] = {}
+        # Python gives the identity of a freed tensor to the next one.
         self._alive: list[Tensor] = []
 
     def __torch_dispatch__(
@@ -90,7 +84,7 @@ def foldable_pairs(network: nn.Module) -> list[tuple[Convolution, nn.BatchNorm2d
     """Every convolution whose output one batch norm reads and nothing else, with that batch norm.
 
     Args:
-        network: In float64 and evaluation mode.
+        network: Network in float64 and evaluation mode.
 
     Returns:
         Pairs in the order of the forward pass. Left out are modules that are called more than once, and convolutions

@@ -69,12 +69,12 @@ class MultiHeadAttention(nn.Module):
         """Take over the layers.
 
         Args:
-            query: C to C.
-            key_value: C to 2 C, all heads' keys first.
-            output: C to C.
-            reduction: Reduction of the tokens that keys and values come from.
-            num_heads: Divides C.
-            scale: Scale of the scores; 1 when the query already carries it.
+            query: Query projection, C to C.
+            key_value: Key and value projection, C to 2 C, all heads' keys first.
+            output: Output projection, C to C.
+            reduction: Reduction of the tokens that keys and values come from; None for all tokens.
+            num_heads: Number of heads, a divisor of C.
+            scale: Factor on the scores; 1 when the query already carries it.
         """
         super().__init__()
         self.query = query
@@ -107,8 +107,8 @@ class SingleHeadAttention(nn.Module):
         """Take over the layers.
 
         Args:
-            key: C to C; holds the query projection and the scale.
-            value: C to C; holds the output projection.
+            key: Key projection, C to C, which holds the query projection and the scale.
+            value: Value projection, C to C, which holds the output projection.
             reduction: Reduction of the tokens that keys and values come from.
         """
         super().__init__()

@@ -38,9 +38,9 @@ PASSES: tuple[Pass, ...] = (
     FoldNormAffine(),
     FoldInputScale(),
 )
-"""In this order: branches merge while their batch norms are there, the SegFormer head collapses once its own is folded,
-attention once it is laid out. A single head takes its norm's gain and shift itself, so norms come after it. A threshold
-goes into the segmentation head before that may become part of the decoder's graph."""
+"""Passes in the order in which they run: branches merge while their batch norms are there, the SegFormer head collapses
+once its own is folded, attention once it is laid out. A single head takes its norm's gain and shift itself, so norms
+come after it. A threshold goes into the segmentation head before that may become part of the decoder's graph."""
 
 
 def rewrite_network(
@@ -55,11 +55,11 @@ def rewrite_network(
     All passes work in float64 and the result is rounded once, at the end, so that no pass adds rounding to another's.
 
     Args:
-        network: Left as it is.
-        passes: In the order in which they run.
-        skip_unproven: Go on without a pass that can't prove itself, with a warning that names it and the reason in its
-            report, instead of failing.
-        progress: Called with step `rewrite` before the first and after each pass.
+        network: Network to rewrite; left as it is.
+        passes: Passes in the order in which they run.
+        skip_unproven: Whether to go on without a pass that can't prove itself, with a warning and the reason in the
+            pass's report, instead of failing.
+        progress: Callback for progress.
 
     Returns:
         The rewritten network in the dtype of `network` and evaluation mode, frozen; and one report per pass.

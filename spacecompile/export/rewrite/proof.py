@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from spacecompile.network.model import MultiTaskNetwork
 
 OUTPUT_NAMES = ("class logits", "part logits", "box residuals")
-"""Of a network; the last where it has a box head."""
+"""Outputs of a network in order; the last one only where it has a box head."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class PassProofSettings:
     height and width or mixes batch elements is caught.
 
     Attributes:
-        input_size_px: (height, width), multiples of 64 so that nearly every smp decoder takes them.
+        input_size_px: Size as (height, width), multiples of 64 so that nearly every smp decoder takes them.
         batch: Number of inputs.
         seed: Seed of the input's standard normal values.
         relative_error_max: Largest |after - before| over largest |before| that counts as the same network.
@@ -49,9 +49,9 @@ def relative_errors(before: nn.Module, after: nn.Module, settings: PassProofSett
     """Largest |after - before| over largest |before| of each output.
 
     Args:
-        before: In float64 and evaluation mode.
-        after: Network after the pass.
-        settings: Settings of the proof.
+        before: Network before the pass, in float64 and evaluation mode.
+        after: Network after the pass, in float64 and evaluation mode.
+        settings: Input of the proof.
 
     Returns:
         One number per output, by its name; infinity when shapes differ or a value is not finite.

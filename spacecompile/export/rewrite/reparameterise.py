@@ -50,12 +50,10 @@ def _merge_below(parent: nn.Module) -> None:
 
 
 def _merge_of(module: nn.Module) -> Callable[[], nn.Module | None] | None:
-    """The method that merges a module's branches; None if it has none, or has done it.
-
-    Looked up in the class, because `fuse` is also what some decoders call a child.
-    """
+    """The method that merges a module's branches; None if it has none, or has done it."""
     if isinstance(getattr(module, "reparam_conv", None), nn.Conv2d):
         return None
+    # Looked up in the class, because `fuse` is also what some decoders call a child.
     name = next((name for name in ("fuse", *_IN_PLACE) if callable(getattr(type(module), name, None))), None)
     return getattr(module, name) if name else None
 

@@ -21,7 +21,7 @@ class CollapsedSegformerDecoder(nn.Module):
         """Take over the projections.
 
         Args:
-            projections: 1x1 convolutions from the coarsest scale to the finest, all with the same outputs.
+            projections: 1x1 convolutions, from the coarsest scale to the finest, all with the same outputs.
         """
         super().__init__()
         self.projections = nn.ModuleList(projections)
@@ -30,8 +30,8 @@ class CollapsedSegformerDecoder(nn.Module):
         """Decode.
 
         Args:
-            features: As smp encoders give them: the input [N, 3, H, W], then maps from fine to coarse, the first of
-                which has no channels where the encoder has no stage at half resolution.
+            features: Features as smp encoders give them: the input [N, 3, H, W], then maps from fine to coarse, the
+                first of which has no channels where the encoder has no stage at half resolution.
 
         Returns:
             [N, C, H/4, W/4].

@@ -53,10 +53,11 @@ def traced(network: MultiTaskNetwork, decoder: nn.Module) -> fx.GraphModule | No
 
     Args:
         network: Network whose encoder makes the features.
-        decoder: Takes a list of features. The graph shares its modules.
+        decoder: Decoder that takes a list of features; the graph shares its modules.
 
     Returns:
-        None where the forward branches on values of tensors or loops over unknown many, which a graph can't hold.
+        The graph; None where the forward branches on values of tensors or loops over unknown many, which no graph can
+        hold.
     """
     features = _features_on_meta(network)
     tracer = fx.Tracer()

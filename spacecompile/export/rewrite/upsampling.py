@@ -24,13 +24,7 @@ _RESIZE_COST = {"bilinear": 4, "nearest": 1, "nearest-exact": 1}
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """A run of a convolution's input channels, which is a sum of tensors.
-
-    Attributes:
-        channels: Input channels of the convolution.
-        plain: Summands that are not resized up.
-        resized: Those that are: nodes of the resize.
-    """
+    """A run of a convolution's input channels, which is the sum of plain tensors and of results of a resize."""
 
     channels: slice
     plain: list[fx.Node]

@@ -31,9 +31,9 @@ class Maxima(NamedTuple):
 
     Attributes:
         rows: Largest logit of any part in each row [..., H].
-        columns: The same of each column [..., W].
-        row_px: Pixels above the box threshold in each row, as floats; None where one is enough.
-        column_px: The same of each column.
+        columns: Largest logit of any part in each column [..., W].
+        row_px: Number of pixels above the box threshold in each row, as floats; None where one pixel is enough.
+        column_px: Number of pixels above the box threshold in each column, as floats; None where one pixel is enough.
     """
 
     rows: Tensor
@@ -69,7 +69,7 @@ class BoxOfMaxima(nn.Module):
         """Smallest box around what counts, grown and clipped.
 
         Args:
-            maxima: Maxima of one picture, or of V.
+            maxima: Maxima of one picture, or of V views.
             residuals: The box head's growth per side [..., 4], as a share of the box's width or height.
 
         Returns:
@@ -123,10 +123,8 @@ def _first_and_end(hit_I: Tensor, index_I: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _soft_first_and_end(logits_I: Tensor) -> tuple[Tensor, Tensor]:
-    """Expected position of the first row that counts, and of the end of the last, where each counts on its own.
-
-    The first has the expected position sum_k prod_{j<=k} (1 - p_j); the product is a sum of softplus(logit).
-    """
+    """Expected position of the first row that counts, and of the end of the last, where each counts on its own."""
+    # The first one's expected position is sum_k prod_{j<=k} (1 - p_j), and -log(1 - p) is softplus(logit).
     weights_I = torch.log(1 + torch.exp(logits_I.clamp(max=_EXPONENT_MAX)))
     before = torch.exp(-torch.cumsum(weights_I, dim=-1)).sum(dim=-1)
     behind = torch.exp(-torch.cumsum(torch.flip(weights_I, (-1,)), dim=-1)).sum(dim=-1)

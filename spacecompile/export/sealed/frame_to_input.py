@@ -15,7 +15,7 @@ from spacecompile.network.preprocess import input_from_frame, normalised
 _CHANNELS = 3
 
 UNIT_STD = (1 / 255, 1 / 255, 1 / 255)
-"""Of a network that takes frames of 0 to 255 minus the mean: there is nothing to scale."""
+"""Standard deviation of a network that takes frames of 0 to 255 minus the mean: there is nothing to scale."""
 
 
 def is_whole_ratio(spec: ModelSpec) -> bool:
@@ -51,7 +51,7 @@ class FrameToInput(nn.Module):
         """Make the input of one frame.
 
         Args:
-            frame_HWC: Float, 0 to 255.
+            frame_HWC: Frame as floats, 0 to 255.
 
         Returns:
             Normalised float input [1, 3, H, W].
@@ -70,11 +70,11 @@ class FrameToInput(nn.Module):
     def mean_and_max(self, input_NCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and largest value of a frame as it is in the input, 0 to 255, scalars.
 
-        Of the input and not of the frame, whose values cost 2 ms to read at 1024x1024; and one hot pixel of a dark
-        frame does not light it up so.
+        They are taken from the input: to read the frame once more costs 2 ms at 1024x1024, and a single hot pixel would
+        light up a dark frame.
 
         Args:
-            input_NCHW: Input that `forward` made of the frame, one element.
+            input_NCHW: Input that `forward` made of one frame.
         """
         scale_C = torch.tensor([255 * std for std in self.spec.std])
         offset_C = torch.tensor([255 * mean for mean in self.spec.mean])

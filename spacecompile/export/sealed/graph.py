@@ -36,10 +36,9 @@ class SealedGraph(nn.Module):
         """Wrap a network.
 
         Args:
-            network: Maps an input batch to class logits, part logits and perhaps the box head's residuals; in
-                evaluation mode.
-            spec: Spec of this network: a rewritten one may take another input and give shifted part logits, which its
-                own spec says.
+            network: Module in evaluation mode that maps an input batch to class logits, part logits and perhaps the
+                box head's residuals.
+            spec: Spec of this very network: a rewritten one may take another input and give shifted part logits.
             tta: Test-time augmentation inside the graph.
 
         Raises:
@@ -61,7 +60,7 @@ class SealedGraph(nn.Module):
         """Answer one frame.
 
         Args:
-            frame_HWC: uint8 RGB of the spec's frame size.
+            frame_HWC: Frame as uint8 RGB of the spec's frame size.
 
         Returns:
             Class probabilities float32 [L]; parts uint8 [H, W], bit 0 body, bit 1 panel; box float32 [4], half-open

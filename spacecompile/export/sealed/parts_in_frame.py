@@ -20,11 +20,11 @@ from spacecompile.contract import ModelSpec
 from spacecompile.export.sealed.box_of_maxima import BoxOfMaxima, Maxima, logit, middle_box
 
 _RATIO_MIN = 4
-"""From it on two matrix products are cheaper than a resize: the first costs, per frame pixel, as many multiply-adds as
-the grid is wide over the ratio."""
+"""Smallest ratio at which two matrix products are cheaper than a resize: the first product costs, per frame pixel, as
+many multiply-adds as the grid is wide over the ratio."""
 
 _STEEPNESS = 2.0**64
-"""What a logit's distance from its threshold is scaled by before it is clipped. A power of two changes no digit, any
+"""Factor on a logit's distance from its threshold before it is clipped. A power of two changes no digit, any
 distance that float32 arithmetic can leave behind a product (1e-8 of a logit) becomes far larger than a bit's value, and
 logits up to 1e19 stay finite, in bfloat16 as well."""
 
@@ -33,9 +33,9 @@ class FrameParts(NamedTuple):
     """What the part logits say about the frame.
 
     Attributes:
-        parts_HW: uint8, bit 0 body, bit 1 panel.
-        box_xyxy: float32 [4], half-open frame pixels, all zero without a pixel above the box threshold.
-        parts_px: float32 [K], set pixels per part.
+        parts_HW: Parts as uint8, bit 0 body, bit 1 panel.
+        box_xyxy: Box as float32 [4], half-open frame pixels, all zero without a pixel above the box threshold.
+        parts_px: Number of set pixels of each part, float32 [K].
         logit_max: The largest true part logit of the frame, a scalar.
     """
 
@@ -59,9 +59,10 @@ class PartsInFrame(nn.Module):
         """Turn the logits of one frame into its parts, box and counts.
 
         Args:
-            part_logits_1Khw: Part logits of the frame, or of its merged views.
-            residuals_V4: The box head's, of each view in the frame's own pose; None where the rule has no use for them.
-            view_logits_VKhw: Part logits of each view, where the box is the median of the views' boxes; else None.
+            part_logits_1Khw: Part logits of the frame, its views merged.
+            residuals_V4: Residuals of the box head for each view, in the frame's pose; None where the rule uses none.
+            view_logits_VKhw: Part logits of each view where the box is the median of the views' boxes; None where it is
+                that of the merged logits.
         """
         frame = self._in_frame(part_logits_1Khw)
         # TensorRT has no bitwise operators, and bytes may only leave a Cast: the bits are added as floats.
@@ -92,7 +93,7 @@ class PartsInFrame(nn.Module):
         return _resized(_parted(self._interpolated(part_logits_1Khw)), thresholds)
 
     def _maxima(self, part_logits_VKhw: Tensor) -> Maxima:
-        """Of several pictures, of which nobody wants the masks."""
+        """Maxima of several pictures whose masks are not needed."""
         logits_VKhw = self._aligned(part_logits_VKhw)
         ratio = self._whole_ratio(logits_VKhw)
         if ratio:
@@ -131,12 +132,7 @@ class PartsInFrame(nn.Module):
 
 
 class _InFrame(NamedTuple):
-    """Part logits at frame size, as far as anybody asks.
-
-    Attributes:
-        bits_HW: For each part, 0 where its logit is not above its threshold, and the value of its bit where it is.
-        maxima: Maxima of any part.
-    """
+    """For each part its bit's value where its logit is above its threshold, else 0; and the maxima of all parts."""
 
     bits_HW: list[Tensor]
     maxima: Maxima
@@ -160,10 +156,7 @@ def _resized(logits_HW: list[Tensor], thresholds: list[float]) -> _InFrame:
 
 
 def _multiplied(logits_hw: list[Tensor], thresholds: list[float], ratio: int) -> _InFrame:
-    """Upsample and threshold logits of a small grid.
-
-    Thresholding is a clip of the steeply scaled difference: one pass where a comparison and its cast are two.
-    """
+    """Upsample and threshold logits of a small grid."""
     blend_RT = torch.tensor(_taps(ratio), dtype=torch.float32)
     bits_HW, row_maxima_H, column_maxima_W = [], [], []
     for bit, (logits, threshold) in enumerate(zip(logits_hw, thresholds, strict=True)):
@@ -171,22 +164,16 @@ def _multiplied(logits_hw: list[Tensor], thresholds: list[float], ratio: int) ->
         rows_H, columns_W = _multiplied_maxima(logits, ratio, stacked_hTW)
         row_maxima_H.append(rows_H)
         column_maxima_W.append(columns_W)
+        # A clip of the steeply scaled difference is one pass over the frame; a comparison and its cast are two.
         steep_HW = ((blend_RT * _STEEPNESS) @ (stacked_hTW - threshold if threshold else stacked_hTW)).flatten(0, 1)
         bits_HW.append(steep_HW.clamp(0.0, float(1 << bit)))
     return _InFrame(bits_HW, Maxima(torch.maximum(*row_maxima_H), torch.maximum(*column_maxima_W)))
 
 
 def _multiplied_maxima(logits_hw: Tensor, ratio: int, widened_hTW: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Largest values per frame row [..., H] and column [..., W] of grids [..., h, w].
-
-    Between two cell centres an upsampled line is straight, so that its maximum lies next to a centre: two pixels per
-    cell decide the maxima, not all.
-
-    Args:
-        logits_hw: Logits of one grid, or of several.
-        ratio: Frame rows per grid row.
-        widened_hTW: What `_widened` gave for them, where it was needed anyway.
-    """
+    """Largest values per frame row [..., H] and column [..., W] of grids [..., h, w], perhaps widened before."""
+    # Between two cell centres an upsampled line is straight, so that its maximum lies next to a centre: two pixels per
+    # cell decide the maxima, not all.
     blend_RT = torch.tensor(_taps(ratio), dtype=torch.float32)
     widen_wW = torch.tensor(_widening(logits_hw.shape[-1], ratio), dtype=torch.float32)
     centres = slice((ratio - 1) // 2, ratio // 2 + 1)

@@ -2,7 +2,7 @@
 
 ONNX Runtime's CUDA kernels of ReduceMax and ReduceMin stop at opset 19, and Gelu begins at 20: in a file of opset 20
 these nodes would run on the CPU, with copies in between, and no CUDA graph could be captured. GlobalMaxPool has had
-one meaning since opset 1. On the CPU it is no slower (ARCHITECTURE.md has the numbers).
+one meaning since opset 1. On the CPU it is no slower (the decision of 2026-11-25 has the numbers).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def pool_extrema(model: ModelProto) -> None:
     on integers or doubles, or of shapes that are not known, stay.
 
     Args:
-        model: With the types and shapes of all tensors inferred; those of the new tensors are not.
+        model: Graph with inferred types and shapes; those of the new tensors are not inferred.
     """
     graph = model.graph
     tensors = {value.name: value for value in (*graph.value_info, *graph.input, *graph.output)}

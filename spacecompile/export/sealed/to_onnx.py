@@ -24,7 +24,7 @@ from spacecompile.export.engine.legality import illegal_nodes
 from spacecompile.export.sealed.pooling import pool_extrema
 
 OPSET = 20
-"""The first with a Gelu operator; TensorRT reads up to 23, ONNX Runtime 1.20 up to 21."""
+"""Version of the ONNX operators: the first with a Gelu; TensorRT reads up to 23, ONNX Runtime 1.20 up to 21."""
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +40,12 @@ def export_model(graph: nn.Module, frame_size_px: tuple[int, int], *, opset: int
     """Trace, simplify and clean a sealed graph.
 
     Args:
-        graph: In evaluation mode.
-        frame_size_px: (height, width).
-        opset: Opset of the ONNX operators.
+        graph: Sealed graph in evaluation mode.
+        frame_size_px: Size of the frame as (height, width).
+        opset: Version of the ONNX operators.
 
     Returns:
-        float32, the types and shapes of all tensors inferred, every node under a name of its own.
+        A float32 graph with inferred types and shapes, every node under a name of its own.
 
     Raises:
         BuildError: If the exporter or the simplifier fails.
@@ -57,14 +57,14 @@ def model_bytes(model: ModelProto, facts: Mapping[str, str]) -> bytes:
     """The content of a file, after every check.
 
     Args:
-        model: With the types and shapes of all tensors inferred; gets the facts.
-        facts: Stored as the file's metadata.
+        model: Graph with inferred types and shapes; it gets the facts.
+        facts: Metadata of the file.
 
     Returns:
         A whole ONNX file, weights included.
 
     Raises:
-        BuildError: If it breaks a rule of DESIGN section 5, or is no valid ONNX.
+        BuildError: If the graph breaks a rule of `engine.legality`, or is no valid ONNX.
     """
     onnx.helper.set_model_props(model, dict(facts))
     problems = illegal_nodes(model)
@@ -122,10 +122,7 @@ def _simplified(model: ModelProto) -> ModelProto:
 
 
 def _cleaned(model: ModelProto) -> ModelProto:
-    """Drop what the exporter noted about this machine (stack traces, paths), renew all shapes, name every node.
-
-    Extrema become pools, see `pool_extrema`.
-    """
+    """Drop what the exporter noted about this machine (stack traces, paths), pool extrema, infer shapes, name nodes."""
     graph = model.graph
     model.producer_name, model.producer_version, model.doc_string = "spacecompile", __version__, ""
     graph.name, graph.doc_string = "sealed", ""

@@ -29,7 +29,7 @@ def adopt(weights: ForeignWeights, given: Mapping[str, Any]) -> tuple[MultiTaskN
     """Make our network of an smp state dict.
 
     Args:
-        weights: By smp's names.
+        weights: Weights by smp's names.
         given: Fields of the spec that are known.
 
     Returns:

@@ -18,9 +18,9 @@ class Architecture:
 
     Attributes:
         name: Name of the class.
-        mark: Name of a weight that those before it in `ARCHITECTURES` leave to it alone.
-        options: Keyword arguments of the class, from the shapes of its weights; raises a KeyError where these are of
-            another.
+        mark: Name of a weight that only this class has, apart from those before it in `ARCHITECTURES`.
+        options: Function from the shapes of its weights to keyword arguments of the class; raises a KeyError where the
+            shapes are those of another class.
         unseen: Keyword arguments that change the answers but no weight, with smp's default first and then, where smp
             takes only a few, the others.
     """

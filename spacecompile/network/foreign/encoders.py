@@ -30,7 +30,7 @@ DEPTHS = (5, 4, 3)
 """Numbers of encoder stages, most usual first."""
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Of the weights of a module, by name."""
+"""Shapes of the weights of a module by name."""
 
 
 _INDEX = "encoders.txt"

@@ -33,7 +33,7 @@ def identify(tensors: Mapping[str, Tensor], given: Mapping[str, Any]) -> Identif
     """Find the network that weights belong to.
 
     Args:
-        tensors: By smp's names.
+        tensors: Weights by smp's names.
         given: Fields of the spec that are known.
 
     Raises:

@@ -25,7 +25,7 @@ class Identified:
 
     Attributes:
         spec: Spec of the network, with what the caller gave.
-        options: Those of its decoder options that no weight tells and nobody gave.
+        options: Decoder options that no weight tells and nobody gave.
     """
 
     spec: ModelSpec
@@ -64,9 +64,9 @@ def matches_of(
     """Every network of an architecture that has exactly these weights.
 
     Args:
-        shapes: Shapes of the weights, by smp's names.
-        base: The spec without the fields that say which network it is.
-        architecture: To build.
+        shapes: Shapes of the weights by smp's names.
+        base: Spec without the fields that say which network it is.
+        architecture: Architecture to build.
         given: Fields of the spec that are known.
 
     Raises:

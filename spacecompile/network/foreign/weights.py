@@ -15,7 +15,7 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "ema", "state_dict_ema")
 """Entries under which trainers keep weights, the most telling first."""
 
 _CHILDREN = ("encoder.", "decoder.", "segmentation_head.", "classification_head.")
-"""How the weights of an smp network begin."""
+"""Beginnings of the names of an smp network's weights."""
 
 _MARK = "segmentation_head.0.weight"
 """Every smp network has it, and nothing else."""
@@ -32,9 +32,9 @@ class ForeignWeights:
     """Weights of an smp network.
 
     Attributes:
-        tensors: By smp's own names.
-        format: What kind of file they were in, and where in it.
-        notes: What was chosen or left out, one clause each.
+        tensors: Weights by smp's own names.
+        format: Kind of the file, and the place of the weights in it.
+        notes: Notes on what was chosen or left out, one clause each.
     """
 
     tensors: dict[str, Tensor]
@@ -47,7 +47,7 @@ def foreign_weights(content: Mapping[str, Any], path: Path) -> ForeignWeights:
 
     Args:
         content: Content of the file: a state dict, or a dict that holds one.
-        path: For messages.
+        path: Path of the file, for messages.
 
     Raises:
         CheckpointError: If there are none, or those of several networks side by side.
