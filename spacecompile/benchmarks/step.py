@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,7 @@ def take(run: Run, step: Step) -> None:
     Raises:
         Exception: What stopped the step, if no latency was measured before: a run without any is worth nothing.
     """
-    with guarded(step.name, run.fail, ends=lambda _: not run.race.recording.app_ms):
+    with step_of(run, step.name):
         reason = step.requires(run)
         if reason is None:
             try:
@@ -61,6 +61,11 @@ def take(run: Run, step: Step) -> None:
                 reason = str(error)
         if reason:
             run.notes[step.name] = reason
+
+
+def step_of(run: Run, name: str) -> AbstractContextManager[None]:
+    """Guard of a part of a run: what fails before any latency was measured ends it, what fails later is noted."""
+    return guarded(name, run.fail, ends=lambda _: not run.race.recording.app_ms)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from spacecompile.benchmarks.result_records import BenchResult
 from spacecompile.benchmarks.run import NO_DATA, Run, prepared_run, read_stream
 from spacecompile.benchmarks.score.evaluate import evaluate
 from spacecompile.benchmarks.settings import BenchSettings, check_settings
-from spacecompile.benchmarks.step import NOT_ASKED, NotMeasuredError, Step, take
+from spacecompile.benchmarks.step import NOT_ASKED, NotMeasuredError, Step, step_of, take
 from spacecompile.contract import Progress, Tta, no_progress
 from spacecompile.errors import BuildError, CheckpointError, MissingPartError, SpacecompileError, UsageError
 from spacecompile.extras import require_extra
@@ -95,7 +95,7 @@ def run_bench(bundle: Bundle, settings: BenchSettings, *, progress: Progress = n
     try:
         run.stream = read_stream(run)
         take(run, PROCESS_START)
-        with race(run):
+        with step_of(run, LATENCY.name), race(run):
             for step in IN_THE_RACE:
                 take(run, step)
         for step in AFTER_THE_RACE:

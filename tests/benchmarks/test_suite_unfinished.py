@@ -150,6 +150,21 @@ def test_a_bug_in_the_race_costs_what_was_not_measured_by_then(
     assert run.result.latency["app"]["fp32"].samples > 0
 
 
+def test_an_engine_that_fails_when_it_is_closed_keeps_what_was_measured(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = VariantContestant.close
+
+    def fail(contestant: VariantContestant) -> None:
+        close(contestant)
+        raise IntegrityError("the engine gave up")
+
+    monkeypatch.setattr(VariantContestant, "close", fail)
+    result = run_bench(open_bundle(tiny_bundle), settings(peers=False, variants=("fp32",), rounds=1)).result
+    assert result.failed_steps == {"latency": "the engine gave up"}
+    assert isinstance(result.latency, dict)
+
+
 def test_a_failure_before_anything_was_measured_ends_the_run(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
