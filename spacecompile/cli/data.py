@@ -248,7 +248,7 @@ def fetch(
     force: ForceOption = False,
     json: Annotated[str | None, typer.Option("--json", help="Write what was fetched to FILE, or - for stdout.")] = None,
 ) -> None:
-    """Download a published data set and unpack it; nothing else here ever uses the network.
+    """Download a published data set and unpack it; of the `data` commands only this one uses the network.
 
     Example: spacecompile data fetch CVI2-UniLU/SPARK-2026 -o spark2026
     """
