@@ -13,6 +13,7 @@ import pytest
 
 from spacecompile.contract import SPARK_CLASSES
 from spacecompile.data import spark
+from spacecompile.data.labels import read_split
 from spacecompile.data.render import dataset
 from spacecompile.data.render.cast import Region, cast_region, craft_region, sunlit
 from spacecompile.data.render.dataset import render_dataset
@@ -197,7 +198,7 @@ def test_more_samples_change_colours_but_no_label(frames: list[RenderedFrame]) -
 
 def test_files_match_the_frames_they_came_from(tmp_path: Path, frames: list[RenderedFrame]) -> None:
     render_dataset(tmp_path, replace(SMALL, num_frames=6))
-    for frame, label in zip(frames, spark.read_split(tmp_path, "train"), strict=False):
+    for frame, label in zip(frames, read_split(tmp_path, "train"), strict=False):
         np.testing.assert_array_equal(spark.parts_HW_from_mask(label.mask_path), frame.parts_HW)
         assert (label.box_xyxy, label.class_name) == (frame.box_xyxy, frame.class_name)
         difference = spark.read_frame_HWC(label.image_path).astype(int) - frame.frame_HWC
@@ -208,7 +209,7 @@ def test_a_second_run_renders_only_what_is_missing_or_broken(tmp_path: Path) -> 
     settings = replace(SMALL, num_frames=5)
     render_dataset(tmp_path, settings)
     before = tree_bytes(tmp_path)
-    labels = spark.read_split(tmp_path, "train")
+    labels = read_split(tmp_path, "train")
     labels[1].image_path.unlink()
     labels[3].mask_path.write_bytes(labels[3].mask_path.read_bytes()[:-30])
     seen: list[tuple[str, int, int]] = []
@@ -221,7 +222,7 @@ def test_a_second_run_renders_only_what_is_missing_or_broken(tmp_path: Path) -> 
 def test_a_split_can_be_made_longer(tmp_path: Path) -> None:
     render_dataset(tmp_path, replace(SMALL, num_frames=2))
     assert render_dataset(tmp_path, replace(SMALL, num_frames=4)).rendered == 2
-    assert len(spark.read_split(tmp_path, "train")) == 4
+    assert len(read_split(tmp_path, "train")) == 4
 
 
 def test_a_split_is_never_made_shorter_by_accident(tmp_path: Path) -> None:
@@ -231,7 +232,7 @@ def test_a_split_is_never_made_shorter_by_accident(tmp_path: Path) -> None:
         render_dataset(tmp_path, replace(SMALL, num_frames=2))
     assert tree_bytes(tmp_path) == before
     assert render_dataset(tmp_path, replace(SMALL, num_frames=2), force=True).rendered == 2
-    assert len(spark.read_split(tmp_path, "train")) == len(list(tmp_path.rglob("*_img.jpg"))) == 2
+    assert len(read_split(tmp_path, "train")) == len(list(tmp_path.rglob("*_img.jpg"))) == 2
 
 
 def test_a_damaged_csv_is_reported_and_left_alone(tmp_path: Path) -> None:
@@ -245,7 +246,7 @@ def test_a_damaged_csv_is_reported_and_left_alone(tmp_path: Path) -> None:
 def test_train_and_val_live_in_one_folder(tmp_path: Path) -> None:
     for split in ("train", "val"):
         render_dataset(tmp_path, replace(SMALL, num_frames=2, split=split))
-    assert len(spark.read_split(tmp_path, "train")) == len(spark.read_split(tmp_path, "val")) == 2
+    assert len(read_split(tmp_path, "train")) == len(read_split(tmp_path, "val")) == 2
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -262,7 +263,7 @@ def test_an_interrupted_run_leaves_a_folder_that_resumes(tmp_path: Path, workers
     assert not list(tmp_path.rglob(".partial-*"))
     summary = render_dataset(tmp_path, settings)
     assert summary.rendered <= 5
-    assert len(spark.read_split(tmp_path, "train")) == 8
+    assert len(read_split(tmp_path, "train")) == 8
 
 
 @pytest.mark.parametrize(

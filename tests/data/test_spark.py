@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from spacecompile.contract import SPARK_CLASSES
-from spacecompile.data import spark
+from spacecompile.data import labels, spark
 from spacecompile.errors import DataError, FrameError, OutputError
 
 HEADER = "Image name,Mask name,Class,Bounding box"
@@ -31,11 +31,11 @@ def random_parts_HW(seed: int, size_px: int = 96) -> np.ndarray:
     return parts_HW
 
 
-def write_frame(root: Path, *, class_name: str = "Cheops", name: str = "a") -> spark.LabelledFrame:
+def write_frame(root: Path, *, class_name: str = "Cheops", name: str = "a") -> labels.LabelledFrame:
     """One small frame with its mask under `root`."""
-    frame = spark.LabelledFrame(
-        image_path=spark.image_path(root, class_name, "train", f"{name}_img.jpg"),
-        mask_path=spark.mask_path(root, class_name, "train", f"{name}_layer.jpg"),
+    frame = labels.LabelledFrame(
+        image_path=labels.image_path(root, class_name, "train", f"{name}_img.jpg"),
+        mask_path=labels.mask_path(root, class_name, "train", f"{name}_layer.jpg"),
         class_name=class_name,
         box_xyxy=(4, 2, 20, 30),
     )
@@ -58,7 +58,7 @@ def test_the_ten_classes_are_in_the_published_order_and_spelling() -> None:
 def test_a_split_that_was_written_is_read_back_in_order(tmp_path: Path) -> None:
     frames = [write_frame(tmp_path, name="b", class_name="XMM Newton"), write_frame(tmp_path)]
     csv_path = spark.write_split_csv(tmp_path, "train", frames)
-    assert spark.read_split(tmp_path, "train") == frames
+    assert labels.read_split(tmp_path, "train") == frames
     with csv_path.open(newline="") as stream:
         rows = list(csv.reader(stream))
     assert rows[0] == HEADER.split(",")
@@ -127,7 +127,7 @@ def test_a_missing_frame_is_a_data_error(tmp_path: Path) -> None:
 
 def test_a_missing_csv_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="spacecompile render -o"):
-        spark.read_split(tmp_path, "train")
+        labels.read_split(tmp_path, "train")
 
 
 @pytest.mark.parametrize(
@@ -154,19 +154,19 @@ def test_a_malformed_csv_is_refused_with_its_line(tmp_path: Path, text: str, mes
     write_frame(tmp_path)
     write_csv(tmp_path, text)
     with pytest.raises(DataError, match=message):
-        spark.read_split(tmp_path, "train")
+        labels.read_split(tmp_path, "train")
 
 
 def test_a_csv_of_another_encoding_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_bytes(HEADER.encode("utf-16"))
     with pytest.raises(DataError, match="UTF-8"):
-        spark.read_split(tmp_path, "train")
+        labels.read_split(tmp_path, "train")
 
 
 def test_apple_double_rows_byte_order_marks_and_blank_lines_are_tolerated(tmp_path: Path) -> None:
     write_frame(tmp_path)
     write_csv(tmp_path, f'\ufeff{HEADER}\n._a_img.jpg,._a_layer.jpg,Cheops,"(0, 0, 1, 1)"\n\n{GOOD_ROW}\n')
-    assert [frame.box_xyxy for frame in spark.read_split(tmp_path, "train")] == [(4, 2, 20, 30)]
+    assert [frame.box_xyxy for frame in labels.read_split(tmp_path, "train")] == [(4, 2, 20, 30)]
 
 
 def test_an_unwritable_place_is_an_output_error_and_leaves_nothing(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_an_unwritable_place_is_an_output_error_and_leaves_nothing(tmp_path: Pat
     [(5, 9, [0, 1, 2, 3, 4]), (10, 3, [0, 3, 6]), (4, 0, []), (0, 3, []), (7, 7, list(range(7))), (2, None, [0, 1])],
 )
 def test_spread_takes_at_most_limit_items_evenly(length: int, limit: int | None, expected: list[int]) -> None:
-    assert spark.spread(range(length), limit) == expected
+    assert labels.spread(range(length), limit) == expected
 
 
 def test_a_size_is_read_from_the_header_alone(tmp_path: Path) -> None:

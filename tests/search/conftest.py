@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spacecompile.contract import SPARK_CLASSES, Cost
-from spacecompile.data import spark
+from spacecompile.data import labels, spark
 from spacecompile.search.results import Costs
 from spacecompile.train.named_recipes import NamedRecipe
 from spacecompile.train.recipe import Recipe
@@ -63,9 +63,9 @@ def search_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             frame_HWC[parts_HW == spark.BODY_BIT] = 150
             frame_HWC[parts_HW == spark.PANEL_BIT] = (30, 50, 220)
             class_name = SPARK_CLASSES[index % 10]
-            frame = spark.LabelledFrame(
-                image_path=spark.image_path(root, class_name, split, f"{split}_{index}_img.jpg"),
-                mask_path=spark.mask_path(root, class_name, split, f"{split}_{index}_layer.jpg"),
+            frame = labels.LabelledFrame(
+                image_path=labels.image_path(root, class_name, split, f"{split}_{index}_img.jpg"),
+                mask_path=labels.mask_path(root, class_name, split, f"{split}_{index}_layer.jpg"),
                 class_name=class_name,
                 box_xyxy=(x, y, x + 28, y + 20),
             )

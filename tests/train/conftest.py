@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from spacecompile.contract import SPARK_CLASSES, ModelSpec
-from spacecompile.data import spark
+from spacecompile.data import labels, spark
 from spacecompile.network.checkpoint import save_checkpoint
 from spacecompile.network.model import MultiTaskNetwork
 
@@ -32,9 +32,9 @@ def write_tiny_split(root: Path, split: str, *, frames: int, size_px: int, seed:
         frame_HWC[parts_HW == spark.BODY_BIT] = hue
         frame_HWC[parts_HW == spark.PANEL_BIT] = (40, 60, 200)
         name = f"{split}_{index:05d}"
-        frame = spark.LabelledFrame(
-            image_path=spark.image_path(root, class_name, split, f"{name}_img.jpg"),
-            mask_path=spark.mask_path(root, class_name, split, f"{name}_layer.jpg"),
+        frame = labels.LabelledFrame(
+            image_path=labels.image_path(root, class_name, split, f"{name}_img.jpg"),
+            mask_path=labels.mask_path(root, class_name, split, f"{name}_layer.jpg"),
             class_name=class_name,
             box_xyxy=(x, y, x + 2 * side, y + side),
         )

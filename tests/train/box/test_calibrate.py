@@ -16,7 +16,7 @@ from spacecompile.box_rule import BoxHead, BoxRule
 from spacecompile.cli.calibrate import rule_text
 from spacecompile.cli.main import main
 from spacecompile.data import spark
-from spacecompile.data.labels import read_split, spread
+from spacecompile.data.labels import LabelledFrame, image_path, mask_path, read_split, spread
 from spacecompile.data.spark import read_frame_HWC
 from spacecompile.errors import OutputError, UsageError
 from spacecompile.export.sealed.graph import SealedGraph
@@ -147,7 +147,7 @@ def test_a_rule_is_told_in_a_line() -> None:
     assert rule_text(rule) == "p > 0.3, support 2 px, margins +1.0 -2.0 +0.0 +0.5 px, and +1.0% +1.0% +1.0% +1.0%"
 
 
-def copied(data: Path, root: Path, split: str, *, copies: int) -> list[spark.LabelledFrame]:
+def copied(data: Path, root: Path, split: str, *, copies: int) -> list[LabelledFrame]:
     """A split several times over, under different names."""
     frames = []
     for copy in range(copies):
@@ -155,8 +155,8 @@ def copied(data: Path, root: Path, split: str, *, copies: int) -> list[spark.Lab
             name, mask = frame.image_path.name, frame.required_mask_path
             there = replace(
                 frame,
-                image_path=spark.image_path(root, frame.class_name, split, f"{copy}_{name}"),
-                mask_path=spark.mask_path(root, frame.class_name, split, f"{copy}_{mask.name}"),
+                image_path=image_path(root, frame.class_name, split, f"{copy}_{name}"),
+                mask_path=mask_path(root, frame.class_name, split, f"{copy}_{mask.name}"),
             )
             for source, target in ((frame.image_path, there.image_path), (mask, there.required_mask_path)):
                 target.parent.mkdir(parents=True, exist_ok=True)
