@@ -268,7 +268,7 @@ def _frame_parity(case: ExpectedAnswer, given: RawAnswer) -> FrameParity:
         class_agrees=bool(expected.class_probs_L.argmax() == given.class_probs_L.argmax()),
         unsound=unsound(given, expected),
         class_probs_error=float(_errors(expected.class_probs_L, given.class_probs_L).max()),
-        parts_iou=tuple(map(float, parts_iou(decided_HW, expected.parts_HW))),
+        parts_iou=parts_iou(decided_HW, expected.parts_HW),
         parts_differing_px=int(np.count_nonzero(differing_HW)),
         box_error_px=float(_errors(nearest_xyxy, given.box_xyxy).max()),
         box_plain_error_px=float(_errors(expected.box_xyxy, given.box_xyxy).max()),
