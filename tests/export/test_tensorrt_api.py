@@ -17,12 +17,7 @@ import spacecompile
 
 CODE = Path(spacecompile.__file__).parent
 MODULES = (
-    *(
-        "runtime/cuda/engine_api.py",
-        "export/engine/plan_facts.py",
-        "export/engine/options.py",
-        "export/engine/watch.py",
-    ),
+    *("runtime/cuda/engine_api.py", "runtime/backends/tensorrt_.py", "export/engine/plan_facts.py"),
     *("export/engine/options.py", "export/engine/watch.py", "export/engine/build_plan.py"),
 )
 LISTS = Path(__file__).resolve().parent / "tensorrt_api"
