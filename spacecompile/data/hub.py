@@ -97,6 +97,7 @@ def fetch(
     api = HfApi(endpoint=endpoint)
     with _translated(repo, output), _bars(bars):
         commit = str(api.repo_info(repo, repo_type="dataset", revision=revision).sha)
+        # By the commit, so that a push in between changes nothing.
         api.snapshot_download(repo, repo_type="dataset", revision=commit, local_dir=output)
     archives = sorted(path for path in output.rglob("*") if path.name.endswith(_ARCHIVE_SUFFIXES) and path.is_file())
     for done, archive in enumerate(archives, start=1):

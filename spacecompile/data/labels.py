@@ -328,6 +328,7 @@ def _csv_path(root: Path, split: str) -> Path:
 def _rows(root: Path, split: str) -> Iterator[csv.DictReader[str]]:
     csv_path = _csv_path(root, split)
     try:
+        # Spreadsheets put a byte order mark before UTF-8, which -sig takes off.
         with csv_path.open(newline="", encoding="utf-8-sig") as stream:
             yield csv.DictReader(stream)
     except OSError as error:
@@ -384,6 +385,7 @@ def _frame_from_row(
 def _box_from_text(box_text: str, label_format: LabelFormat, where: str) -> BoxXYXY:
     advice = f"Write it as {label_format.box_example}, quotes included, in whole frame pixels."
     try:
+        # `index` takes 3 and refuses 3.0: a box with fractions is in other units.
         first, second, third, fourth = (operator.index(value) for value in ast.literal_eval(box_text.strip()))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         raise DataError(f"{where}: the box is {box_text!r}. {advice}") from error

@@ -73,6 +73,7 @@ def _opened(path: Path | str) -> Iterator[Image.Image]:
     except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise FrameError(f"{path} is not an image that Pillow reads ({error}). Replace or remove the file.") from error
     except OSError as error:
+        # Pillow reports a damaged file as an OSError without a number.
         if error.errno is not None:
             raise DataError(f"{path} can't be read ({error.strerror}). Check that the file is there.") from error
         raise FrameError(f"{path} is truncated or damaged ({error}). Replace or remove the file.") from error

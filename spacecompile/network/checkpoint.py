@@ -83,6 +83,7 @@ def save_checkpoint(path: Path, network: MultiTaskNetwork, *, training: dict[str
         else:
             content = {
                 "format": CHECKPOINT_FORMAT,
+                # Through JSON, so that nothing is stored that the restricted unpickler would refuse.
                 "spec": json.loads(json.dumps(spec)),
                 "training": json.loads(json.dumps(training)),
                 "state_dict": state_dict,
@@ -95,6 +96,7 @@ def save_checkpoint(path: Path, network: MultiTaskNetwork, *, training: dict[str
 
 def _stored(value: Tensor, *, half: bool) -> Tensor:
     value = value.detach().cpu().contiguous()
+    # Always a copy: safetensors refuses tensors that share memory.
     return value.half() if half and value.is_floating_point() else value.clone()
 
 

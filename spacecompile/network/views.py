@@ -46,6 +46,7 @@ def undone_sides(sides_N4: Tensor) -> Tensor:
             order = [left, bottom, right, top] if 2 in axes else [left, top, right, bottom]
             if 3 in axes:
                 order = [order[right], order[top], order[left], order[bottom]]
+            # Left swaps with top, right with bottom.
             orders.append([side ^ 1 for side in order] if is_transposed else order)
     return torch.gather(sides_N4, 1, torch.tensor(orders))
 

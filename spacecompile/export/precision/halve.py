@@ -62,11 +62,13 @@ class _Halving:
         behind = []
         for index, name in enumerate(node.output):
             if is_half and self.view.float_tensors([name]):
+                # An output of the graph keeps its name and its type: the node gives another tensor, which is cast back.
                 if name in outputs:
                     changed.output[index] = f"{name} made half"
                     behind.append(_cast_node(changed.output[index], name, TensorProto.FLOAT))
                 else:
                     self._is_half.add(name)
+        # A Cast to float32 between two half nodes would undo the halving.
         if is_half and node.op_type == "Cast":
             _set_cast_type(changed)
         self.nodes += [changed, *behind]

@@ -144,6 +144,7 @@ class _Quantising:
         name = f"{weight} int8 by axis {axis}"
         if name not in self._made:
             self._made.add(name)
+            # No QuantizeLinear before it: the file holds the codes, a quarter of the bytes.
             codes, scale = weight_codes(_values(self.view, weight), axis)
             inputs = [
                 self._constant(f"{name} code", codes),

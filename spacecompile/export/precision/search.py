@@ -87,9 +87,11 @@ def plan_int8(
     failures = gate(candidate)
     if not failures:
         return candidate
+    # Few frames, because every layer is run alone on each of them.
     probe_HWC = frames_HWC[:: max(1, len(frames_HWC) // _SENSITIVITY_FRAMES)][:_SENSITIVITY_FRAMES]
     errors = _sensitivities(model, layers, scales, probe_HWC, threads=threads, progress=progress)
     order = sorted(layers, key=lambda layer: -errors[layer.key])
+    # With none put back the gate has just failed.
     low, high, gate_runs = 1, len(layers), 1
     while low < high:
         middle = (low + high) // 2

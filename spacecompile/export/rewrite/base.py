@@ -101,6 +101,7 @@ class Pass(ABC):
                 return network, PassReport(
                     name=self.name, changed=False, before=before, after=before, relative_error=0.0
                 )
+            # A pass changes what it is given, and the proof needs both.
             rewritten = self.apply(copy.deepcopy(reference)).eval()
             error = self.ensures(reference, rewritten, settings or PassProofSettings())
             result = rewritten.to(dtype_of(network)).requires_grad_(False)

@@ -90,6 +90,7 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
     ) -> Any:
         moves_nothing = func is _aten.as_strided_.default and _keeps_places(*args)
         result = func(*args, **(kwargs or {}))
+        # Inside a layer its own call stands for all its operators.
         if self.layer_depth == 0 and not moves_nothing:
             call = Call(func, None, args, kwargs or {}, _tensors(result))
             self.flow.add(call)
@@ -152,6 +153,7 @@ def layers_that_alone_read(flow: Flow, tensor: Tensor) -> list[Layer]:
         something that is made of it channel by channel.
     """
     generator = torch.Generator().manual_seed(0)
+    # Random, so that neither a permutation nor a mixture of channels can pass for the identity.
     label_C = torch.randn(tensor.shape[-1], generator=generator, dtype=tensor.dtype).to(tensor.device)
     found: list[Layer] = []
     pending = [(tensor, label_C.expand_as(tensor))]
@@ -192,6 +194,7 @@ def _sums_over(layer: Layer, labels: Tensor, label_C: Tensor) -> bool:
         return False
     if labels.ndim < 2 or labels.shape[axis] != label_C.numel():
         return False
+    # A mean within one channel leaves rounding on its label.
     return torch.allclose(labels.movedim(axis, -1), label_C, rtol=1e-12, atol=1e-12)
 
 

@@ -98,6 +98,7 @@ def foldable_pairs(network: nn.Module) -> list[tuple[Convolution, nn.BatchNorm2d
     linear = {
         id(output): convolution
         for convolution, output in calls.convolutions
+        # From `_parameters`: a parametrised layer makes its `weight` anew whenever it is asked for.
         if operators.weight.get(id(output)) is convolution._parameters.get("weight") and call_count[convolution] == 1
     }
     return [

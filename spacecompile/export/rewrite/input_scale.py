@@ -52,6 +52,7 @@ def _stem(network: MultiTaskNetwork) -> nn.Conv2d | None:
     if reader.layer is not None:
         weight = reader.layer.weight if flow.num_calls[reader.layer] == 1 else None
     else:
+        # A subclass of Conv2d is no layer to the flow: its convolution shows as an operator.
         is_own = reader.operator is torch.ops.aten.convolution.default and len(flow.readers[id(reader.args[1])]) == 1
         weight = reader.args[1] if is_own else None
     stems = [module for module in network.modules() if isinstance(module, nn.Conv2d) and module.weight is weight]

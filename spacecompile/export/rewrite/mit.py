@@ -93,6 +93,7 @@ class MultiHeadAttention(nn.Module):
         key_value_NM2hd = self.key_value(reduced_NMC).reshape(batch, -1, 2, self.num_heads, head_channels)
         key_NhMd, value_NhMd = key_value_NM2hd.permute(2, 0, 3, 1, 4).unbind(0)
         scores_NhLM = query_NLhd.permute(0, 2, 1, 3) @ key_NhMd.transpose(-2, -1)
+        # Once the scale is folded, the exported graph shall hold no multiplication by 1.
         if self.scale != 1.0:
             scores_NhLM = scores_NhLM * self.scale
         mixed_NhLd = scores_NhLM.softmax(dim=-1) @ value_NhMd

@@ -78,6 +78,7 @@ def _fold(block: Block) -> None:
     attention = block.attention
     assert isinstance(attention, MultiHeadAttention) and attention.reduction is not None  # _is_foldable
     norm, reduction, scale = block.attention_norm, attention.reduction, attention.scale
+    # Copies, since the norm is overwritten below.
     gain, shift = norm.weight.clone(), norm.bias.clone()
     channels = gain.numel()
     query, output = attention.query, attention.output
@@ -91,6 +92,7 @@ def _fold(block: Block) -> None:
     key = _linear(on_key @ key_weight, on_key @ key_bias)
     value = _linear(output.weight @ value_weight, output.weight @ value_bias + output.bias)
     _expect_unit_norm(reduction.convolution, gain, shift)
+    # From here on the norm gives x + 1, whose sum over the channels is constant: see the class docstring.
     norm.weight.fill_(1.0)
     norm.bias.fill_(1.0)
     block.attention = SingleHeadAttention(key=key, value=value, reduction=reduction)

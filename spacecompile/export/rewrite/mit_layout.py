@@ -23,6 +23,7 @@ class LayOutMit(Pass):
 
     def apply(self, network: MultiTaskNetwork) -> MultiTaskNetwork:
         """Replace every block, and every layer norm over an image."""
+        # Listed before the first replacement, which changes the tree.
         modules = list(network.named_modules())
         for path, module in modules:
             if isinstance(module, smp_mit.MixVisionTransformer):

@@ -54,6 +54,7 @@ def _foldable(network: MultiTaskNetwork) -> list[_Foldable]:
     norm_of = {id(norm.weight): norm for norm in norms}
     found = []
     for call in flow.norms:
+        # The operator knows no module, but it was given the weight of one.
         norm = norm_of.get(id(call.args[2]))
         if norm is None or len(flow.readers[id(norm.weight)]) > 1:
             continue

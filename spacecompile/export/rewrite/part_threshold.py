@@ -37,6 +37,7 @@ class FoldPartThreshold(Pass):
         head.bias = nn.Parameter(bias - body)
         network.spec = replace(
             spec,
+            # Of the panel's threshold remains what it is above the body's, in logits.
             part_thresholds=(0.5, 1 / (1 + math.exp(body - panel))),
             part_logit_offset=spec.part_logit_offset + body,
         )

@@ -40,6 +40,7 @@ def proof_input(network: nn.Module, settings: PassProofSettings) -> Tensor:
     generator = torch.Generator().manual_seed(settings.seed)
     factor = 4 if any(isinstance(module, FPABlock) for module in network.modules()) else 1
     shape = (settings.batch, 3, *(factor * length_px for length_px in settings.input_size_px))
+    # Drawn on the CPU: the generator of a GPU gives other numbers for the same seed.
     input_NCHW = torch.randn(shape, generator=generator, dtype=torch.float64)
     return input_NCHW.to(next(network.parameters()).device)
 
@@ -71,6 +72,7 @@ def _as_taken_by(taker: nn.Module, giver: nn.Module, input_NCHW: Tensor) -> Tens
     mean_C11, std_C11, wanted_mean_C11, wanted_std_C11 = (
         torch.tensor(values, dtype=input_NCHW.dtype, device=input_NCHW.device)[:, None, None] for values in per_channel
     )
+    # Equal means cancel, and to add and subtract them would only cost digits.
     if giver.spec.mean == taker.spec.mean:
         return input_NCHW * (std_C11 / wanted_std_C11)
     return (input_NCHW * std_C11 + mean_C11 - wanted_mean_C11) / wanted_std_C11
@@ -87,6 +89,7 @@ def _true_logits(
 def _relative_error(expected: Tensor, seen: Tensor) -> float:
     if expected.shape != seen.shape or not bool(torch.isfinite(expected).all() and torch.isfinite(seen).all()):
         return float("inf")
+    # An output that is zero everywhere has no scale, so that its plain error counts.
     largest = float(expected.abs().max())
     difference = float((seen - expected).abs().max())
     return difference / largest if largest > 0 else difference

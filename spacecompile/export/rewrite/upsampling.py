@@ -101,6 +101,7 @@ def _is_pointwise(graph: fx.GraphModule, node: fx.Node) -> bool:
     if node.op != "call_module":
         return False
     module = graph.get_submodule(str(node.target))
+    # A layer that is called twice has one weight for two places.
     if type(module) is not nn.Conv2d or sum(other.target == node.target for other in graph.graph.nodes) > 1:
         return False
     plain = module.stride == (1, 1) and module.padding in ((0, 0), "valid") and module.groups == 1
@@ -117,6 +118,7 @@ def _parts(graph: fx.GraphModule, convolution: fx.Node) -> list[_Part]:
     for piece in pieces:
         channels = _shape(piece)[1]
         summands = _summands(graph, piece)
+        # With more outputs than inputs the resize itself would get dearer, see `MovePointwiseFirst`.
         resized = [node for node in summands if outputs <= channels and _is_upsampling(graph, node)]
         plain = [node for node in summands if node not in resized]
         parts.append(_Part(slice(begin, begin + channels), plain, resized))
@@ -164,6 +166,7 @@ def _saving(graph: fx.GraphModule, meeting: _Meeting) -> int:
     saving = 0
     for part in meeting.parts:
         channels = part.channels.stop - part.channels.start
+        # Plain summands keep a convolution at full size, which then spares nothing.
         if part.resized and not part.plain:
             saving += channels * outputs * pixels
         saving += sum((_resize_cost(graph, resize) or 0) * channels * pixels for resize in part.resized)
@@ -216,6 +219,7 @@ class _Builder:
             weight = torch.cat([self.convolution.weight[:, run] for run in channels], dim=1)
             self.weights[key] = nn.Parameter(weight)
         weight = self.weights[key]
+        # Made without memory: the weight is there already.
         module = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=False, device="meta")
         # Summands share one parameter, so that it counts once.
         module.weight, module.bias, self.bias = weight, self.bias, None

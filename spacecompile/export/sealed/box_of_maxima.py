@@ -101,6 +101,7 @@ class BoxOfMaxima(nn.Module):
             return _soft_first_and_end((largest_I - self.threshold) / self.rule.softness)
         if count_I is None:
             return _first_and_end(largest_I > self.threshold, index_I)
+        # Counts are floats: halfway between whole numbers no rounding decides.
         return _first_and_end(count_I > self.rule.support_px - 0.5, index_I)
 
     def _is_found(self, maxima: Maxima, bottom: Tensor) -> Tensor:
@@ -117,6 +118,7 @@ class BoxOfMaxima(nn.Module):
 def _first_and_end(hit_I: Tensor, index_I: Tensor) -> tuple[Tensor, Tensor]:
     """First hit and one past the last, as floats: (length, 0) without a hit."""
     length = float(index_I.shape[0])
+    # Without NonZero, whose result has no fixed shape: a place without a hit gets a value that never wins.
     first = torch.where(hit_I, index_I, length).amin(dim=-1)
     end = torch.where(hit_I, index_I + 1, 0.0).amax(dim=-1)
     return first, end

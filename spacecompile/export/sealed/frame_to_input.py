@@ -86,6 +86,7 @@ class FrameToInput(nn.Module):
 
 def _packed_kernel(spec: ModelSpec, ratios: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Kernel [3, 1, ratio_h, ratio_w * 3] and bias [3] that pool, part the channels and normalise."""
+    # In float64, so that each weight is rounded only once.
     kernel_Ohwc = torch.zeros(_CHANNELS, *ratios, _CHANNELS, dtype=torch.float64)
     for channel, std in enumerate(spec.std):
         kernel_Ohwc[channel, :, :, channel] = 1 / (255 * std * ratios[0] * ratios[1])

@@ -66,6 +66,7 @@ class SealedGraph(nn.Module):
             Class probabilities float32 [L]; parts uint8 [H, W], bit 0 body, bit 1 panel; box float32 [4], half-open
             xyxy in frame pixels, all zero without a set pixel; health float32 [6], see `contract.HEALTH_SIGNALS`.
         """
+        # In TensorRT bytes may feed nothing but a Cast.
         frame_HWC = frame_HWC.to(torch.float32)
         input_NCHW = self.to_input(frame_HWC)
         frame_mean, frame_max = self.to_input.mean_and_max(input_NCHW)

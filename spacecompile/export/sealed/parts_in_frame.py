@@ -72,6 +72,7 @@ class PartsInFrame(nn.Module):
             box_xyxy = self.to_box(maxima, None if residuals_V4 is None else residuals_V4.mean(dim=0))
         else:
             box_xyxy = middle_box(self.to_box(self._maxima(view_logits_VKhw), residuals_V4))
+        # The bits carry their values, by which their sums are divided to count pixels.
         return FrameParts(
             parts_HW=coded_HW.to(torch.uint8),
             box_xyxy=box_xyxy,

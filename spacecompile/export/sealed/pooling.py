@@ -64,6 +64,7 @@ def _pooled(
         return []
     is_picture = len(shape) == 4 and axes == [2, 3]
     steps: list[_Step] = [] if is_picture else list(_as_picture(node, shape, axes, shapes))
+    # There is no global minimum pool: the least value is the largest of the negatives.
     around: list[_Step] = [("Neg", [], {})] * (node.op_type == "ReduceMin")
     steps += [*around, ("GlobalMaxPool", [], {}), *around]
     if not is_picture or reduced != [*shape[:2], 1, 1]:

@@ -83,6 +83,7 @@ def model_bytes(model: ModelProto, facts: Mapping[str, str]) -> bytes:
 
 def _traced(graph: nn.Module, frame_size_px: tuple[int, int], opset: int) -> ModelProto:
     frame_HWC = torch.zeros(*frame_size_px, 3, dtype=torch.uint8)
+    # The exporter prints its progress, which belongs into the log.
     talk = io.StringIO()
     try:
         with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(talk):

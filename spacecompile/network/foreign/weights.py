@@ -25,6 +25,7 @@ _COMPILED = "_orig_mod."
 
 _LIGHTNING_MARK = "pytorch-lightning_version"
 _DEEPEST = 2
+"""Number of dicts within dicts that a state dict may lie in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,7 @@ def foreign_weights(content: Mapping[str, Any], path: Path) -> ForeignWeights:
         )
     prefix = prefixes[0]
     named = {
+        # Anywhere in a name, since a part of a network can be compiled on its own.
         key.removeprefix(prefix).replace(_COMPILED, ""): value
         for key, value in tensors.items()
         if key.startswith(prefix)
