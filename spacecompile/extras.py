@@ -8,7 +8,8 @@ from spacecompile.errors import MissingPartError
 
 # What an import of each extra's packages is called.
 _COMPILE_MODULES = (
-    *("fvcore", "onnx", "onnxscript", "onnxsim", "safetensors", "segmentation_models_pytorch", "timm", "torch"),
+    *("fvcore", "onnx", "onnx_ir", "onnxscript", "onnxsim"),
+    *("safetensors", "segmentation_models_pytorch", "timm", "torch"),
 )
 _MODULES = {
     "compile": _COMPILE_MODULES,

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import onnx
+import onnx_ir as ir
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from spacecompile.errors import IntegrityError, first_line_of
 from spacecompile.record import Record
 
-_TYPE_NAMES: dict[int, str] = {
-    TensorProto.FLOAT: "fp32",
-    TensorProto.FLOAT16: "fp16",
-    TensorProto.BFLOAT16: "bf16",
-    TensorProto.DOUBLE: "fp64",
+_TYPE_NAMES = {
+    ir.DataType.FLOAT: "fp32",
+    ir.DataType.FLOAT16: "fp16",
+    ir.DataType.BFLOAT16: "bf16",
+    ir.DataType.DOUBLE: "fp64",
 }
-_QUANTISED = frozenset({TensorProto.INT8, TensorProto.UINT8})
+_QUANTISED = frozenset({ir.DataType.INT8, ir.DataType.UINT8})
 _WEIGHT_TYPES = frozenset(_TYPE_NAMES) | _QUANTISED
 
 Shape = tuple[int, ...]
@@ -112,41 +112,34 @@ def graph_facts(model_bytes: bytes) -> GraphFacts:
     Raises:
         IntegrityError: If it is no valid ONNX file.
     """
-    model = with_shapes(model_bytes)
-    graph = model.graph
-    constants = list(graph_constants(graph))
-    types, shapes = tensor_types(graph, constants), tensor_shapes(graph, constants)
-    dequantised = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    graph = with_shapes(model_bytes)
     nodes, uncounted = [], []
-    for node in graph.node:
-        if node.op_type not in _MACS:
-            continue
-        macs = macs_of(node, shapes)
+    for node in (node for node in graph if node.op_type in _MACS):
+        macs = macs_of(node)
         if macs is None:
-            uncounted.append(node.name or node.output[0])
-            continue
-        kind = compute_type(node, types, dequantised)
-        nodes.append(MacNode(name=node.name or node.output[0], op=node.op_type, type=kind, macs=macs))
+            uncounted.append(_name(node))
+        else:
+            nodes.append(MacNode(name=_name(node), op=node.op_type, type=compute_type(node), macs=macs))
     macs_by_type: Counter[str] = Counter()
     for mac_node in nodes:
         macs_by_type[mac_node.type] += mac_node.macs
-    weights = list(_weights(graph, constants))
+    weights = [constant for constant in graph_constants(graph) if _is_weight(constant)]
     return GraphFacts(
-        inputs=tuple(map(_tensor_facts, graph.input)),
-        outputs=tuple(map(_tensor_facts, graph.output)),
-        opset=next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0),
-        ops=dict(sorted(Counter(map(_op_name, graph.node)).items(), key=lambda item: (-item[1], item[0]))),
-        weight_bytes=_summed(weights, _num_bytes),
-        weight_shares=_shares(_summed(weights, lambda weight: math.prod(weight.dims))),
+        inputs=tuple(map(_tensor_facts, graph.inputs)),
+        outputs=tuple(map(_tensor_facts, graph.outputs)),
+        opset=graph.opset_imports.get("", 0),
+        ops=dict(sorted(Counter(map(_op_name, graph)).items(), key=lambda item: (-item[1], item[0]))),
+        weight_bytes=_summed(weights, lambda weight: num_bytes(weight) or 0),
+        weight_shares=_shares(_summed(weights, lambda weight: math.prod(_fixed_shape(weight) or ()))),
         macs=sum(macs_by_type.values()),
         mac_shares=_shares(macs_by_type),
         mac_nodes=tuple(nodes),
-        islands=_islands(graph, types, nodes) if _is_short_float(macs_by_type) else (),
+        islands=_islands(graph, nodes) if _is_short_float(macs_by_type) else (),
         uncounted=tuple(uncounted),
     )
 
 
-def with_shapes(model_bytes: bytes) -> ModelProto:
+def with_shapes(model_bytes: bytes) -> ir.Graph:
     """The graph of a file, with the types and shapes of all tensors inferred.
 
     Raises:
@@ -154,74 +147,46 @@ def with_shapes(model_bytes: bytes) -> ModelProto:
     """
     try:
         model = onnx.load_model_from_string(model_bytes)
-        return onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except (DecodeError, onnx.shape_inference.InferenceError, ValueError) as error:
+        return ir.from_proto(onnx.shape_inference.infer_shapes(model, data_prop=True)).graph
+    except (DecodeError, onnx.shape_inference.InferenceError, ValueError, ir.serde.SerdeError) as error:
         reason = first_line_of(error)
         raise IntegrityError(
             f"the graph is no valid ONNX file: {reason}. Build the bundle again with `spacecompile build`."
         ) from error
 
 
-def tensor_types(graph: GraphProto, constants: Sequence[TensorProto]) -> dict[str, int]:
-    """ONNX's number of every tensor's type."""
-    infos = (*graph.value_info, *graph.input, *graph.output)
-    return {info.name: info.type.tensor_type.elem_type for info in infos} | {
-        constant.name: constant.data_type for constant in constants
-    }
+def _fixed_shape(value: ir.Value | None) -> Shape | None:
+    """The shape of a tensor; None where it is not fixed or not known."""
+    return value.shape.numpy() if value is not None and value.shape is not None and value.shape.is_static() else None
 
 
-def tensor_shapes(graph: GraphProto, constants: Sequence[TensorProto]) -> dict[str, Shape]:
-    """Every fixed shape; a tensor with an open one is left out."""
-    infos = (*graph.value_info, *graph.input, *graph.output)
-    shapes: dict[str, Shape] = {}
-    for info in infos:
-        shape = _shape_of(info)
-        if shape is not None and None not in shape:
-            shapes[info.name] = tuple(extent for extent in shape if extent is not None)
-    return shapes | {constant.name: tuple(constant.dims) for constant in constants}
+def num_bytes(value: ir.Value) -> int | None:
+    """The size of a tensor of numbers; None where shape or type is open, and for sequences and strings."""
+    shape, dtype = _fixed_shape(value), value.dtype if isinstance(value.type, ir.TensorType) else None
+    if shape is None or dtype in (None, ir.DataType.UNDEFINED, ir.DataType.STRING):
+        return None
+    return math.ceil(math.prod(shape) * dtype.itemsize)
 
 
-def graph_constants(graph: GraphProto) -> Iterator[TensorProto]:
-    """Initializers, and the tensors of Constant nodes under the names of their outputs."""
-    yield from graph.initializer
-    for node in graph.node:
-        if node.op_type == "Constant":
-            for attribute in node.attribute:
-                if attribute.type == AttributeProto.TENSOR:
-                    constant = TensorProto()
-                    constant.CopyFrom(attribute.t)
-                    constant.name = node.output[0]
-                    yield constant
+def graph_constants(graph: ir.Graph) -> list[ir.Value]:
+    """Initializers, and the tensors of Constant nodes."""
+    made = [node.outputs[0] for node in graph if node.op_type == "Constant" and "value" in node.attributes]
+    return [*graph.initializers.values(), *made]
 
 
-def _weights(graph: GraphProto, constants: Sequence[TensorProto]) -> Iterator[TensorProto]:
-    quantisers = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
-    of_quantisation = {name for node in quantisers for name in node.input[1:]}
-    of_quantisation |= {
-        node.input[index]
-        for node in graph.node
-        for index in _QUANTISER_INPUTS.get(node.op_type, ())
-        if index < len(node.input)
-    }
+def _is_weight(constant: ir.Value) -> bool:
+    uses = [(use.node.op_type, use.idx) for use in constant.uses()]
+    if any(index in _QUANTISER_INPUTS.get(op_type, ()) for op_type, index in uses):
+        return False
     # A quantised bias is int32, which elsewhere is an index.
-    dequantised = {node.input[0] for node in quantisers if node.op_type == "DequantizeLinear"}
-    for constant in constants:
-        if constant.name not in of_quantisation and (
-            constant.data_type in _WEIGHT_TYPES or constant.name in dequantised
-        ):
-            yield constant
+    return constant.dtype in _WEIGHT_TYPES or ("DequantizeLinear", 0) in uses
 
 
-def _summed(weights: Sequence[TensorProto], amount: Callable[[TensorProto], int]) -> dict[str, int]:
+def _summed(weights: Sequence[ir.Value], amount: Callable[[ir.Value], int]) -> dict[str, int]:
     sums: Counter[str] = Counter()
     for weight in weights:
-        sums[_type_name(weight.data_type)] += amount(weight)
+        sums[_type_name(weight.dtype)] += amount(weight)
     return dict(sorted(sums.items()))
-
-
-def _num_bytes(weight: TensorProto) -> int:
-    itemsize: int = onnx.helper.tensor_dtype_to_np_dtype(weight.data_type).itemsize
-    return int(math.prod(weight.dims)) * itemsize
 
 
 def _shares(amounts: Mapping[str, int]) -> dict[str, float]:
@@ -229,26 +194,26 @@ def _shares(amounts: Mapping[str, int]) -> dict[str, float]:
     return {name: amount / total for name, amount in sorted(amounts.items())} if total else {}
 
 
-def _conv_macs(inputs: Sequence[Shape], outputs: Sequence[Shape], _: NodeProto) -> int:
+def _conv_macs(inputs: Sequence[Shape], outputs: Sequence[Shape], _: ir.Node) -> int:
     weight_shape = inputs[1]  # [M, C / groups, ...]
     return math.prod(outputs[0]) * math.prod(weight_shape[1:])
 
 
-def _conv_transpose_macs(inputs: Sequence[Shape], _: Sequence[Shape], __: NodeProto) -> int:
+def _conv_transpose_macs(inputs: Sequence[Shape], _: Sequence[Shape], __: ir.Node) -> int:
     weight_shape = inputs[1]  # [C, M / groups, ...]
     return math.prod(inputs[0]) * math.prod(weight_shape[1:])
 
 
-def _matmul_macs(inputs: Sequence[Shape], outputs: Sequence[Shape], _: NodeProto) -> int:
+def _matmul_macs(inputs: Sequence[Shape], outputs: Sequence[Shape], _: ir.Node) -> int:
     return math.prod(outputs[0]) * inputs[0][-1]
 
 
-def _gemm_macs(inputs: Sequence[Shape], outputs: Sequence[Shape], node: NodeProto) -> int:
-    is_transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+def _gemm_macs(inputs: Sequence[Shape], outputs: Sequence[Shape], node: ir.Node) -> int:
+    is_transposed = node.attributes.get_int("transA", 0)
     return math.prod(outputs[0]) * inputs[0][0 if is_transposed else -1]
 
 
-_MacCounter = Callable[[Sequence[Shape], Sequence[Shape], NodeProto], int]
+_MacCounter = Callable[[Sequence[Shape], Sequence[Shape], ir.Node], int]
 # Per operator: how its multiply-adds are counted, and where its two factors are among its inputs.
 _MACS: dict[str, tuple[_MacCounter, tuple[int, int]]] = {
     "Conv": (_conv_macs, (0, 1)),
@@ -260,8 +225,10 @@ _MACS: dict[str, tuple[_MacCounter, tuple[int, int]]] = {
     "QLinearConv": (_conv_macs, (0, 3)),
     "QLinearMatMul": (_matmul_macs, (0, 3)),
 }
-# Scales and zero points of the operators that carry their own.
+# Scales and zero points.
 _QUANTISER_INPUTS = {
+    "QuantizeLinear": (1, 2),
+    "DequantizeLinear": (1, 2),
     "ConvInteger": (2, 3),
     "MatMulInteger": (2, 3),
     "QLinearConv": (1, 2, 4, 5, 6, 7),
@@ -269,24 +236,28 @@ _QUANTISER_INPUTS = {
 }
 
 
-def macs_of(node: NodeProto, shapes: Mapping[str, Shape]) -> int | None:
+def macs_of(node: ir.Node) -> int | None:
     """Multiply-adds of a node; None where a shape is unknown, 0 for an operator that has none."""
     if node.op_type not in _MACS:
         return 0
     count, factors = _MACS[node.op_type]
-    inputs = [shapes.get(node.input[index]) for index in factors]
-    output = shapes.get(node.output[0])
-    known = [shape for shape in inputs if shape is not None]
-    return count(known, [output], node) if output is not None and len(known) == len(inputs) else None
+    inputs = [shape for index in factors if (shape := _fixed_shape(node.inputs[index])) is not None]
+    output = _fixed_shape(node.outputs[0])
+    return count(inputs, [output], node) if output is not None and len(inputs) == len(factors) else None
 
 
-def compute_type(node: NodeProto, types: Mapping[str, int], dequantised: set[str]) -> str:
+def compute_type(node: ir.Node) -> str:
     """What a node that multiplies and adds does so in, as the file says."""
-    factors = [node.input[index] for index in _MACS[node.op_type][1]]
-    if all(name in dequantised for name in factors):
+    factors = [value for index in _MACS[node.op_type][1] if (value := node.inputs[index]) is not None]
+    if all(dequantised(value) for value in factors):
         return "int8"
-    element = types.get(factors[0], TensorProto.UNDEFINED)
-    return "int8" if element in _QUANTISED else _type_name(element)
+    return "int8" if factors[0].dtype in _QUANTISED else _type_name(factors[0].dtype)
+
+
+def dequantised(value: ir.Value) -> ir.Value | None:
+    """The quantised tensor behind a value that comes from a DequantizeLinear; None for any other value."""
+    producer = value.producer()
+    return producer.inputs[0] if producer is not None and producer.op_type == "DequantizeLinear" else None
 
 
 def _is_short_float(macs_by_type: Counter[str]) -> bool:
@@ -294,51 +265,51 @@ def _is_short_float(macs_by_type: Counter[str]) -> bool:
     return bool(most) and most[0][0] in ("fp16", "bf16")
 
 
-def _islands(graph: GraphProto, types: Mapping[str, int], mac_nodes: Sequence[MacNode]) -> tuple[Island, ...]:
+def _islands(graph: ir.Graph, mac_nodes: Sequence[MacNode]) -> tuple[Island, ...]:
     """Regions of nodes that exchange float32 tensors; the casts at their shores are not counted in."""
     macs = {node.name: node.macs for node in mac_nodes}
-    inside = [node for node in graph.node if node.op_type not in ("Cast", "Constant") and _is_float32(node, types)]
-    region_of: dict[str, int] = {}
-    members: dict[int, list[NodeProto]] = defaultdict(list)
+    inside = [node for node in graph if node.op_type not in ("Cast", "Constant") and _is_float32(node)]
+    region_of: dict[ir.Value, int] = {}
+    members: dict[int, list[ir.Node]] = defaultdict(list)
     for number, node in enumerate(inside):
-        touching = {region_of[name] for name in node.input if name in region_of}
+        touching = {region_of[value] for value in node.inputs if value in region_of}
         region = min(touching, default=number)
         for other in touching - {region}:
             members[region] += members.pop(other)
-            region_of |= {name: region for name, owner in region_of.items() if owner == other}
+            region_of |= {value: region for value, owner in region_of.items() if owner == other}
         members[region].append(node)
-        region_of |= {name: region for name in node.output if types.get(name) == TensorProto.FLOAT}
-    order = {id(node): index for index, node in enumerate(inside)}
-    regions = [sorted(nodes, key=lambda node: order[id(node)]) for nodes in members.values()]
+        region_of |= {value: region for value in node.outputs if value.dtype == ir.DataType.FLOAT}
+    order = {node: index for index, node in enumerate(inside)}
+    regions = [sorted(nodes, key=lambda node: order[node]) for nodes in members.values()]
     return tuple(
         Island(
-            first=nodes[0].name or nodes[0].output[0],
+            first=_name(nodes[0]),
             ops=dict(sorted(Counter(map(_op_name, nodes)).items())),
-            macs=sum(macs.get(node.name or node.output[0], 0) for node in nodes),
+            macs=sum(macs.get(_name(node), 0) for node in nodes),
         )
-        for nodes in sorted(regions, key=lambda nodes: order[id(nodes[0])])
+        for nodes in sorted(regions, key=lambda nodes: order[nodes[0]])
     )
 
 
-def _is_float32(node: NodeProto, types: Mapping[str, int]) -> bool:
+def _is_float32(node: ir.Node) -> bool:
     # Not by all inputs: the scales of a Resize are float32 whatever it resizes.
-    return any(types.get(name) == TensorProto.FLOAT for name in (*node.input[:1], *node.output))
+    values: Iterable[ir.Value | None] = (*node.inputs[:1], *node.outputs)
+    return any(value is not None and value.dtype == ir.DataType.FLOAT for value in values)
 
 
-def _tensor_facts(info: ValueInfoProto) -> TensorFacts:
-    return TensorFacts(name=info.name, type=_type_name(info.type.tensor_type.elem_type), shape=_shape_of(info) or ())
+def _tensor_facts(value: ir.Value) -> TensorFacts:
+    shape = tuple(extent if isinstance(extent, int) else None for extent in value.shape or ())
+    return TensorFacts(name=value.name or "", type=_type_name(value.dtype), shape=shape)
 
 
-def _shape_of(info: ValueInfoProto) -> tuple[int | None, ...] | None:
-    tensor = info.type.tensor_type
-    if not tensor.HasField("shape"):
-        return None
-    return tuple(extent.dim_value if extent.HasField("dim_value") else None for extent in tensor.shape.dim)
+def _name(node: ir.Node) -> str:
+    return node.name or node.outputs[0].name or ""
 
 
-def _op_name(node: NodeProto) -> str:
+def _op_name(node: ir.Node) -> str:
     return f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
 
 
-def _type_name(element: int) -> str:
-    return _TYPE_NAMES.get(element) or str(TensorProto.DataType.Name(element)).lower()
+def _type_name(dtype: ir.DataType | None) -> str:
+    element = dtype or ir.DataType.UNDEFINED
+    return _TYPE_NAMES.get(element, element.name.lower())

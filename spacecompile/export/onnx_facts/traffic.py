@@ -6,19 +6,15 @@ stays inside a group is not moved.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import onnx
-from onnx import NodeProto
-
 from spacecompile.export.onnx_facts.file_facts import (
     compute_type,
+    dequantised,
     graph_constants,
     macs_of,
-    tensor_shapes,
-    tensor_types,
+    num_bytes,
     with_shapes,
 )
 
@@ -96,34 +92,25 @@ def graph_traffic(model_bytes: bytes) -> GraphTraffic:
     Raises:
         IntegrityError: If it is no valid ONNX file.
     """
-    graph = with_shapes(model_bytes).graph
-    fixed = list(graph_constants(graph))
-    types, shapes = tensor_types(graph, fixed), tensor_shapes(graph, fixed)
-    stored = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    graph = with_shapes(model_bytes)
     nodes: dict[str, NodeWork] = {}
-    for node in graph.node:
-        macs = macs_of(node, shapes) or 0
+    for node in graph:
+        macs = macs_of(node) or 0
         # As `to_onnx` names the nodes of a file that has some without a name.
         is_named = node.name and node.name not in nodes
         work = NodeWork(
-            name=node.name if is_named else f"{node.op_type} of {node.output[0]}",
+            name=str(node.name) if is_named else f"{node.op_type} of {node.outputs[0].name}",
             op=node.op_type,
             macs=macs,
-            type=compute_type(node, types, set(stored)) if macs else "",
-            reads=tuple(stored.get(name, name) for name in _inputs(node)),
-            writes=tuple(node.output),
+            type=compute_type(node) if macs else "",
+            reads=tuple(str((dequantised(value) or value).name) for value in node.inputs if value is not None),
+            writes=tuple(str(value.name) for value in node.outputs),
         )
         nodes[work.name] = work
     used = {name for node in nodes.values() for name in node.reads}
-    weights = {constant.name for constant in fixed} & used
-    boundary = frozenset(weights | {info.name for info in (*graph.input, *graph.output)})
-    tensor_bytes = {
-        name: math.prod(shape) * onnx.helper.tensor_dtype_to_np_dtype(types[name]).itemsize
-        for name, shape in shapes.items()
-        if types.get(name)
-    }
+    constants = graph_constants(graph)
+    weights = {str(constant.name) for constant in constants} & used
+    boundary = frozenset(weights | {str(value.name) for value in (*graph.inputs, *graph.outputs)})
+    values = (*graph.inputs, *constants, *(value for node in graph for value in node.outputs))
+    tensor_bytes = {str(value.name): size for value in values if (size := num_bytes(value)) is not None}
     return GraphTraffic(nodes=nodes, tensor_bytes=tensor_bytes, boundary=boundary)
-
-
-def _inputs(node: NodeProto) -> list[str]:
-    return [name for name in node.input if name]
