@@ -281,7 +281,7 @@ def test_a_reference_that_fails_costs_its_parity_and_nothing_else(
     def fail(*_arguments: Any, **_options: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("spacecompile.benchmarks.proof.prove.expected_answers", fail)
+    monkeypatch.setattr("spacecompile.benchmarks.proof.prove.reference_answers", fail)
     proof = prove(given, SETTINGS)
     assert not proof.parity
     assert proof.soak
