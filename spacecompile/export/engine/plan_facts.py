@@ -30,7 +30,7 @@ class EngineOptions(Record):
 
     Attributes:
         workspace_bytes: Most scratch memory that a layer may use; None for the library's default, all of the GPU's.
-        optimization_level: Level 0 to 5, of which a higher one builds slower and may run faster; None for the library's default.
+        optimization_level: Level 0 to 5; a higher one builds slower and may run faster. None for the library's default.
         version_compatible: Whether the plan also runs on later versions of the same major version.
         hardware_compatibility: Other GPUs that the plan also runs on.
         compute_capabilities: Compute capabilities to build for, as `major.minor`; empty for the library's default.
