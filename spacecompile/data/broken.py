@@ -27,7 +27,7 @@ class BrokenFile:
 
     Attributes:
         path: File at fault.
-        reason: What is wrong, naming the file.
+        reason: Sentence on what is wrong, which names the file.
     """
 
     path: Path
@@ -75,7 +75,7 @@ def refuse_too_many(reasons: Sequence[str], total: int, *, name: str) -> None:
     """Refuse a set of which `_FATAL_SHARE` or more is broken.
 
     Args:
-        reasons: What is wrong with each broken frame found so far.
+        reasons: Sentences on what is wrong, one for each broken frame so far.
         total: Number of frames in the set, broken ones included.
         name: Name of the set.
 

@@ -43,7 +43,7 @@ class FetchedSplit:
 
     Attributes:
         root: Folder for `--data`.
-        split: `train` or `val`.
+        split: Name of the split, `train` or `val`.
         format: Name of the format of its csv.
         frames: Number of frames whose files are there.
         missing: Number of rows whose files are missing.
@@ -83,7 +83,7 @@ def fetch(
     """Download a data set, unpack its archives and look for splits. What is there already is not fetched again.
 
     Args:
-        repo: `OWNER/NAME`.
+        repo: Name of the data set as `OWNER/NAME`.
         output: Folder for the files.
         revision: Branch, tag or commit; the main branch if not given.
         endpoint: Address of another hub than the public one.

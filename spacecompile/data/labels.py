@@ -229,7 +229,7 @@ def usable_split(root: Path | str, split: str) -> Split:
 
     Args:
         root: Folder of the data set.
-        split: `train` or `val`.
+        split: Name of the split, `train` or `val`.
 
     Raises:
         DataError: As `scan_split`, and if 1 % of the files or more are missing.
@@ -248,7 +248,7 @@ def scan_split(root: Path | str, split: str) -> Split:
 
     Args:
         root: Folder of the data set.
-        split: `train` or `val`.
+        split: Name of the split, `train` or `val`.
 
     Raises:
         DataError: If the csv is missing, of no known format or empty, or a row is malformed; names the csv line.

@@ -178,8 +178,8 @@ def write_mask(path: Path, parts_HW: NDArray[np.uint8], *, note: str = "") -> No
     Chroma is kept at full resolution: with the usual 4:2:0 the colour of thin booms is lost.
 
     Args:
-        path: The mask file.
-        parts_HW: Bit 0 body, bit 1 panel.
+        path: Mask file to write.
+        parts_HW: Parts of the frame, bit 0 body, bit 1 panel.
         note: Text kept as a JPEG comment, for `read_jpeg_note`.
 
     Raises:

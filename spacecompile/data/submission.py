@@ -92,8 +92,8 @@ class SubmissionWriter:
         Args:
             image_name: File name of the frame; its folders are left out.
             class_name: Likeliest class.
-            parts_HW: Bit 0 body, bit 1 panel.
-            box_xyxy: Half-open, in frame pixels.
+            parts_HW: Parts of the frame, bit 0 body, bit 1 panel.
+            box_xyxy: Half-open box in frame pixels.
 
         Raises:
             OutputError: If it can't be written.

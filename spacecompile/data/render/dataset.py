@@ -64,7 +64,7 @@ def render_dataset(
     """Renders a split, or what is missing of it, and writes its csv last.
 
     Args:
-        output: Data folder; made if it isn't there.
+        output: Folder of the data, made if it isn't there.
         settings: Settings of the split.
         workers: Number of processes; 1 renders in this one.
         progress: Callback for progress.

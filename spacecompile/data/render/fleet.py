@@ -53,7 +53,7 @@ def build_craft(class_name: str, wing_step: int) -> Craft:
     """Builds one craft.
 
     Args:
-        class_name: One of `SPARK_CLASSES`.
+        class_name: Class of the craft, one of `SPARK_CLASSES`.
         wing_step: Turn of the solar wings about their drive axis in steps of 360 / `NUM_WING_STEPS` degrees;
             craft with fixed panels ignore it.
     """
@@ -66,7 +66,7 @@ def sun_wing_step(class_name: str, sun_X: NDArray[np.float32]) -> int:
     """Wing step that turns the cells most nearly to the Sun; 0 for craft with fixed panels.
 
     Args:
-        class_name: One of `SPARK_CLASSES`.
+        class_name: Class of the craft, one of `SPARK_CLASSES`.
         sun_X: Unit direction to the Sun, craft frame.
     """
     if class_name in _FIXED:

@@ -33,9 +33,9 @@ class RenderedFrame:
     """One labelled frame.
 
     Attributes:
-        frame_HWC: uint8 [H, W, 3] RGB.
-        parts_HW: uint8 [H, W]; bit 0 body, bit 1 panel.
-        class_name: One of `SPARK_CLASSES`.
+        frame_HWC: Pixels, uint8 [H, W, 3] RGB.
+        parts_HW: Parts, uint8 [H, W]; bit 0 body, bit 1 panel.
+        class_name: Class of the craft, one of `SPARK_CLASSES`.
         box_xyxy: Tight half-open box around every craft pixel.
         facts: Facts on how the frame came about, for plots and tests.
     """

@@ -44,8 +44,8 @@ class Scene:
         earth_X: Unit direction to the Earth's centre, camera frame.
         earth_distance_radii: Camera to Earth's centre, in Earth radii.
         earthshine: Irradiance from the Earth where the Sun's is 1.
-        background: One of `_BACKGROUNDS`.
-        tint_M3: Factor on each material's reflectance, this frame's make of it.
+        background: Kind of background: `space`, `stars`, `limb` or `earth`.
+        tint_M3: Factor on each material's reflectance: no two makes of a material are alike.
     """
 
     craft: Craft

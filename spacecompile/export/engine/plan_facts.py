@@ -30,7 +30,7 @@ class EngineOptions(Record):
 
     Attributes:
         workspace_bytes: Most scratch memory that a layer may use; None for the library's default, all of the GPU's.
-        optimization_level: 0 to 5, more is slower to build and may be faster to run; None for the library's default.
+        optimization_level: Level 0 to 5; a higher one builds slower and may run faster. None for the library's default.
         version_compatible: Whether the plan also runs on later versions of the same major version.
         hardware_compatibility: Other GPUs that the plan also runs on.
         compute_capabilities: Compute capabilities to build for, as `major.minor`; empty for the library's default.
@@ -69,9 +69,9 @@ class LayerFact(Record):
 
     Attributes:
         name: Name of the layer.
-        kind: TensorRT's name for it, for example CONVOLUTION.
+        kind: TensorRT's name for the kind of layer, for example CONVOLUTION.
         outputs: Tensors that the layer gives.
-        computes_in: Type that it multiplies in; None for a layer that is no convolution and no matrix product.
+        computes_in: Type that the layer multiplies in; None for a layer that is no convolution and no matrix product.
     """
 
     name: str

@@ -65,7 +65,7 @@ class Island(Record):
     Attributes:
         first: Name of the first node, in graph order.
         ops: Number of nodes per operator.
-        macs: Multiply-adds of all its nodes.
+        macs: Multiply-adds of all nodes of the island.
     """
 
     first: str

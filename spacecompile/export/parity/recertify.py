@@ -31,7 +31,7 @@ class RecertifyOptions:
     """What the certificate is judged on.
 
     Attributes:
-        data: Real frames: a SPARK-format folder or any folder of images; rendered ones without it.
+        data: Folder of real frames: a SPARK-format one or any of images; None for rendered frames.
         parity_frames: Largest number of real or rendered frames; the adversarial frames always run too.
         backend: Name of the only backend to judge; `auto` for every certified one that this machine has.
         threads: Number of threads of the backends; the usable cores if None.
@@ -49,8 +49,8 @@ class Recertificate(Record):
     Attributes:
         reference: Name of what gave the reference answers.
         reference_threads, backend_threads: Number of threads per operator of the reference and of the backends.
-        verdicts: One per variant and backend, in the order of the manifest.
-        not_run: One sentence per variant and backend that this machine lacks or can't use.
+        verdicts: Verdicts, one per variant and backend, in the order of the manifest.
+        not_run: Sentences, one per variant and backend that this machine lacks or can't use.
     """
 
     reference: str

@@ -84,7 +84,7 @@ def draw_worst_frame(
 
     Args:
         verdict: Verdict on one file.
-        expected: PyTorch's answers that it was judged by.
+        expected: PyTorch's answers that the file was judged by.
         answer: Function of the file's backend that answers a frame.
         classes: Names in the order of the class probabilities.
 

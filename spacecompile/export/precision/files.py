@@ -42,7 +42,7 @@ class HalfReport(Record):
 
     Attributes:
         float_nodes: Nodes of the network that stay float32, with the reason.
-        magnitude_max: The largest value inside the network over the calibration frames; float16 ends at 65504.
+        magnitude_max: Largest value inside the network over the calibration frames; float16 ends at 65504.
         calibration_frames: Names of the calibration frames.
     """
 

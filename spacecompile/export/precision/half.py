@@ -41,7 +41,7 @@ class FloatNode(Record):
         node: Name of the node in the plain graph.
         op: Operator of the node.
         magnitude: Largest value that the node reads or gives over the calibration frames.
-        reason: Why the node stays float32.
+        reason: Reason for which the node stays float32.
     """
 
     node: str
@@ -57,7 +57,7 @@ class HalfPlan:
     Attributes:
         ops: Operators of the network's nodes, in order.
         float_nodes: Nodes that stay float32, by position.
-        magnitude_max: The largest value inside the network.
+        magnitude_max: Largest value inside the network.
     """
 
     ops: tuple[str, ...]

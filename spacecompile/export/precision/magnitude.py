@@ -34,7 +34,7 @@ def largest_magnitudes(
 
     Args:
         model: float32 graph with inferred types.
-        frames_HWC: At least one frame of the graph's size.
+        frames_HWC: Frames of the graph's size, at least one.
         threads: Number of threads of ONNX Runtime.
         progress: Callback for progress.
         step: Name of the step for `progress`.

@@ -43,7 +43,7 @@ class Call:
         operator: Operator that ran; None for a layer.
         layer: Layer that was called; None for an operator outside of layers.
         args, kwargs: Arguments, their tensors as they were.
-        outputs: Tensors that it returned.
+        outputs: Tensors that the call returned.
     """
 
     operator: Any
