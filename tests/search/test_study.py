@@ -95,7 +95,7 @@ def test_the_files_are_a_result_a_recipe_a_picture_and_an_offline_page(
         "training diverged &lt;in&gt; epoch 1",
         "1.000",
         "9.000",
-        "96&thinsp;×&thinsp;128",
+        "96&thinsp;\N{MULTIPLICATION SIGN}&thinsp;128",
     ):
         assert text in page
     for outside in ("http:", "https:", "<script", "url(//"):
