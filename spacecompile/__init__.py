@@ -1,7 +1,8 @@
 """Compiler from a trained multi-task perception network to a sealed bundle, and the slim runtime that runs it.
 
-`load`, `open_bundle`, `verify`, `selftest`, `predict`, `bench` and `compare` need the base install only; the others
-need the `compile` or `train` extra and import it when they are called. Training is `spacecompile.train.train`.
+`load`, `open_bundle`, `verify`, `selftest`, `predict` and `compare` need the base install only. The others need an
+extra (`compile`, `train` or `bench`), and say which where its packages are missing. Training is
+`spacecompile.train.train`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from spacecompile._lazy import lazy_attributes
 from spacecompile._version import __version__
 
 if TYPE_CHECKING:
-    from spacecompile.benchmarks.compare.compare import compare_results as compare
+    from spacecompile.benchmarks.compare.compare import compare
     from spacecompile.benchmarks.compare.records import Comparison
     from spacecompile.benchmarks.result_records import BenchResult, read_result
     from spacecompile.benchmarks.score.evaluation import evaluate
@@ -97,7 +98,7 @@ __getattr__ = lazy_attributes(
         "bench": "spacecompile.benchmarks.suite",
         "build": "spacecompile.export.build",
         "calibrate": "spacecompile.train.box.calibrate",
-        "compare": "spacecompile.benchmarks.compare.compare:compare_results",
+        "compare": "spacecompile.benchmarks.compare.compare",
         "evaluate": "spacecompile.benchmarks.score.evaluation",
         "load": "spacecompile.runtime.session",
         "open_bundle": "spacecompile.runtime.bundle",
@@ -108,3 +109,7 @@ __getattr__ = lazy_attributes(
         "verify": "spacecompile.runtime.verify",
     },
 )
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

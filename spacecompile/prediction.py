@@ -147,13 +147,20 @@ def plan_predictions(images: Sequence[str], *, output: Path, options: PredictOpt
     return PredictPlan(images=named, output=output, paths=paths, options=options)
 
 
-def run_predictions(session: Session, plan: PredictPlan, *, progress: Progress = no_progress) -> Prediction:
+def run_predictions(
+    session: Session,
+    plan: PredictPlan,
+    *,
+    progress: Progress = no_progress,
+    on_left_out: Callable[[str, str], None] = lambda _name, _message: None,
+) -> Prediction:
     """Answer the images of a plan and write its files.
 
     Args:
         session: Session that `load` opened.
         plan: Images and files.
         progress: Callback for progress.
+        on_left_out: Called with the name of an image that can't be used, and why.
 
     Raises:
         OutputError: If something can't be written.
@@ -169,7 +176,16 @@ def run_predictions(session: Session, plan: PredictPlan, *, progress: Progress =
                 for done, image in enumerate(plan.images):
                     progress("images", done, len(plan.images))
                     overlay_path = staging / plan.paths[done - len(plan.images)].name if options.overlays else None
-                    _answer(found, session, reader.read, image, overlay_path, writer, masks=options.masks)
+                    _answer(
+                        found,
+                        session,
+                        reader.read,
+                        image,
+                        overlay_path,
+                        writer,
+                        masks=options.masks,
+                        on_left_out=on_left_out,
+                    )
                 progress("images", len(plan.images), len(plan.images))
             except KeyboardInterrupt:
                 found.partial = True
@@ -197,6 +213,7 @@ def _answer(
     writer: SubmissionWriter | None,
     *,
     masks: bool,
+    on_left_out: Callable[[str, str], None],
 ) -> None:
     """Answer one image into the prediction; one that can't be used is named there."""
     try:
@@ -207,6 +224,7 @@ def _answer(
     except (FrameError, AnswerError) as error:
         message = str(error).replace(str(image.path), image.name)
         found.failed.append({"image": image.name, "kind": type(error).__name__, "message": message})
+        on_left_out(image.name, message)
         return
     record: dict[str, Any] = {"image": image.name}
     if overlay_path is not None:

@@ -144,3 +144,23 @@ def test_a_network_is_trained_calibrated_and_built(frames: Path, tmp_path: Path)
     )
     assert isinstance(built, sc.BuildReport)
     assert sc.open_bundle(built.path).manifest.name
+
+
+def test_the_page_of_the_documents_lists_the_public_names() -> None:
+    page = Path(__file__).resolve().parent.parent / "docs" / "api.md"
+    if not page.exists():
+        pytest.skip("the documents are read in a clone")
+    listed = {
+        line.rpartition(".")[2] for line in page.read_text(encoding="utf-8").splitlines() if line.startswith(":::")
+    }
+    assert listed == {name for names in PUBLIC.values() for name in names.split()} - {"__version__"}
+
+
+def test_a_missing_package_is_told_with_what_adds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    for name in [it for it in sys.modules if it.startswith(("spacecompile.benchmarks.suite", "spacecompile.machine"))]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(sc.errors.MissingPartError, match=r"spacecompile\[bench\]"):
+        sc.bench  # noqa: B018

@@ -102,15 +102,15 @@ def _compare_peers(
         for peer in opened
         if references[peer.name] is None
     }
-    comparison = compared(
+    for comparison in compared(
         [peer for peer in opened if references[peer.name] is not None],
         run.frames_HWC,
         lambda peer: references[peer.name] or [],
         tolerance_for(spec),
         progress=run.progress,
-    )
-    found.peers, found.agreements = comparison.able, comparison.agreements
-    found.missing |= comparison.missing
+    ):
+        found.peers, found.agreements = comparison.able, comparison.agreements
+        found.missing |= comparison.missing
 
 
 def _reference(peer: PeerContestant, expected: Mapping[Tta, Sequence[Answered]]) -> Sequence[Answered] | None:

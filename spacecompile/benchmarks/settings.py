@@ -30,7 +30,7 @@ class ContestSettings:
     """
 
     how: LoadSettings = field(
-        default_factory=lambda: LoadSettings(backend="auto", threads=usable_cores(), spinning=False)
+        default_factory=lambda: LoadSettings(backend="auto", threads=usable_cores(), spinning=True)
     )
     latency: LatencySettings = field(default_factory=LatencySettings)
     percentiles: tuple[float, ...] = ()

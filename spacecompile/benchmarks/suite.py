@@ -62,6 +62,8 @@ def bench(
 ) -> BenchRun:
     """Measure latency, budgets, score and whatever else is asked for of one bundle, beside its peers.
 
+    Ctrl-C ends the run with what was measured, marked as partial.
+
     Example:
         spacecompile.bench("net.spacepkg").result.latency
 
@@ -69,6 +71,9 @@ def bench(
         bundle: Bundle or its folder.
         settings: What to measure, and how; the defaults of `BenchSettings` if not given.
         progress: Callback for progress.
+
+    Returns:
+        The result, and in `failure` the error of the first step that failed after latencies were measured.
 
     Raises:
         UsageError: If a setting makes no sense.

@@ -92,7 +92,7 @@ def bench(
     peer: Annotated[
         list[str] | None, _TIMED(metavar="NAME", help="Only this peer; may be repeated.", show_default="all that fit")
     ] = None,
-    percentiles: Annotated[str, _TIMED(help="Percentiles to print, for example 50,90,99,99.9.")] = "50,90,99",
+    percentiles: Annotated[str, _TIMED(help="Percentiles to print beside 50, 90 and 99, such as 99.9.")] = "50,90,99",
     from_file: Annotated[bool, _TIMED("--from-file/--no-from-file", help="Time image files too.")] = True,
     rate: Annotated[
         float | None, _TIMED(help="Hand over frames at this rate in Hz afterwards, and count misses.")

@@ -33,11 +33,12 @@ def compare(
 
     Example: spacecompile compare old.json new.json --fail-on 5%
     """
-    from spacecompile.benchmarks.compare.compare import compare_results, regression_error, share_from_text
+    from spacecompile.benchmarks.compare.compare import compare as compared
+    from spacecompile.benchmarks.compare.compare import regression_error, share_from_text
 
     share = None if fail_on is None else share_from_text(fail_on)
     console.check_json(json, force=force)
-    comparison = compare_results(old, new, fail_on=share)
+    comparison = compared(old, new, fail_on=share)
     _say(comparison)
     error: SpacecompileError | None = regression_error(comparison)
     if json is not None:

@@ -77,14 +77,16 @@ def predict(
         load(bundle, backend=backend, tta=tta, precision=precision, variant=variant, threads=threads) as session,
         console.progress_bar() as progress,
     ):
-        found = run_predictions(session, plan, progress=progress)
-    for left_out in found.failed:
-        console.say(f"[yellow]left out[/] {escape(left_out['image'])}: {escape(left_out['message'])}")
+        found = run_predictions(session, plan, progress=progress, on_left_out=_say_left_out)
     if json is not None:
         console.emit_json(found.document, json)
     if not found.partial:
         _report(found, plan, bundle=bundle, wall_s=time.perf_counter() - started_s)
     _end(found, plan, has_document=json == "-")
+
+
+def _say_left_out(name: str, message: str) -> None:
+    console.say(f"[yellow]left out[/] {escape(name)}: {escape(message)}")
 
 
 def _end(found: Prediction, plan: PredictPlan, *, has_document: bool) -> None:

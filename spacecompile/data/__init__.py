@@ -36,3 +36,7 @@ __getattr__ = lazy_attributes(
         "render_dataset": "spacecompile.data.render.dataset",
     },
 )
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

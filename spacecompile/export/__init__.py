@@ -19,3 +19,7 @@ __getattr__ = lazy_attributes(
         "Pass": "spacecompile.export.rewrite.base",
     },
 )
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -55,3 +55,7 @@ __getattr__ = lazy_attributes(
         "open_bundle": "spacecompile.runtime.bundle",
     },
 )
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

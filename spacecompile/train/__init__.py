@@ -41,3 +41,7 @@ __getattr__ = lazy_attributes(
         "train": "spacecompile.train.run",
     },
 )
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -31,7 +31,7 @@ class NamedResult:
     result: BenchResult
 
 
-def compare_results(
+def compare(
     old: BenchResult | Path | str, new: BenchResult | Path | str, *, fail_on: float | None = None
 ) -> Comparison:
     """Tell what changed between two results of `bench` from noise.
@@ -47,7 +47,7 @@ def compare_results(
     Raises:
         UsageError: If a file can't be read, is no results file, or the two have nothing in common.
     """
-    return compare(_named(old, "old"), _named(new, "new"), fail_on=fail_on)
+    return compare_named(_named(old, "old"), _named(new, "new"), fail_on=fail_on)
 
 
 def _named(given: BenchResult | Path | str, name: str) -> NamedResult:
@@ -64,7 +64,7 @@ def _named(given: BenchResult | Path | str, name: str) -> NamedResult:
         raise UsageError(f"{path} is no results file: {error}. Give files that `bench --json` wrote.") from error
 
 
-def compare(old: NamedResult, new: NamedResult, *, fail_on: float | None = None) -> Comparison:
+def compare_named(old: NamedResult, new: NamedResult, *, fail_on: float | None = None) -> Comparison:
     """Compare two results.
 
     Args:

@@ -160,7 +160,8 @@ class _Field:
             if len(self.running) == 1 or contestant.name not in self.expendable:
                 raise
             self.running.remove(contestant)
-            self.recording.dropped[contestant.name] = error
+            # Without its frames, which hold whatever the contestant had on the GPU.
+            self.recording.dropped[contestant.name] = error.with_traceback(None)
             self.recording.forget(contestant.name)
 
 

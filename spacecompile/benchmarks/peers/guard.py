@@ -5,7 +5,7 @@ Layout legend: H, W frame rows and columns; C channels (RGB).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,8 +38,8 @@ def compared(
     tolerance: AgreementTolerance,
     *,
     progress: Progress = no_progress,
-) -> Compared:
-    """Compare every peer's answers with a variant's before any of them is timed.
+) -> Iterator[Compared]:
+    """Compare every peer's answers with a variant's before any of them is timed; yields what is known after each.
 
     Args:
         peers: Open peers.
@@ -54,8 +54,9 @@ def compared(
             given = [answered_from_peer(peer.run(frame_HWC)) for frame_HWC in frames_HWC]
         except Exception as error:  # noqa: BLE001  see the module
             found.missing[peer.name] = failed(error)
+            yield found
             continue
         found.agreements[peer.name] = compare(given, reference(peer), tolerance)
         found.able.append(peer)
+        yield found
         progress("compare answers", done, len(peers))
-    return found

@@ -50,7 +50,7 @@ class ProofSettings:
 
     Attributes:
         latency: Length of the race.
-        soak_frames: Answered by each variant on each backend.
+        soak_frames: Number of frames that are answered by each variant on each backend.
         threads: Number of threads of the peers and references on the CPU.
         torch_device: Device of the reference and the peers on the GPU; `cpu` in a rehearsal.
         ceilings: What the latencies are compared with.
@@ -68,10 +68,10 @@ class ProofInput:
     """What is proven, against what.
 
     Attributes:
-        bundle: To prove.
+        bundle: Bundle to prove.
         checkpoint: Checkpoint that the bundle was built from.
-        frames: To compare and to time on, real or rendered and adversarial.
-        peers: To race against, open; the caller closes them.
+        frames: Frames to compare and to time on, real or rendered and adversarial.
+        peers: Peers to race against, open; the caller closes them.
         missing_peers: Why others are not there.
         device: The GPU.
         gpu: Facts of the GPU; None in a rehearsal.
@@ -254,26 +254,27 @@ def _race(run: _Run) -> None:
     frames_HWC = run.frames_HWC
     reference = next((it for it in run.proven if it.variant.tta == "none"), run.proven[0])
     expected = [answered_from_answer(reference.run(frame_HWC)) for frame_HWC in frames_HWC]
-    comparison = compared(
+    peers: list[PeerContestant] = []
+    for comparison in compared(
         run.given.peers,
         frames_HWC,
         lambda _: expected,
         tolerance_for(run.given.checkpoint.spec),
         progress=run.progress,
-    )
-    run.agreements = comparison.agreements
-    run.missing_peers |= comparison.missing
+    ):
+        peers, run.agreements = comparison.able, comparison.agreements
+        run.missing_peers |= comparison.missing
     with ExitStack() as stack:
         on_device = [DeviceContestant(proven, run.given.device, frames_HWC) for proven in run.proven]
         for contestant in on_device:
             stack.callback(contestant.close)
         try:
             measure(
-                [*run.proven, *on_device, *comparison.able],
+                [*run.proven, *on_device, *peers],
                 frames_HWC,
                 run.settings.latency,
                 run.recording,
-                expendable=[peer.name for peer in comparison.able],
+                expendable=[peer.name for peer in peers],
                 progress=run.progress,
             )
         finally:

@@ -5,7 +5,7 @@ import pytest
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from spacecompile.benchmarks.compare.compare import NamedResult, compare, regression_error, share_from_text
+from spacecompile.benchmarks.compare.compare import NamedResult, compare_named, regression_error, share_from_text
 from spacecompile.benchmarks.compare.latency import ratio_interval
 from spacecompile.benchmarks.compare.records import Change, Comparison
 from spacecompile.benchmarks.latency.records import VariantEngine
@@ -25,7 +25,9 @@ def around(median_ms: float, samples: int = 80, *, seed: int = 3) -> list[float]
 
 
 def compared(old: BenchResult, new: BenchResult, fail_on: float | None = None) -> Comparison:
-    return compare(NamedResult(name="old.json", result=old), NamedResult(name="new.json", result=new), fail_on=fail_on)
+    return compare_named(
+        NamedResult(name="old.json", result=old), NamedResult(name="new.json", result=new), fail_on=fail_on
+    )
 
 
 def change_of(comparison: Comparison, what: str) -> Change:
