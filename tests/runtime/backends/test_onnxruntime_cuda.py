@@ -24,7 +24,6 @@ from spacecompile.runtime.backends.registry import entry_named
 from spacecompile.runtime.bundle import open_bundle
 from spacecompile.runtime.cuda.backend import CudaBackend
 
-GUIDE = Path(__file__).resolve().parents[3] / "docs" / "cuda.md"
 REFUSAL = (
     "This session cannot use the graph capture feature as requested by the user as all compute graph nodes have not "
     "been partitioned to the CUDAExecutionProvider"

@@ -1,4 +1,4 @@
-"""The examples of docs/cuda.md, run as they are written there, on a fake GPU."""
+"""The examples of docs/how_to/cuda.md, run as they are written there, on a fake GPU."""
 
 from __future__ import annotations
 
@@ -12,22 +12,16 @@ from fake_cuda import FakeDevice
 from fake_tensorrt import install
 from numpy.typing import NDArray
 
-GUIDE = Path(__file__).resolve().parents[3] / "docs" / "cuda.md"
-pytestmark = pytest.mark.skipif(not GUIDE.is_file(), reason="the guide comes with a clone")
+ROOT = Path(__file__).resolve().parents[3]
+GUIDE = ROOT / "docs" / "how_to" / "cuda.md"
+pytestmark = pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="the guide comes with a clone")
 
 
 def examples() -> dict[str, str]:
-    """Indented Python blocks by the heading that they stand under."""
-    found: dict[str, list[str]] = {}
-    heading = ""
-    for line in GUIDE.read_text().splitlines():
-        if line.startswith("#"):
-            heading = line.lstrip("# ")
-        elif line.startswith("    ") and not line.strip().startswith(("spacecompile ", "pip ", "sudo ", "built for")):
-            found.setdefault(heading, []).append(line[4:])
-        elif not line.strip() and heading in found:
-            found[heading].append("")
-    return {name: "\n".join(lines) for name, lines in found.items()}
+    """Python blocks by the heading that they stand under."""
+    sections = re.split(r"^## ", GUIDE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    blocks = {text.splitlines()[0]: re.search(r"^```python[^\n]*\n(.*?)^```", text, flags=re.M | re.S) for text in sections}
+    return {heading: block[1] for heading, block in blocks.items() if block}
 
 
 class Camera:
