@@ -1,22 +1,30 @@
-"""The documents: commands and examples run, numbers are those of the committed results, files exist."""
+"""The documents: commands and examples run, numbers are those of the committed results, what is named exists."""
 
 from __future__ import annotations
 
+import os
 import re
+import runpy
 import shlex
 import shutil
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
 from PIL import Image
+from typer.main import get_command
 
 from spacecompile.benchmarks.report.readme_tables import BEGIN, END, results_block, summary_block, with_results
 from spacecompile.benchmarks.result_records import read_result
-from spacecompile.cli.main import main
+from spacecompile.cli.main import app, main
 from spacecompile.contract import ModelSpec
 from spacecompile.data import RenderSettings, render_dataset
 from spacecompile.errors import DataError
@@ -30,9 +38,14 @@ pytestmark = [
 ]
 
 RESULTS = ROOT / "spacecompile" / "benchmarks" / "results"
-GUIDES = sorted(
+DECISIONS = sorted(
     path.relative_to(ROOT).as_posix()
-    for path in (*ROOT.glob("README.md"), *ROOT.glob("docs/tutorials/*.md"), *ROOT.glob("docs/how_to/*.md"))
+    for path in ROOT.glob("docs/decisions/*.md")
+    if path.name not in ("README.md", "rejected.md")
+)
+DOCUMENTS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("checkpoints/*.md"), *ROOT.glob("docs/**/*.md"))
 )
 
 SMALLER = {
@@ -46,24 +59,49 @@ SMALLER = {
 }
 """What makes a command quick, and lets it be typed again; otherwise it is run as it stands."""
 
-NEED_A_GPU = ("rebuild", "prove")
+BASH, PYTHON = ("bash", ""), ("python", "")
+BASH_ON_A_GPU, PYTHON_ON_A_GPU = ("bash", "needs a GPU"), ("python", "needs a GPU")
+BASH_OF_TWO = ("bash", "two processes")
+TEXT = ("text", "")
+"""Language and title of the blocks that there are. What needs a GPU is left to `-m gpu`, two processes to `-m slow`;
+the Python examples for a GPU run on a fake one in `tests/runtime/cuda/test_twenty_lines.py`."""
+
+
+class Block(NamedTuple):
+    """What stands between two fences."""
+
+    kind: tuple[str, str]
+    text: str
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """Words of each command line, without comments."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 def text_of(document: str) -> str:
     return (ROOT / document).read_text(encoding="utf-8")
 
 
-def commands(document: str) -> list[str]:
-    """Lines of indented or fenced blocks that call spacecompile, in order."""
-    fenced = re.findall(r"^```bash\n(.*?)^```", text_of(document), flags=re.MULTILINE | re.DOTALL)
-    lines = [line for block in fenced for line in block.splitlines()]
-    lines += [line[4:] for line in text_of(document).splitlines() if line.startswith("    spacecompile ")]
-    order = {line: place for place, line in enumerate(text_of(document).replace("\n    ", "\n").splitlines())}
-    return sorted((line for line in lines if line.startswith("spacecompile ")), key=lambda line: order.get(line, 0))
+def blocks_of(document: str) -> list[Block]:
+    found = re.finditer(r'^```(\w+)(?: title="(.*?)")?\n(.*?)^```$', text_of(document), flags=re.M | re.S)
+    return [Block((match[1], match[2] or ""), match[3]) for match in found]
 
 
-def examples(document: str) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", text_of(document), flags=re.MULTILINE | re.DOTALL)
+def documents_with(kind: tuple[str, str]) -> list[str]:
+    return [name for name in DOCUMENTS if any(block.kind == kind for block in blocks_of(name))]
+
+
+def commands_of(document: str, kind: tuple[str, str]) -> list[list[str]]:
+    return [words for block in blocks_of(document) if block.kind == kind for words in block.commands]
+
+
+def indented_commands(document: str) -> list[list[str]]:
+    """Commands in indented blocks, such as those that made the checkpoints, and in the page of all commands."""
+    text = re.sub(r"^```.*?^```$", "", text_of(document), flags=re.M | re.S).replace("\\\n", " ")
+    lines = re.findall(r"^    ((?:spacecompile|torchrun) .*)$", text, flags=re.M)
+    return [shlex.split(line, comments=True) for line in lines]
 
 
 @pytest.fixture
@@ -109,32 +147,91 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("document", [name for name in GUIDES if commands(name)])
+def run(words: list[str], desk: Path) -> None:
+    """A command of a document, made small; what would install or set up is looked up instead."""
+    if words[0] == "pip":
+        declared = tomllib.loads(text_of("pyproject.toml"))["project"]["optional-dependencies"]
+        extras = re.findall(r"spacecompile\[([\w,-]+)\]", " ".join(words))
+        assert {extra for listed in extras for extra in listed.split(",")} <= declared.keys()
+    elif words[0] == "make":
+        assert re.search(rf"^{words[1]}:", text_of("Makefile"), flags=re.M), words
+    else:
+        assert words[0] == "spacecompile"
+        assert main(smaller(words[1:], desk)) == 0, words
+
+
+def smaller(words: list[str], desk: Path) -> list[str]:
+    """Arguments that ask for the same in seconds."""
+    arguments = words + shlex.split(SMALLER.get(words[0], ""))
+    if words[0] == "render":  # what is there already has another seed and number of frames
+        split = words[words.index("--split") + 1] if "--split" in words else "train"
+        arguments = ["render", "-o", "rendered", "--frames", "10", "--split", split, *shlex.split(SMALLER["render"])]
+    if "epoch=9.ckpt" in words:
+        arguments += ["--imgsz", "64", "--frame", "128x128"]
+    if "fp32,fp16,bf16,int8" in words:  # int8 needs more frames and minutes
+        arguments[arguments.index("fp32,fp16,bf16,int8")] = "fp32,fp16"
+    if words[0] == "bench" and "--budget" in words:  # limits that two samples can't be judged by
+        (desk / "docs" / "budgets.toml").write_text("gmacs_max = 100.0\n", encoding="utf-8")
+    return arguments
+
+
+@pytest.mark.parametrize("document", documents_with(BASH))
 def test_the_commands_of_a_document_run_one_after_another(document: str, desk: Path) -> None:
-    ran = 0
-    for line in commands(document):
-        words = shlex.split(line, comments=True)[1:]
-        if words[0] in NEED_A_GPU:
-            continue
-        arguments = words + shlex.split(SMALLER.get(words[0], ""))
-        if words[0] == "render":  # what is there already has another seed and number of frames
-            split = words[words.index("--split") + 1] if "--split" in words else "train"
-            quick = shlex.split(SMALLER["render"])
-            arguments = ["render", "-o", "rendered", "--frames", "10", "--split", split, *quick]
-        if "epoch=9.ckpt" in words:
-            arguments += ["--imgsz", "64", "--frame", "128x128"]
-        if "fp32,fp16,bf16,int8" in words:  # int8 needs more frames and minutes
-            arguments[arguments.index("fp32,fp16,bf16,int8")] = "fp32,fp16"
-        if words[0] == "bench" and "--budget" in words:  # limits that two samples can't be judged by
-            (desk / "docs" / "budgets.toml").write_text("gmacs_max = 100.0\n", encoding="utf-8")
-        assert main(arguments) == 0, line
-        ran += 1
-    assert ran or all(shlex.split(line)[1] in NEED_A_GPU for line in commands(document))
+    for words in commands_of(document, BASH):
+        run(words, desk)
 
 
-@pytest.mark.parametrize("document", [name for name in GUIDES if examples(name)])
+@pytest.mark.slow
+@pytest.mark.parametrize("document", documents_with(BASH_OF_TWO))
+def test_commands_of_several_processes_run(document: str, desk: Path) -> None:
+    for launcher, *words in commands_of(document, BASH_OF_TWO):
+        assert launcher == "torchrun"
+        place = words.index("spacecompile") + 1
+        small = [*words[:place], *smaller(words[place:], desk), "--device", "cpu"]
+        subprocess.run([sys.executable, "-m", "torch.distributed.run", *small], cwd=desk, check=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU that PyTorch can use")
+@pytest.mark.parametrize("document", documents_with(BASH_ON_A_GPU))
+def test_commands_that_need_a_gpu_run(document: str, desk: Path) -> None:
+    for words in commands_of(document, BASH_ON_A_GPU):
+        run(words, desk)
+
+
+def test_every_block_is_of_a_kind_that_a_test_knows() -> None:
+    kinds = {block.kind for name in DOCUMENTS for block in blocks_of(name)}
+    assert kinds == {BASH, PYTHON, BASH_ON_A_GPU, PYTHON_ON_A_GPU, BASH_OF_TWO, TEXT}
+    assert all(len(re.findall("^```", text_of(name), flags=re.M)) == 2 * len(blocks_of(name)) for name in DOCUMENTS)
+
+
+@pytest.mark.parametrize("document", ["docs/cli.md", "checkpoints/README.md", *documents_with(BASH_ON_A_GPU)])
+def test_commands_that_are_not_run_are_understood(document: str) -> None:
+    found = indented_commands(document) + commands_of(document, BASH_ON_A_GPU)
+    assert found
+    for line in found:
+        command: Any = get_command(app)
+        words = line[line.index("spacecompile") + 1 :]
+        while words and words[0] in getattr(command, "commands", {}):
+            command, words = command.commands[words[0]], words[1:]
+        assert not hasattr(command, "commands"), line
+        command.make_context(command.name, words)
+
+
+def test_every_command_that_a_sentence_names_exists() -> None:
+    command: Any = get_command(app)
+    named = {name for document in DOCUMENTS for name in re.findall(r"`spacecompile ([a-z]+)", text_of(document))}
+    assert "prove" in named
+    assert named <= command.commands.keys()
+
+
+def test_the_page_of_commands_is_current() -> None:
+    assert runpy.run_path(str(ROOT / ".ci" / "cli_pages.py"))["page"]() == text_of("docs/cli.md"), "run `make docs`"
+
+
+@pytest.mark.parametrize("document", documents_with(PYTHON))
 def test_the_examples_of_a_document_run(document: str, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for code in examples(document):
+    for code in [block.text for block in blocks_of(document) if block.kind == PYTHON]:
         names: dict[str, Any] = {}
         exec(compile(code, document, "exec"), names)  # our own file
         if "answer" in names:
@@ -152,17 +249,47 @@ def test_the_tables_are_those_of_the_newest_results(document: str, block: Any) -
     assert with_results(text_of(document), written) == text_of(document), "run `make docs`"
 
 
-@pytest.mark.parametrize(
-    "document",
-    ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/invariants.md", "docs/decisions/README.md"],
-)
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_file_that_a_document_names_exists(document: str) -> None:
     text, folder = text_of(document), (ROOT / document).parent
-    linked = set(re.findall(r"\]\(([\w./-]+)\)", text))
-    named = set(re.findall(r"`((?:spacecompile|tests|checkpoints|docs)/[\w./-]+)`", text))
-    assert linked | named
+    linked = set(re.findall(r"\]\(([\w./-]+)(?:#[\w-]+)?\)", text))
+    named = set(re.findall(r"`((?:spacecompile|tests|checkpoints)/[\w./-]+|[\w/]+/[\w./]+\.py)`", text))
+    made_by_the_commands = {"checkpoints/calibrated.pt"}
     assert not [path for path in sorted(linked) if not (folder / path).exists()]
-    assert not [path for path in sorted(named) if not (ROOT / path).exists()]
+    assert not [path for path in sorted(named - made_by_the_commands) if not (ROOT / path).exists()]
+
+
+@pytest.mark.parametrize("document", DECISIONS)
+def test_every_decision_has_its_parts_in_order_and_is_counted(document: str) -> None:
+    entries = re.split(r"^## ", text_of(document), flags=re.M)[1:]
+    for entry in entries:
+        assert re.match(r".+\n\n\*\d{4}-\d\d-\d\d\*\n\n\*\*Context", entry), entry
+        parts = re.findall(r"^\*\*(\w+)\.\*\* [\w`]", entry, flags=re.M)
+        assert parts[:3] == ["Context", "Decision", "Consequence"], entry
+        assert parts[3:] in ([], ["Numbers"]), entry
+    assert f"({Path(document).name}) | {len(entries)} |" in text_of("docs/decisions/README.md")
+
+
+def test_the_page_of_python_names_lists_what_is_public_and_nothing_else() -> None:
+    packages = ["spacecompile", *(f"spacecompile.{name}" for name in ("runtime", "train", "data", "export"))]
+    names = {(package, name) for package in packages for name in import_module(package).__all__}
+    listed = re.findall(r"^::: (\S+)\.(\w+)$", text_of("docs/api.md"), flags=re.M)
+    assert set(listed) <= names
+    public = {id(getattr(import_module(package), name)) for package, name in names - {("spacecompile", "__version__")}}
+    assert sorted(id(getattr(import_module(package), name)) for package, name in listed) == sorted(public)
+
+
+@pytest.mark.skipif(find_spec("mkdocs") is None, reason="mkdocs is not installed: pip install 'spacecompile[dev]'")
+def test_the_site_is_built_strictly_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
+    pages = sorted(tmp_path.rglob("*.html"))
+    assert {"api.html", "cli.html", "index.html"} <= {path.name for path in pages}
+    remote = (
+        r"<(?!a\b)\w+ [^>]*\b(?:src|href|srcset)=[\"']?(?:https?:)?//|url\([\"']?(?:https?:)?//|@import\s*[\"']http"
+    )
+    for path in (*pages, *tmp_path.rglob("*.css")):
+        assert not re.search(remote, path.read_text(encoding="utf-8")), path
 
 
 def test_a_document_without_markers_is_refused() -> None:

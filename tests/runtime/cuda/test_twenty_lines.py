@@ -20,8 +20,10 @@ pytestmark = pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="the guide 
 def examples() -> dict[str, str]:
     """Python blocks by the heading that they stand under."""
     sections = re.split(r"^## ", GUIDE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
-    blocks = {text.splitlines()[0]: re.search(r"^```python[^\n]*\n(.*?)^```", text, flags=re.M | re.S) for text in sections}
-    return {heading: block[1] for heading, block in blocks.items() if block}
+    found = {
+        text.splitlines()[0]: re.findall(r"^```python.*?\n(.*?)^```", text, flags=re.M | re.S) for text in sections
+    }
+    return {heading: "\n".join(blocks) for heading, blocks in found.items()}
 
 
 class Camera:
