@@ -54,6 +54,7 @@ docs: setup  ## Write tables from the newest results file and commands from thei
 		"$$(ls spacecompile/benchmarks/results/reference_*.json | sort | tail -n 1)"
 	@$(BIN)/python .ci/cli_pages.py
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html is there; its search needs a server: $(BIN)/python -m http.server -d site"
 
 dist: setup  ## Wheel and source archive under dist/.
 	@$(BIN)/python -m build --installer uv

@@ -36,7 +36,7 @@ def described(option: Any) -> str:
     default = option.default
     shown = default is not None and default is not False and not callable(default) and default not in ((), [], "")
     if shown and "default:" not in words[0]:
-        words.append(f"Default `{default}`.")
+        words.append("On by default." if default is True else f"Default `{default}`.")
     return " ".join(word for word in words if word)
 
 

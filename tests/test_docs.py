@@ -254,9 +254,8 @@ def test_every_file_that_a_document_names_exists(document: str) -> None:
     text, folder = text_of(document), (ROOT / document).parent
     linked = set(re.findall(r"\]\(([\w./-]+)(?:#[\w-]+)?\)", text))
     named = set(re.findall(r"`((?:spacecompile|tests|checkpoints)/[\w./-]+|[\w/]+/[\w./]+\.py)`", text))
-    made_by_the_commands = {"checkpoints/calibrated.pt"}
     assert not [path for path in sorted(linked) if not (folder / path).exists()]
-    assert not [path for path in sorted(named - made_by_the_commands) if not (ROOT / path).exists()]
+    assert not [path for path in sorted(named) if not (ROOT / path).exists()]
 
 
 @pytest.mark.parametrize("document", DECISIONS)
