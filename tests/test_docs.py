@@ -64,7 +64,8 @@ BASH_ON_A_GPU, PYTHON_ON_A_GPU = ("bash", "needs a GPU"), ("python", "needs a GP
 BASH_OF_TWO = ("bash", "two processes")
 TEXT = ("text", "")
 """Language and title of the blocks that there are. What needs a GPU is left to `-m gpu`, two processes to `-m slow`;
-the Python examples for a GPU run on a fake one in `tests/runtime/cuda/test_twenty_lines.py`."""
+the Python examples for a GPU run on a fake one in `tests/runtime/cuda/test_twenty_lines.py`. A block whose title is a
+path is an excerpt of that file."""
 
 
 class Block(NamedTuple):
@@ -200,9 +201,20 @@ def test_commands_that_need_a_gpu_run(document: str, desk: Path) -> None:
 
 
 def test_every_block_is_of_a_kind_that_a_test_knows() -> None:
-    kinds = {block.kind for name in DOCUMENTS for block in blocks_of(name)}
+    blocks = [block for name in DOCUMENTS for block in blocks_of(name)]
+    excerpts = [block for block in blocks if block.kind[1].endswith(".py")]
+    kinds = {block.kind for block in blocks if block not in excerpts}
     assert kinds == {BASH, PYTHON, BASH_ON_A_GPU, PYTHON_ON_A_GPU, BASH_OF_TWO, TEXT}
+    assert excerpts
+    for block in excerpts:
+        assert "".join(block.text.split()) in "".join(text_of(block.kind[1]).split()), "not what the file says"
     assert all(len(re.findall("^```", text_of(name), flags=re.M)) == 2 * len(blocks_of(name)) for name in DOCUMENTS)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_name_is_in_the_file_that_stands_behind_it(document: str) -> None:
+    for name, path in re.findall(r"`(\w+)`\s+\(`(\w+/[\w/]+\.py)`\)", text_of(document)):
+        assert re.search(rf"\b{name}\b", text_of(path)), (name, path)
 
 
 @pytest.mark.parametrize("document", ["docs/cli.md", "checkpoints/README.md", *documents_with(BASH_ON_A_GPU)])
